@@ -1,0 +1,294 @@
+"""CLIP opened at its last block.
+
+The vision tower is split in two: the *trunk* (all blocks but the last, run once per window, whatever the
+recipes) and the *last block* whose parts (projections, output layer, feed-forward network, head) are handed to the
+attention stage. Weights come from open_clip models, OpenAI's own checkpoints, or local files; see `loading.py`.
+
+Facts about the tower: `attention.md` sections 0 and 1 of the dossier are restated where they are used.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovsslib.errors import ImageError, ModelError
+
+# CLIP's own normalisation, RGB, for pixel values in [0, 1].
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Tap:
+    """What a block saw: its normalised input and projections.
+
+    Attributes:
+        normed: (B, T, D) ln_1 of the block's input, class token first.
+        q, k, v: (B, heads, T, D / heads) projections, bias included.
+    """
+
+    normed: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
+@dataclass
+class TrunkOutput:
+    """Result of the trunk for a batch of windows.
+
+    Attributes:
+        tokens: (B, 1 + h * w, D) input of the last block, class token first.
+        grid: (h, w) patches.
+        taps: block index (0-based, last block included) -> Tap, for the blocks asked for.
+        inputs: block index -> (B, T, D) input of that block, for the blocks asked for.
+    """
+
+    tokens: Tensor
+    grid: tuple[int, int]
+    taps: dict[int, Tap] = field(default_factory=dict)
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+
+    def __getitem__(self, rows: slice) -> "TrunkOutput":
+        """The same for some windows of the batch."""
+        taps = {
+            index: Tap(t.normed[rows], t.q[rows], t.k[rows], t.v[rows])
+            for index, t in self.taps.items()
+        }
+        inputs = {index: x[rows] for index, x in self.inputs.items()}
+        return TrunkOutput(self.tokens[rows], self.grid, taps, inputs)
+
+
+class Backbone:
+    """A frozen CLIP whose last vision block is open.
+
+    Make one with :func:`ovsslib.load_backbone`. Attributes: `name`, `pretrained`, `weights_hash` (16 hex digits),
+    `width`, `heads`, `layers`, `patch_size`, `dim` (of the joint embedding), `base_grid`, `image_size`,
+    `context_length`, `device`, `dtype`, `precision`, `known_token_ids` (None: all).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        name: str,
+        pretrained: str | None = None,
+        weights_hash: str = "",
+        device: str | torch.device = "cpu",
+        precision: str = "fp32",
+        known_token_ids: Tensor | None = None,
+    ):
+        if precision not in PRECISIONS:
+            raise ModelError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
+        self.visual = _check_vision_tower(model, name)
+        self.device = _check_device(device)
+        self.precision, self.dtype = precision, PRECISIONS[precision]
+        self.model = model.to(self.device, self.dtype).eval().requires_grad_(False)
+        self.name, self.pretrained, self.weights_hash = name, pretrained, weights_hash
+        self.known_token_ids = known_token_ids
+        visual = self.visual
+        self.blocks = visual.transformer.resblocks
+        self.layers = len(self.blocks)
+        self.heads = self.blocks[0].attn.num_heads
+        self.width = visual.class_embedding.shape[0]
+        self.patch_size = visual.conv1.kernel_size[0]
+        self.base_grid = tuple(visual.grid_size)
+        self.image_size = tuple(visual.image_size)
+        self.dim = visual.proj.shape[1]
+        self.context_length = int(getattr(model, "context_length", 77))
+        # One window per call on a CPU and a fixed number on a GPU: the shapes of the products, and with them
+        # the last bits of the results, do not depend on how many windows an image has.
+        self.batch_of_windows = 1 if self.device.type == "cpu" else 8
+        self._tokenizer = open_clip.SimpleTokenizer()
+        self._positions: dict[tuple[int, int, bool], Tensor] = {}
+
+    def __repr__(self) -> str:
+        return f"Backbone({self.name!r}, pretrained={self.pretrained!r}, {self.precision} on {self.device})"
+
+    @property
+    def scale(self) -> float:
+        """Scale of the attention scores, (width / heads) ** -0.5."""
+        return (self.width // self.heads) ** -0.5
+
+    def positions(self, grid: tuple[int, int], interpolate: bool = True) -> Tensor:
+        """Positional table (1 + h * w, width) for a grid of patches.
+
+        Interpolated as the released SCLIP-family code does: bicubic with scale factors (h + 0.1) / h0 and
+        (w + 0.1) / w0, which shift the samples, so `size=` would give something else.
+        """
+        key = (*grid, interpolate)
+        if key not in self._positions:
+            table = self.visual.positional_embedding.float()
+            if interpolate:
+                h0, w0 = self.base_grid
+                patches = table[1:].reshape(1, h0, w0, -1).permute(0, 3, 1, 2)
+                factors = ((grid[0] + 0.1) / h0, (grid[1] + 0.1) / w0)
+                patches = F.interpolate(patches, scale_factor=factors, mode="bicubic")
+                if patches.shape[-2:] != grid:
+                    raise ImageError(
+                        f"a grid of {grid[0]}x{grid[1]} patches cannot be reached from "
+                        f"{h0}x{w0} positions; use windows (windows.crop) of at most 2,000 pixels"
+                    )
+                table = torch.cat([table[:1], patches[0].flatten(1).T])
+            self._positions[key] = table.to(self.dtype)
+        return self._positions[key]
+
+    def embed(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Pixels (B, 3, H, W) -> tokens (B, 1 + h * w, width) entering block 0, and the grid (h, w).
+
+        Rows and columns of pixels beyond a multiple of the patch size have no patch. Raises ImageError for a side
+        shorter than one patch.
+        """
+        height, width = pixels.shape[-2:]
+        if min(height, width) < self.patch_size:
+            raise ImageError(
+                f"a picture of {height}x{width} pixels is smaller than one patch "
+                f"({self.patch_size}x{self.patch_size}); enlarge it"
+            )
+        visual = self.visual
+        x = F.conv2d(pixels.to(self.device, self.dtype), visual.conv1.weight, stride=self.patch_size)
+        grid = tuple(x.shape[-2:])
+        x = x.flatten(2).transpose(1, 2)
+        whole = grid == self.base_grid and (height == width or self.base_grid[0] != self.base_grid[1])
+        first = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        x = torch.cat([first, x], dim=1) + self.positions(grid, interpolate=not whole)
+        return self.normalise(visual.ln_pre, x), grid
+
+    @torch.no_grad()
+    def trunk(
+        self, pixels: Tensor, taps: Iterable[int] = (), inputs: Iterable[int] = ()
+    ) -> TrunkOutput:
+        """All blocks but the last, once.
+
+        Args:
+            pixels: (B, 3, H, W) CLIP-normalised RGB.
+            taps: 0-based blocks whose projections are kept (the last block's are computed if it is named).
+            inputs: 0-based blocks whose input tokens are kept.
+        """
+        taps, inputs = set(taps), set(inputs)
+        tokens, grid = self.embed(pixels)
+        out = TrunkOutput(tokens, grid)
+        for index in range(self.layers - 1):
+            if index in inputs:
+                out.inputs[index] = tokens
+            tap = self.project(index, tokens)
+            if index in taps:
+                out.taps[index] = tap
+            mixed = F.scaled_dot_product_attention(tap.q, tap.k, tap.v)
+            block = self.blocks[index]
+            tokens = tokens + block.ls_1(self.join(index, mixed))
+            tokens = tokens + self.feed_forward(index, tokens)
+        out.tokens = tokens
+        last = self.layers - 1
+        if last in inputs:
+            out.inputs[last] = tokens
+        if last in taps:
+            out.taps[last] = self.project(last, tokens)
+        return out
+
+    def project(self, index: int, tokens: Tensor) -> Tap:
+        """ln_1 and the q, k, v projections of a block for tokens (B, T, width)."""
+        block = self.blocks[index]
+        normed = self.normalise(block.ln_1, tokens)
+        qkv = F.linear(normed, block.attn.in_proj_weight, block.attn.in_proj_bias)
+        batch, count, _ = tokens.shape
+        qkv = qkv.reshape(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return Tap(normed, qkv[0], qkv[1], qkv[2])
+
+    def join(self, index: int, heads: Tensor) -> Tensor:
+        """Heads (B, heads, T, D / heads) -> output layer of the block's attention (B, T, width)."""
+        return self.blocks[index].attn.out_proj(heads.transpose(1, 2).flatten(2))
+
+    def feed_forward(self, index: int, tokens: Tensor) -> Tensor:
+        """MLP(ln_2(x)) of a block, to be added to x: (B, T, width) -> (B, T, width)."""
+        block = self.blocks[index]
+        return block.ls_2(block.mlp(self.normalise(block.ln_2, tokens)))
+
+    def head(self, tokens: Tensor) -> Tensor:
+        """ln_post and projection on every token: (B, T, width) -> (B, T, dim) float32, not normalised."""
+        visual = self.visual
+        x = self.normalise(visual.ln_post, tokens)
+        return (x @ visual.proj.to(x.dtype)).float()
+
+    @staticmethod
+    def normalise(norm: nn.Module, x: Tensor) -> Tensor:
+        """Layer normalisation in float32, cast back: what CLIP does in half precision."""
+        if not isinstance(norm, nn.LayerNorm):
+            return norm(x)
+        weight = norm.weight.float() if norm.weight is not None else None
+        bias = norm.bias.float() if norm.bias is not None else None
+        return F.layer_norm(x.float(), norm.normalized_shape, weight, bias, norm.eps).to(x.dtype)
+
+    @torch.no_grad()
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """CLIP's own image embedding (B, dim), float32, not normalised: the class token after all blocks."""
+        tokens = self.trunk(pixels).tokens
+        last = self.layers - 1
+        tap = self.project(last, tokens)
+        mixed = F.scaled_dot_product_attention(tap.q, tap.k, tap.v)
+        tokens = tokens + self.blocks[last].ls_1(self.join(last, mixed))
+        tokens = tokens + self.feed_forward(last, tokens)
+        return self.head(tokens[:, :1])[:, 0]
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Byte-pair tokens (N, 77) long: start, words, end, zero padding. Longer texts are cut by the tokenizer;
+        :meth:`token_counts` tells their true lengths.
+        """
+        return self._tokenizer(list(texts), context_length=77)
+
+    def token_counts(self, texts: list[str]) -> list[int]:
+        """Number of tokens of each text, start and end included, before any cut."""
+        return [len(self._tokenizer.encode(text)) + 2 for text in texts]
+
+    @torch.no_grad()
+    def encode_text(self, token_ids: Tensor) -> Tensor:
+        """Tokens (N, L), L <= context_length -> text features (N, dim), float32, not normalised.
+
+        The text tower is causal and reads its answer at the end token, so padding behind it may be cut away
+        without changing the result.
+        """
+        model = self.model
+        token_ids = token_ids.to(self.device)
+        if not hasattr(model, "token_embedding"):
+            pad = self.context_length - token_ids.shape[1]
+            return model.encode_text(F.pad(token_ids, (0, pad))).float()
+        length = token_ids.shape[1]
+        x = model.token_embedding(token_ids).to(self.dtype)
+        x = x + model.positional_embedding[:length].to(self.dtype)
+        x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+        ends = token_ids.argmax(dim=-1)
+        x = x[torch.arange(len(x), device=x.device), ends]
+        return (self.normalise(model.ln_final, x) @ model.text_projection.to(x.dtype)).float()
+
+
+def _check_vision_tower(model: nn.Module, name: str) -> nn.Module:
+    visual = getattr(model, "visual", None)
+    wanted = ("conv1", "class_embedding", "positional_embedding", "transformer", "ln_post", "proj")
+    missing = [part for part in wanted if getattr(visual, part, None) is None]
+    pooled = getattr(visual, "pool_type", "tok") != "tok" or getattr(visual, "attn_pool", None)
+    blocks = getattr(getattr(visual, "transformer", None), "resblocks", [])
+    plain = blocks and all(isinstance(block.attn, nn.MultiheadAttention) for block in blocks)
+    if missing or pooled or not plain:
+        why = f"it has no {missing[0]}" if missing else "its class token is not what it pools"
+        why = why if missing or pooled else "its attention blocks are not CLIP's"
+        raise ModelError(
+            f"model {name!r} is not a CLIP vision transformer with a class token: {why}; choose a ViT model of "
+            "open_clip such as 'ViT-B-16-quickgelu', 'ViT-B-32-quickgelu' or 'ViT-L-14-quickgelu'"
+        )
+    return visual
+
+
+def _check_device(device: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ModelError(f"device={device!r}: choose 'cpu', 'cuda' or 'cuda:N'") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device={str(device)!r}: this PyTorch sees no CUDA device; use device='cpu'")
+    return device

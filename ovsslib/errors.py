@@ -1,0 +1,37 @@
+"""The errors that ovsslib raises on purpose.
+
+Every message names the offending value and says what to do about it. All of them derive from
+:class:`OvssError`, so that a caller (the command line, a notebook) can show the message without a traceback.
+"""
+
+
+class OvssError(Exception):
+    """Base of every error that ovsslib raises on purpose."""
+
+
+class ImageError(OvssError):
+    """A picture cannot be read or worked on (missing, truncated, not an image, too small, too large)."""
+
+
+class WordsError(OvssError):
+    """A list of words, a vocabulary, or a prompt cannot be used (empty, too long, unknown name)."""
+
+
+class RecipeError(OvssError):
+    """A recipe, a stage, or a setting is unknown, out of range, or cannot go with another."""
+
+
+class ModelError(OvssError):
+    """A model is unknown, or its weights are missing, damaged, or do not fit the architecture."""
+
+
+class DataError(OvssError):
+    """A data set, a label map, or a results file is missing or does not have the expected form."""
+
+
+class MemoryBudgetError(OvssError):
+    """The work asked for needs more memory than there is."""
+
+
+class MissingPackageError(OvssError):
+    """An optional package is needed for this feature; the message names the extra that installs it."""

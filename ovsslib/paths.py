@@ -1,0 +1,47 @@
+"""Where the library finds its own data and where it may write.
+
+Shipped data (vocabularies, recipes, scenes, models, results) is read-only. Whatever the library makes
+at run time goes to one cache folder per user, `$OVSSLIB_CACHE` if that is set.
+"""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from ovsslib.errors import DataError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def data_root() -> Path:
+    """Folder of the shipped data: `data/` of a checkout, `ovsslib/_data/` of an installed wheel."""
+    installed = _PACKAGE / "_data"
+    if installed.is_dir():
+        return installed
+    checkout = _PACKAGE.parent / "data"
+    if checkout.is_dir():
+        return checkout
+    raise DataError(
+        f"the shipped data is neither at {installed} nor at {checkout}; reinstall ovsslib "
+        "(pip install --force-reinstall) or work from a complete checkout"
+    )
+
+
+def data(relative: str = "") -> Path:
+    """Path of a shipped file or folder, e.g. `data("recipes/sclip.yaml")`. It need not exist."""
+    return data_root() / relative
+
+
+def cache(relative: str = "") -> Path:
+    """A folder of the user's cache, made if it is missing. Raises DataError if it cannot be made."""
+    root = Path(os.environ.get("OVSSLIB_CACHE") or platformdirs.user_cache_dir("ovsslib"))
+    folder = root / relative
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot make the cache folder {folder} ({error.strerror}); "
+            "set OVSSLIB_CACHE to a folder that can be written"
+        ) from error
+    return folder

@@ -1,0 +1,381 @@
+"""A recipe: everything that decides what a segmenter computes, and nothing else.
+
+A recipe is a set of *stages*, each with its own frozen settings. A stage that is listed is on, a stage that
+is not listed is off. Stages register here under a name and at a named point of the flow (`POINTS`), so this
+module knows no method by itself. Combinations that cannot work are refused when the recipe is made.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pydantic
+import yaml
+
+from ovsslib import paths
+from ovsslib.errors import RecipeError
+
+POINTS = (
+    "text",  # words -> text features
+    "windows",  # image -> windows, windows -> stitched logits
+    "views",  # window -> engineered views of it
+    "attention",  # last block of the vision tower
+    "features",  # patch features: upsampling, smoothing, regions
+    "similarity",  # logits of one window
+    "refine",  # stitched logits or probabilities of the image
+    "confidence",  # calibration, hierarchy
+    "labels",  # scores -> label map
+)
+ALWAYS_ON = ("text", "windows", "attention", "labels")
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """What the registry knows of a stage: where it stands in the flow and its settings class."""
+
+    name: str
+    point: str
+    order: int
+    summary: str
+    settings: type
+
+
+_REGISTRY: dict[str, StageInfo] = {}
+
+
+def stage(name: str, point: str, summary: str, order: int = 50):
+    """Class decorator: register a frozen dataclass as the settings of stage `name` at `point`.
+
+    Stages of one point run by rising `order`, then by name. Raises RecipeError for an unknown point, a name
+    that is taken, or a class that is not a frozen dataclass.
+    """
+
+    def register(settings: type) -> type:
+        if point not in POINTS:
+            raise RecipeError(f"stage {name!r}: unknown point {point!r}; the points are {POINTS}")
+        if not dataclasses.is_dataclass(settings) or not settings.__dataclass_params__.frozen:
+            raise RecipeError(f"stage {name!r}: its settings must be a frozen dataclass")
+        known = _REGISTRY.get(name)
+        if known is not None and known.settings.__qualname__ != settings.__qualname__:
+            raise RecipeError(f"stage {name!r} is registered already, by {known.settings}")
+        _REGISTRY[name] = StageInfo(name, point, order, summary, settings)
+        return settings
+
+    return register
+
+
+def stages() -> dict[str, StageInfo]:
+    """All registered stages by name, in the order of the flow (`import ovsslib` registers the built-in ones)."""
+    ranked = sorted(
+        _REGISTRY.values(), key=lambda info: (POINTS.index(info.point), info.order, info.name)
+    )
+    return {info.name: info for info in ranked}
+
+
+def stage_info(name: str) -> StageInfo:
+    """One registered stage. Raises RecipeError that lists the known ones."""
+    known = stages()
+    if name not in known:
+        raise RecipeError(f"unknown stage {name!r}{_did_you_mean(name, known)}")
+    return known[name]
+
+
+def _did_you_mean(name: object, known: Iterable[str]) -> str:
+    known = list(known)
+    close = get_close_matches(str(name), known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"{hint}; known: {', '.join(known)}"
+
+
+@lru_cache(maxsize=None)
+def _adapter(settings: type) -> pydantic.TypeAdapter:
+    return pydantic.TypeAdapter(settings)
+
+
+def make_settings(name: str, values: Mapping[str, Any] | None = None) -> Any:
+    """Settings of stage `name` from plain values (as YAML gives them), checked.
+
+    Raises RecipeError that names the stage, the field and the value for an unknown field or a wrong type.
+    """
+    info = stage_info(name)
+    values = dict(values or {})
+    fields = {f.name for f in dataclasses.fields(info.settings)}
+    for key in values:
+        if key not in fields:
+            raise RecipeError(f"stage {name!r} has no field {key!r}{_did_you_mean(key, sorted(fields))}")
+    try:
+        return _adapter(info.settings).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([name, *(str(part) for part in first["loc"][:1])])
+        raise RecipeError(f"{where}={first['input']!r}: {first['msg']}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A checked, frozen set of stages with their settings.
+
+    Make one with :meth:`named`, :meth:`from_yaml`, :meth:`from_thesis_config`, or :meth:`but` from another.
+    Two recipes are equal if they compute the same, whatever they are called.
+
+    Attributes:
+        name: what tables and plots call it.
+        stages: settings by stage name, in the order of the flow (read-only).
+        summary: one line for people.
+        source: citation keys of the paper(s) or repositories it follows.
+        dataset: data set whose published settings it carries, or None.
+    """
+
+    name: str
+    stages: Mapping[str, Any] = field(default_factory=dict)
+    summary: str = ""
+    source: str = ""
+    dataset: str | None = None
+
+    def __post_init__(self):
+        given = dict(self.stages)
+        for required in ALWAYS_ON:
+            given.setdefault(required, make_settings(required))
+        for name, settings in given.items():
+            if not isinstance(settings, stage_info(name).settings):
+                raise RecipeError(
+                    f"stage {name!r} takes {stage_info(name).settings.__name__}, not {settings!r}"
+                )
+        ordered = {name: given[name] for name in stages() if name in given}
+        object.__setattr__(self, "stages", MappingProxyType(ordered))
+        for name, settings in ordered.items():
+            refuse = getattr(settings, "refuse", None)
+            reason = refuse(self) if refuse else None
+            if reason:
+                raise RecipeError(f"recipe {self.name!r} cannot work: {name}: {reason}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.resolved() == other.resolved()
+
+    def __hash__(self) -> int:
+        return hash(self.key())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.stages
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.stages:
+            stage_info(name)
+            raise RecipeError(f"stage {name!r} is off in recipe {self.name!r}; turn it on with but()")
+        return self.stages[name]
+
+    def __reduce__(self):
+        return Recipe, (self.name, dict(self.stages), self.summary, self.source, self.dataset)
+
+    def get(self, name: str) -> Any | None:
+        """Settings of a stage, or None if it is off."""
+        return self.stages.get(name)
+
+    def at(self, point: str) -> list[tuple[str, Any]]:
+        """The active stages of a point, in the order they run: list of (name, settings)."""
+        return [(n, s) for n, s in self.stages.items() if stage_info(n).point == point]
+
+    def but(self, changes: Mapping[str, Any] | None = None, /, *, name: str | None = None, **more):
+        """A checked copy with some stages or fields changed.
+
+        Keys are a stage name (`pamr=True`, `pamr=False`, `pamr={"iterations": 5}`, or a settings object), a
+        point name with the stages that shall be on there (`refine=("pamr", "densecrf")`), or a dotted field
+        (`{"attention.residual": False}`, which turns its stage on). A mapping changes the fields it names and
+        keeps the others. Raises RecipeError for unknown names, wrong types and impossible combinations.
+        """
+        changes = {**(changes or {}), **more}
+        settings = dict(self.stages)
+        for key, value in changes.items():
+            _apply(settings, key, value)
+        return dataclasses.replace(
+            self, name=name or self.name, stages=settings, summary=self.summary
+        )
+
+    def resolved(self) -> dict[str, dict[str, Any]]:
+        """Every setting of every active stage as plain values: what the results store keys on."""
+        return {name: _plain(dataclasses.asdict(s)) for name, s in self.stages.items()}
+
+    def key(self) -> str:
+        """Hash of the resolved settings (16 hexadecimal digits); names and summaries do not count."""
+        text = json.dumps(self.resolved(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
+        """Dotted fields in which two recipes differ: {field: (here, there)}; an absent stage is None."""
+        mine, theirs = _flat(self.resolved()), _flat(other.resolved())
+        return {
+            key: (mine.get(key), theirs.get(key))
+            for key in sorted({*mine, *theirs})
+            if mine.get(key) != theirs.get(key)
+        }
+
+    def inert(self) -> dict[str, str]:
+        """Active stages (or fields) that provably cannot change the label map here, each with the reason."""
+        reasons = {}
+        for name, settings in self.stages.items():
+            says = getattr(settings, "inert", None)
+            reason = says(self) if says else None
+            if reason:
+                reasons[name] = reason
+        return reasons
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML text; :meth:`from_yaml` gives an equal recipe back."""
+        head = {"name": self.name, "summary": self.summary, "source": self.source}
+        if self.dataset:
+            head["dataset"] = self.dataset
+        return yaml.safe_dump({**head, "stages": self.resolved()}, sort_keys=False)
+
+    @staticmethod
+    def from_yaml(text: str, dataset: str | None = None) -> "Recipe":
+        """A recipe from YAML text (see `data/recipes/`), with its settings for `dataset` if it has some."""
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"the recipe is not YAML: {error}") from None
+        if not isinstance(content, dict) or "name" not in content:
+            raise RecipeError("a recipe is a YAML mapping with at least a `name`")
+        unknown = set(content) - {"name", "summary", "source", "dataset", "stages", "datasets"}
+        if unknown:
+            raise RecipeError(f"recipe {content['name']!r}: unknown entries {sorted(unknown)}")
+        per_dataset = content.get("datasets") or {}
+        settings = {}
+        for name, values in (content.get("stages") or {}).items():
+            _apply(settings, name, True if values is None else values)
+        for name, values in (per_dataset.get(dataset) or {}).items():
+            _apply(settings, name, values)
+        tuned = dataset if dataset in per_dataset else content.get("dataset")
+        return Recipe(
+            str(content["name"]), settings, content.get("summary", ""), content.get("source", ""), tuned
+        )
+
+    @staticmethod
+    def named(name: str, dataset: str | None = None) -> "Recipe":
+        """A shipped recipe, with the settings its authors released for `dataset` (if they released some)."""
+        path = Path(name) if str(name).endswith((".yaml", ".yml")) else paths.data(f"recipes/{name}.yaml")
+        if not path.is_file():
+            raise RecipeError(f"unknown recipe {name!r}{_did_you_mean(name, recipe_names())}")
+        return Recipe.from_yaml(path.read_text(encoding="utf-8"), dataset)
+
+    @staticmethod
+    def from_thesis_config(config: Mapping[str, Any], dataset: str | None = None) -> "Recipe":
+        """The recipe of a configuration dictionary as in section 3.7.1 of the thesis.
+
+        Starts from `thesis-baseline`; keys are `use_loftup`, `use_resclip_rcs`, `use_resclip_sfr`,
+        `use_densecrf`, `use_cliptrase`, `use_cliprc`, `use_hierarchical`, `use_calibration` (bool) and
+        `template_strategy` ("imagenet80", "top7", "top3", "adaptive"). Raises RecipeError otherwise.
+        """
+        recipe = Recipe.named("thesis-baseline", dataset)
+        known = [*THESIS_SWITCHES, "template_strategy"]
+        for key, value in config.items():
+            if key == "template_strategy":
+                if value not in THESIS_TEMPLATES:
+                    raise RecipeError(
+                        f"template_strategy={value!r}{_did_you_mean(value, THESIS_TEMPLATES)}"
+                    )
+                recipe = recipe.but({"text.prompts": THESIS_TEMPLATES[value]})
+            elif key not in THESIS_SWITCHES:
+                raise RecipeError(f"unknown thesis setting {key!r}{_did_you_mean(key, known)}")
+            elif not isinstance(value, bool):
+                raise RecipeError(f"{key}={value!r}: must be true or false")
+            else:
+                recipe = recipe.but({THESIS_SWITCHES[key]: value})
+        return dataclasses.replace(recipe, name="thesis-custom")
+
+
+# Keys of the thesis's configuration dictionary (section 3.7.1) and the stages they switch.
+THESIS_SWITCHES = {
+    "use_loftup": "upsampling",
+    "use_resclip_rcs": "feature_rcs",
+    "use_resclip_sfr": "feedback",
+    "use_densecrf": "densecrf",
+    "use_cliptrase": "local_mask",
+    "use_cliprc": "regions",
+    "use_hierarchical": "hierarchy",
+    "use_calibration": "calibration",
+}
+THESIS_TEMPLATES = {
+    "imagenet80": "imagenet80",
+    "top7": "thesis-top7",
+    "top3": "thesis-top3",
+    "adaptive": "adaptive",
+}
+
+
+def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
+    """Apply one change of :meth:`Recipe.but` to a dictionary of settings, in place."""
+    if "." in key:
+        name, field_name = key.split(".", 1)
+        _apply(settings, name, {field_name: value})
+        return
+    if isinstance(value, (list, tuple)) and key in POINTS:
+        wanted = [str(name) for name in value]
+        for name in wanted:
+            if stage_info(name).point != key:
+                raise RecipeError(f"{key}={tuple(wanted)}: {name!r} stands at {stage_info(name).point!r}")
+        for name in [n for n in settings if stage_info(n).point == key and n not in wanted]:
+            del settings[name]
+        for name in wanted:
+            settings.setdefault(name, make_settings(name))
+        return
+    info = stage_info(key)
+    if value is False or value is None:
+        if key in ALWAYS_ON:
+            raise RecipeError(f"{key}={value!r}: this stage is always on; change its fields instead")
+        settings.pop(key, None)
+    elif value is True:
+        settings.setdefault(key, make_settings(key))
+    elif isinstance(value, Mapping):
+        base = dataclasses.asdict(settings[key]) if key in settings else {}
+        settings[key] = make_settings(key, {**base, **value})
+    elif isinstance(value, info.settings):
+        settings[key] = value
+    else:
+        raise RecipeError(
+            f"{key}={value!r}: give True, False, a mapping of fields, or {info.settings.__name__}"
+        )
+
+
+def parse_changes(texts: Iterable[str]) -> dict[str, Any]:
+    """Changes for :meth:`Recipe.but` from command-line texts such as "pamr=true" or "labels.logit_scale=50"."""
+    changes = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise RecipeError(f"change {text!r}: write it as stage.field=value or stage=true")
+        try:
+            changes[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RecipeError(f"change {text!r}: {value!r} is not a YAML value") from None
+    return changes
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in paths.data("recipes").glob("*.yaml"))
+
+
+def recipes() -> dict[str, str]:
+    """Shipped recipes: {name: one line about it}."""
+    return {name: Recipe.named(name).summary for name in recipe_names()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _flat(resolved: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        f"{name}.{key}": value for name, fields in resolved.items() for key, value in fields.items()
+    }
