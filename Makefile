@@ -1,0 +1,65 @@
+# Everything runs in .venv, which the first target that needs it makes. `make help` lists the targets.
+
+PYTHON   ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+              $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+              && echo $$p && break; done)
+PROFILE  ?= embedded
+FRESH    ?= 0
+QUICK    ?= 0
+JOBS     ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+WORD     ?= LoftUp
+
+VENV      := .venv
+RUN       := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+# One thread per process: the targets below run several processes at once.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM = false
+export PYDEVD_DISABLE_FILE_VALIDATION = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install book test check-book lab bench clean clean-all
+
+help:  ## list the targets
+	@echo "make TARGET [NAME=value ...]"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' \
+		| awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
+
+install: $(INSTALLED)  ## make .venv with every package at its pinned version
+book: $(INSTALLED)  ## run the notebooks and build the book: PROFILE=embedded, FRESH=1 measures again, QUICK=1
+	@$(RUN) scripts/build_book.py --profile "$(PROFILE)" --jobs $(JOBS) \
+		$(if $(filter 1,$(FRESH)),--fresh) $(if $(filter 1,$(QUICK)),--quick)
+
+test: $(INSTALLED)  ## ruff, the unit tests, and every notebook against its stored outputs
+	@$(RUN) -m ruff check .
+	@$(RUN) -m pytest -q -n $(JOBS) --dist loadfile $(if $(NOTEBOOKS),--nbval --nbval-current-env \
+		--nbval-cell-timeout 600) tests $(NOTEBOOKS)
+
+check-book: $(INSTALLED)  ## open every page of the built book in headless Chromium: WORD=LoftUp is searched for
+	@$(RUN) scripts/check_book.py --word "$(WORD)"
+
+lab: $(INSTALLED)  ## open the notebooks in JupyterLab
+	@$(VENV)/bin/jupyter lab notebooks
+
+bench: $(INSTALLED)  ## time a recipe against the bare forward pass of its backbone
+	@OMP_NUM_THREADS=$(JOBS) $(RUN) scripts/bench.py
+
+clean:  ## remove the built book and the tools' caches
+	rm -rf build public .pytest_cache .ruff_cache dist
+
+clean-all: clean  ## remove .venv as well
+	rm -rf $(VENV)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "ovsslib needs Python 3.10, 3.11, 3.12 or 3.13: install one," \
+		"or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@command -v $${CC:-cc} >/dev/null || command -v gcc >/dev/null || { echo "ovsslib needs a C and C++ compiler" \
+		"(DenseCRF is compiled). Debian, Ubuntu: apt install g++ python3-dev"; exit 1; }
+	@echo "installing into $(VENV) with $$($(PYTHON) --version) (once, a few minutes)"
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "cannot make $(VENV). Debian, Ubuntu: apt install python3-venv"; exit 1; }
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[book,dev]"
+	@touch $@
+	@echo "installed $$($(RUN) -m pip list --disable-pip-version-check 2>/dev/null | tail -n +3 | wc -l) packages"
