@@ -1,6 +1,21 @@
-"""Training-free open-vocabulary semantic segmentation with CLIP: every method from one recipe."""
+"""Training-free open-vocabulary semantic segmentation with CLIP: every method from one recipe.
 
-from ovsslib import prompts, stages  # noqa: F401 - importing them registers the stages
+    import ovsslib
+    segment = ovsslib.load("naclip")
+    result = segment("photo.jpg", ["person", "dog", "grass"])
+"""
+
+from ovsslib import _torchvision  # noqa: F401, I001 - must come before anything that imports torchvision
+from ovsslib import prompts, stages
+from ovsslib.backbone import Backbone
+from ovsslib.loading import load, load_backbone
 from ovsslib.recipe import Recipe, recipes
+from ovsslib.segmentation import Segmentation
+from ovsslib.segmenter import Segmenter
+from ovsslib.vocabulary import Vocabulary
 
-__all__ = ["Recipe", "recipes", "stages"]
+__version__ = "0.1.0"
+__all__ = [
+    "Backbone", "Recipe", "Segmentation", "Segmenter", "Vocabulary",
+    "load", "load_backbone", "prompts", "recipes", "stages",
+]
