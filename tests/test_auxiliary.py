@@ -32,8 +32,8 @@ CLASSES = {
 }
 LISTS = sorted(set(CLASSES) | set(available()))
 STOP_WORDS = re.compile(
-    r"\b(an?|and|are|as|at|by|for|from|in|into|is|its?|no|not|off?|on|or|out|over|so|that|the|their|"
-    r"to|under|up|which|with)\b"
+    r"\b(an?|and|are|as|at|by|for|from|in|into|is|its?|no|not|off?|on|or|out|over|so|that|the|"
+    r"their|to|under|up|which|with)\b"
 )
 
 
