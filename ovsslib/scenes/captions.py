@@ -1,0 +1,177 @@
+"""Captions: sentences about what a label map, or a crop of it, shows.
+
+Only three frames of sentence are used around the noun phrases ("a photo of a {}.", "a picture of
+{}" and the bare phrase). The other ImageNet templates never occur, so that an ablation of prompts
+has something to show.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ovsslib.scenes.canvas import choose
+from ovsslib.scenes.classes import CLASSES, COLOURS, STUFF, SYNONYMS, THINGS
+from ovsslib.scenes.drawing import SceneObject
+
+_COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
+_PLURALS = {"person": "people", "man": "men", "woman": "women", "bus": "buses", "bench": "benches"}
+_THING_SHARE, _STUFF_SHARE = 0.004, 0.05
+_STEP = 2
+_NO_ARTICLE = ("sky", "grass", "sea", "sand", "snow", "dirt", "mountain", "bush")
+
+#: How a thing relates to the stuff around it; {} is the stuff's word.
+_RELATIONS = {
+    "sky": ("under the {}", "with {} above", "against the {}"),
+    "grass": ("on the {}", "on {}", "in the {}"),
+    "sea": ("by the {}", "in the {}", "on the {}", "at the {}"),
+    "sand": ("on the {}", "on {}"),
+    "road": ("on the {}", "on a {}", "by a {}"),
+    "snow": ("in the {}", "on {}", "on the {}"),
+    "dirt": ("on the {}", "on {}"),
+    "mountain": ("in front of a {}", "near a {}"),
+    "bush": ("by a {}", "in front of a {}", "near a {}"),
+}
+_WALL_RELATIONS = ("in front of a {}", "by a {}", "near a {}", "against a {}")
+_FLOOR_RELATIONS = ("on a {}", "on the {}")
+
+
+def _article(phrase: str) -> str:
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+def _plural(word: str) -> str:
+    return _PLURALS.get(word, word + "s")
+
+
+def _word(rng: np.random.Generator, name: str) -> str:
+    spoken = name.split("-")
+    return choose(rng, SYNONYMS.get(name, (" ".join(spoken[::-1]),)))
+
+
+def _relation(rng: np.random.Generator, name: str) -> str:
+    if name.startswith("wall"):
+        pattern = choose(rng, _WALL_RELATIONS)
+    elif name.startswith("floor"):
+        pattern = choose(rng, _FLOOR_RELATIONS)
+    else:
+        pattern = choose(rng, _RELATIONS[name])
+    word = _word(rng, name)
+    if word.endswith("s") and word != "grass":  # mountains, bushes
+        pattern = pattern.replace(" a {}", " {}")
+    elif word == "earth":
+        pattern = pattern.replace("on {}", "on the {}")
+    return pattern.format(word)
+
+
+def _stuff_phrase(rng: np.random.Generator, name: str) -> str:
+    word = _word(rng, name)
+    if name in _NO_ARTICLE:
+        plural = word in ("mountains", "bushes")
+        return _article(word) if name in ("mountain", "bush") and not plural else word
+    return _article(word)
+
+
+def _side(x: float, y: float) -> str:
+    """Where a centre lies, in words, or "" if near the middle; x and y from 0 to 1."""
+    if x < 0.3:
+        return "on the left"
+    if x > 0.7:
+        return "on the right"
+    if y < 0.27:
+        return "at the top"
+    return "at the bottom" if y > 0.8 else ""
+
+
+def _thing_phrase(rng, name: str, members: list[tuple[SceneObject, float, float, float]]) -> str:
+    """Noun phrase for all visible things of a class; members: (object, share, x, y)."""
+    word = _word(rng, name)
+    if len(members) > 1:
+        colours = {member[0].colour for member in members}
+        colour = colours.pop() if len(colours) == 1 and rng.random() < 0.5 else None
+        count = _COUNTS.get(len(members), "several") if rng.random() < 0.8 else "several"
+        if name == "person":
+            return f"{count} {_plural(word)}" + (f" in {colour}" if colour else "")
+        return f"{count} {colour + ' ' if colour else ''}{_plural(word)}"
+    thing, share, x, y = members[0]
+    look = rng.random()
+    if look < 0.32 and thing.colour in COLOURS:
+        phrase = (
+            f"{_article(word)} in {thing.colour}"
+            if name == "person"
+            else _article(f"{thing.colour} {word}")
+        )
+    elif look < 0.4 and share > 0.25:
+        phrase = _article(f"big {word}")
+    elif look < 0.4 and share < 0.02:
+        phrase = _article(f"little {word}")
+    else:
+        phrase = _article(word)
+    side = _side(x, y)
+    return f"{phrase} {side}" if side and rng.random() < 0.15 else phrase
+
+
+def _visible(labels: np.ndarray, instances: np.ndarray, objects: Sequence[SceneObject]):
+    """Visible things by class, and stuff classes by share, of a thinned label map."""
+    labels = labels[::_STEP, ::_STEP]
+    instances = instances[::_STEP, ::_STEP]
+    total = labels.size
+    counts = np.bincount(labels.ravel(), minlength=len(CLASSES))
+    stuff = [
+        name for name, count in zip(STUFF, counts, strict=False) if count >= _STUFF_SHARE * total
+    ]
+    seen = np.bincount(instances.ravel(), minlength=1)
+    things: dict[str, list] = {}
+    for thing in objects:
+        pixels = seen[thing.instance] if thing.instance < len(seen) else 0
+        # A thing is named if it covers enough of the crop, and if not just a sliver of it is in view.
+        if pixels >= _THING_SHARE * total and pixels * _STEP**2 >= 0.12 * thing.pixels:
+            mask = instances == thing.instance
+            x = float(mask.any(0).nonzero()[0].mean()) / labels.shape[1]
+            y = float(mask.any(1).nonzero()[0].mean()) / labels.shape[0]
+            things.setdefault(thing.name, []).append((thing, pixels / total, x, y))
+    return things, stuff
+
+
+def _join(parts: list[str]) -> str:
+    if len(parts) == 1:
+        return parts[0]
+    return ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def caption(
+    rng: np.random.Generator,
+    labels: np.ndarray,
+    instances: np.ndarray,
+    objects: Sequence[SceneObject],
+) -> str:
+    """A caption of what can be seen in (a crop of) a label map.
+
+    labels: (h,w) uint8 index into CLASSES; instances: (h,w) of the same crop; objects: the scene's
+    things (others than those in the crop do no harm). Things under 0.4% of the crop and stuff under
+    5% are not mentioned; now and then something visible is left out, as people do.
+    """
+    things, stuff = _visible(labels, instances, objects)
+    names = [name for name in THINGS if name in things]
+    names = [names[i] for i in rng.permutation(len(names))]
+    if len(names) > 1:
+        kept = [name for name in names if rng.random() > 0.08]
+        names = kept or names[:1]
+    stuff = [stuff[i] for i in rng.permutation(len(stuff))]
+    if names or len(stuff) > 1:
+        stuff = [name for name in stuff if rng.random() < 0.85] or ([] if names else stuff[:1])
+    phrases = [_thing_phrase(rng, name, things[name]) for name in names]
+    if not phrases:
+        text = _join([_stuff_phrase(rng, name) for name in stuff]) if stuff else "an empty scene"
+    else:
+        text = _join(phrases)
+        if stuff:
+            text += " " + _relation(rng, stuff[0])
+        if len(stuff) > 1:
+            link = choose(rng, (" with ", " and "))
+            text += link + _join([_stuff_phrase(rng, name) for name in stuff[1:]])
+    frame = rng.random()
+    if frame < 0.45:
+        return f"a photo of {text}."
+    if frame < 0.65:
+        return f"a picture of {text}"
+    return text
