@@ -8,10 +8,10 @@
 from ovsslib import _torchvision  # noqa: F401, I001 - must come before anything that imports torchvision
 from ovsslib import prompts, stages
 from ovsslib.backbone import Backbone
-from ovsslib.loading import load, load_backbone
+from ovsslib.loading import load_backbone
 from ovsslib.recipe import Recipe, recipes
 from ovsslib.segmentation import Segmentation
-from ovsslib.segmenter import Segmenter
+from ovsslib.segmenter import Segmenter, load
 from ovsslib.vocabulary import Vocabulary
 
 __version__ = "0.1.0"

@@ -6,6 +6,7 @@ that OpenAI published. Nothing is downloaded unless a pretrained tag is asked fo
 
 import hashlib
 import json
+import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -126,7 +127,7 @@ def read_state_dict(file: Path) -> tuple[dict[str, torch.Tensor], bool]:
             state, openai = torch.load(file, map_location="cpu", weights_only=True), False
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot read the checkpoint {file}: {str(error).splitlines()[0]}") from None
-    except Exception as error:  # torch raises pickle.UnpicklingError for files that would run code
+    except pickle.UnpicklingError as error:
         raise ModelError(
             f"{file} is refused, since reading it would execute code ({type(error).__name__}); "
             "convert it to safetensors where you trust it"
@@ -186,7 +187,7 @@ def fetch_pretrained(name: str, tag: str) -> Path:
         return found
     try:
         return Path(open_clip.download_pretrained(settings))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - hub clients raise their transport's own errors
         where = settings.get("url") or f"the model page {settings.get('hf_hub')!r} of the Hugging Face hub"
         raise ModelError(
             f"the weights {name!r}/{tag!r} are not in the local cache and could not be downloaded "

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -94,7 +94,7 @@ def _did_you_mean(name: object, known: Iterable[str]) -> str:
     return f"{hint}; known: {', '.join(known)}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _adapter(settings: type) -> pydantic.TypeAdapter:
     return pydantic.TypeAdapter(settings)
 
@@ -192,7 +192,7 @@ class Recipe:
         """
         changes = {**(changes or {}), **more}
         settings = dict(self.stages)
-        for key, value in changes.items():
+        for key, value in _grouped(changes).items():
             _apply(settings, key, value)
         return dataclasses.replace(
             self, name=name or self.name, stages=settings, summary=self.summary
@@ -249,7 +249,7 @@ class Recipe:
         settings = {}
         for name, values in (content.get("stages") or {}).items():
             _apply(settings, name, True if values is None else values)
-        for name, values in (per_dataset.get(dataset) or {}).items():
+        for name, values in _grouped(per_dataset.get(dataset) or {}).items():
             _apply(settings, name, values)
         tuned = dataset if dataset in per_dataset else content.get("dataset")
         return Recipe(
@@ -309,12 +309,28 @@ THESIS_TEMPLATES = {
 }
 
 
+def _grouped(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted fields gathered by stage, so that fields which need each other change together."""
+    grouped: dict[str, Any] = {}
+    for key, value in changes.items():
+        name, dot, field_name = key.partition(".")
+        if not dot:
+            grouped[key] = {**grouped[key], **value} if _both_mappings(grouped.get(key), value) else value
+        elif isinstance(grouped.get(name), Mapping):
+            grouped[name] = {**grouped[name], field_name: value}
+        elif name in grouped and grouped[name] is not True:
+            raise RecipeError(f"{key}={value!r}: {name}={grouped[name]!r} is changed at the same time")
+        else:
+            grouped[name] = {field_name: value}
+    return grouped
+
+
+def _both_mappings(one: Any, other: Any) -> bool:
+    return isinstance(one, Mapping) and isinstance(other, Mapping)
+
+
 def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
     """Apply one change of :meth:`Recipe.but` to a dictionary of settings, in place."""
-    if "." in key:
-        name, field_name = key.split(".", 1)
-        _apply(settings, name, {field_name: value})
-        return
     if isinstance(value, (list, tuple)) and key in POINTS:
         wanted = [str(name) for name in value]
         for name in wanted:

@@ -1,0 +1,122 @@
+"""Attention of the last block: which similarities, how they are summed, what is kept around them.
+
+Covers MaskCLIP (value), CLIP (qk), SCLIP (qq+kk, residual and feed-forward kept), ClearCLIP (qq, neither kept),
+NACLIP (kk plus a Gaussian neighbourhood), ITACLIP's sums (its Table 2) and the thesis's joint softmax.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ovsslib.backbone import Backbone, Tap, TrunkOutput
+from ovsslib.errors import RecipeError
+from ovsslib.geometry import neighbourhood
+from ovsslib.recipe import stage
+
+SIMILARITIES = ("qk", "qq", "kk", "vv")
+
+
+@dataclass
+class AttentionContext:
+    """What stages at the point "attention" may look at.
+
+    Attributes:
+        backbone: the open CLIP.
+        trunk: trunk result with the taps that the stages asked for.
+        grid: (h, w) patches.
+        base: function of a Tap giving the weights (B, heads, T, T) of the recipe's attention there,
+            without the feedback that the last block may receive.
+        text: (Q, D) unit text features, or None.
+        pixels: (B, 3, H, W) the windows.
+        pamr: the refinement function of ovsslib.stages.pamr.
+    """
+
+    backbone: Backbone
+    trunk: TrunkOutput
+    grid: tuple[int, int]
+    base: object = None
+    text: Tensor | None = None
+    pixels: Tensor | None = None
+    pamr: object = None
+
+
+@stage("attention", point="attention", order=0, summary="attention of the last block")
+@dataclass(frozen=True)
+class AttentionSettings:
+    """Settings of the last block.
+
+    Attributes:
+        terms: similarities joined by "+" (of "qk", "qq", "kk", "vv"), "value" (each token sees itself only,
+            MaskCLIP), or "neighbour" (NACLIP's "nonly": the neighbourhood alone, scaled by the norms of q and k).
+        combine: "sum" adds the softmaxes, so rows sum to the number of terms (SCLIP); "joint" takes one softmax
+            of the summed scores (thesis equation 3.2).
+        gaussian_std: standard deviation in patches of NACLIP's neighbourhood added to every score matrix, or
+            None for none.
+        residual: keep the block's residual connection around the attention.
+        feed_forward: keep the block's feed-forward network (with its own residual).
+    """
+
+    terms: str = "qq+kk"
+    combine: Literal["sum", "joint"] = "sum"
+    gaussian_std: float | None = None
+    residual: bool = True
+    feed_forward: bool = True
+
+    def __post_init__(self):
+        parts = self.terms.split("+")
+        known = set(parts) <= set(SIMILARITIES) or self.terms in ("value", "neighbour")
+        if not known or len(set(parts)) != len(parts):
+            raise RecipeError(
+                f"attention.terms={self.terms!r}: join different ones of {', '.join(SIMILARITIES)} with '+', "
+                "or use 'value' or 'neighbour'"
+            )
+        if self.gaussian_std is not None and self.gaussian_std <= 0:
+            raise RecipeError(f"attention.gaussian_std={self.gaussian_std}: must be above 0 patches, or null")
+
+    def refuse(self, recipe) -> str | None:
+        """Why these settings cannot work with the rest of a recipe."""
+        if self.terms == "value" and self.gaussian_std is not None:
+            return "terms='value' has no scores that a Gaussian neighbourhood could be added to"
+        if self.terms == "neighbour" and self.gaussian_std is None:
+            return "terms='neighbour' needs gaussian_std"
+        return None
+
+    def weights(self, tap: Tap, grid: tuple[int, int], scale: float, adjust=None) -> Tensor:
+        """Attention weights (B, heads, T, T) for the projections of a block.
+
+        Args:
+            tap: projections of the block.
+            grid: (h, w) patches.
+            scale: factor of the raw similarities, head width ** -0.5.
+            adjust: optional function of a score matrix (scaled, before the neighbourhood and the softmax).
+        """
+        if self.terms == "value":
+            eye = torch.eye(tap.v.shape[-2], dtype=tap.v.dtype, device=tap.v.device)
+            return eye.expand(*tap.v.shape[:3], -1)
+        omega = 0.0
+        if self.gaussian_std is not None:
+            omega = neighbourhood(grid, self.gaussian_std).to(tap.q)
+        if self.terms == "neighbour":
+            norms = [x.norm(dim=-1).mean(dim=-1) for x in (tap.q, tap.k)]
+            size = scale * (norms[0] * norms[1]).mean(dim=-1)[:, None, None, None]
+            scores = (omega * size).expand(*tap.q.shape[:3], -1)
+            return (adjust(scores) if adjust else scores).softmax(dim=-1)
+        scores = []
+        for term in self.terms.split("+"):
+            left, right = (getattr(tap, letter) for letter in term)
+            score = (left * scale) @ right.transpose(-2, -1)
+            scores.append((adjust(score) if adjust else score) + omega)
+        if self.combine == "joint":
+            return sum(scores).softmax(dim=-1)
+        return sum(score.softmax(dim=-1) for score in scores)
+
+    def tokens(self, backbone: Backbone, trunk: TrunkOutput, weights: Tensor | None) -> Tensor:
+        """Output tokens (B, T, width) of the last block for given attention weights (None: identity)."""
+        last = backbone.layers - 1
+        value = trunk.taps[last].v
+        block = backbone.blocks[last]
+        mixed = block.ls_1(backbone.join(last, value if weights is None else weights @ value))
+        tokens = trunk.tokens + mixed if self.residual else mixed
+        return tokens + backbone.feed_forward(last, tokens) if self.feed_forward else tokens

@@ -1,0 +1,143 @@
+"""From logits to a label map: softmax over queries, maximum over synonyms, thresholds, closing.
+
+The order is the released code's (protocol of SCLIP and ITACLIP): scale, softmax over all queries, maximum per class,
+area threshold, argmax, probability threshold, closing.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from ovsslib.errors import RecipeError
+from ovsslib.recipe import stage
+
+
+@stage("labels", point="labels", order=0, summary="scores to labels: synonyms, thresholds, closing")
+@dataclass(frozen=True)
+class LabelSettings:
+    """Settings of the last step.
+
+    Attributes:
+        logit_scale: factor of the cosines before the softmax.
+        merge: "probability" takes the softmax over all queries, then the maximum over a class's synonyms
+            (released); "logit" takes the maximum first, then the softmax over classes (the thesis author's code).
+        probability_threshold: pixels whose best class score is below it go to the background; needs one.
+        area_threshold: a foreground class is kept if its area is above this share of the foreground; 0 is off.
+        closing: side in pixels of ITACLIP's undocumented closing of the label map; 0 is off.
+        closing_by: "label" closes the label numbers as released (gaps go to the larger number, an accident of the
+            class order); "class" closes every class by its own mask and gives gaps to classes by their area.
+    """
+
+    logit_scale: float = 40.0
+    merge: Literal["probability", "logit"] = "probability"
+    probability_threshold: float = 0.0
+    area_threshold: float = 0.0
+    closing: int = 0
+    closing_by: Literal["label", "class"] = "label"
+
+    def __post_init__(self):
+        if self.logit_scale <= 0:
+            raise RecipeError(f"labels.logit_scale={self.logit_scale}: must be above 0")
+        for name in ("probability_threshold", "area_threshold"):
+            if not 0 <= getattr(self, name) < 1:
+                raise RecipeError(f"labels.{name}={getattr(self, name)}: must lie in [0, 1)")
+        if self.closing < 0 or self.closing % 2 == 0 and self.closing:
+            raise RecipeError(f"labels.closing={self.closing}: use an odd number of pixels, or 0")
+
+    def class_scores(self, scaled: Tensor, query_class: Tensor, classes: int) -> Tensor:
+        """Scores (C, ...) in [0, 1] of scaled logits (Q, ...); with synonyms they need not sum to 1.
+
+        Args:
+            scaled: logits times `logit_scale` (and over the temperature, if calibrated).
+            query_class: (Q,) long, class of each query.
+            classes: C.
+        """
+        if self.merge == "logit":
+            return merge_queries(scaled, query_class, classes).softmax(dim=0)
+        return merge_queries(scaled.softmax(dim=0), query_class, classes)
+
+    def labels(self, scores: Tensor, background: int | None) -> Tensor:
+        """Label map (H, W) int32 of scores (C, H, W), before the closing.
+
+        Raises RecipeError for a threshold without a background class.
+        """
+        self.check_background(background)
+        if self.area_threshold:
+            scores = drop_small_classes(scores, self.area_threshold, background)
+        best, labels = scores.max(dim=0)
+        if self.probability_threshold:
+            labels = labels.masked_fill(best < self.probability_threshold, background)
+        return labels.to(torch.int32)
+
+    def check_background(self, background: int | None) -> None:
+        """Raise RecipeError if a threshold is set and the words have no background to fall back to."""
+        if background is None and (self.probability_threshold or self.area_threshold):
+            raise RecipeError(
+                f"labels.probability_threshold={self.probability_threshold} and "
+                f"labels.area_threshold={self.area_threshold} need a background class: pass background=\"auto\" or a "
+                "list of words, or set both to 0"
+            )
+
+    def close(self, labels: np.ndarray) -> np.ndarray:
+        """Morphological closing of a label map (H, W), if it is on."""
+        if not self.closing:
+            return labels
+        if self.closing_by == "label":
+            return ndimage.grey_closing(labels, size=(self.closing, self.closing), mode="nearest")
+        return close_by_class(labels, self.closing)
+
+
+def merge_queries(values: Tensor, query_class: Tensor, classes: int) -> Tensor:
+    """Maximum over the queries of each class: (Q, ...) -> (C, ...); a class without a query gets 0."""
+    if len(query_class) == classes and torch.equal(query_class.cpu(), torch.arange(classes)):
+        return values
+    out = values.new_zeros((classes, *values.shape[1:]))
+    counts = torch.bincount(query_class.cpu(), minlength=classes).tolist()
+    order = torch.argsort(query_class.cpu(), stable=True).tolist()
+    start = 0
+    for index, count in enumerate(counts):
+        members = order[start : start + count]
+        start += count
+        if count == 1:
+            out[index] = values[members[0]]
+        elif count:
+            torch.amax(values[members], dim=0, out=out[index])
+    return out
+
+
+def drop_small_classes(scores: Tensor, share: float, background: int) -> Tensor:
+    """Scores of foreground classes times 0 unless their argmax area exceeds `share` of the foreground's."""
+    area = torch.bincount(scores.argmax(dim=0).flatten(), minlength=len(scores))
+    foreground = area.sum() - area[background]
+    keep = area > share * foreground
+    keep[background] = True
+    return scores * keep[:, None, None].to(scores.dtype)
+
+
+def close_by_class(labels: np.ndarray, size: int) -> np.ndarray:
+    """Close each class's own mask; pixels claimed anew go to the claiming class with the largest area."""
+    out = labels.copy()
+    names, areas = np.unique(labels, return_counts=True)
+    window = np.ones((size, size), dtype=bool)
+    for name in names[np.argsort(areas, kind="stable")]:
+        mask = labels == name
+        padded = np.pad(mask, size, mode="edge")
+        closed = ndimage.binary_closing(padded, window)[size:-size, size:-size]
+        grown = closed & ~mask & _thin(labels, mask, window)
+        out[grown] = name
+    return out
+
+
+def _thin(labels: np.ndarray, mask: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """Pixels outside a mask whose own class does not survive an opening by the window: gaps, not regions."""
+    thin = np.zeros_like(mask)
+    for name in np.unique(labels[~mask]):
+        other = labels == name
+        padded = np.pad(other, window.shape[0], mode="edge")
+        size = window.shape[0]
+        thin |= other & ~ndimage.binary_opening(padded, window)[size:-size, size:-size]
+    return thin

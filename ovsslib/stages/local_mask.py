@@ -1,0 +1,49 @@
+"""The thesis's reading of CLIPtrase: a local mask multiplied onto the attention (thesis, equation 3.9).
+
+The thesis speaks of a learned mask from the CLIPtrase paper; that paper has none. A Gaussian over patch distance
+stands in. What CLIPtrase itself does is in `clusters.py`.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ovsslib.errors import RecipeError
+from ovsslib.geometry import neighbourhood
+from ovsslib.recipe import stage
+
+
+@stage("local_mask", point="attention", order=60, summary="favour near patches in the attention (thesis)")
+@dataclass(frozen=True)
+class LocalMaskSettings:
+    """Patch columns of the attention are multiplied by exp(-d^2 / (2 std^2)), then rescaled.
+
+    The column of the class token is kept as it is, and the patch part of each row is rescaled so that the row
+    keeps its sum.
+
+    Attributes:
+        std: standard deviation of the mask in patches.
+    """
+
+    std: float = 3.0
+
+    def __post_init__(self):
+        if self.std <= 0:
+            raise RecipeError(f"local_mask.std={self.std}: must be above 0 patches")
+
+    def refuse(self, recipe) -> str | None:
+        """Why these settings cannot work with the rest of a recipe."""
+        if recipe["attention"].terms == "value" and "rcs" not in recipe:
+            return "attention.terms='value' lets each patch see only itself, so a local mask changes nothing"
+        return None
+
+    def on_weights(self, weights: Tensor, context) -> Tensor:
+        """Apply the mask to (B, heads, T, T) weights."""
+        mask = neighbourhood(context.grid, self.std).to(weights).clone()
+        mask[0, 1:] = 1.0
+        patches = weights[..., 1:]
+        masked = patches * mask[:, 1:]
+        total = masked.sum(-1, keepdim=True).clamp_min(1e-12)
+        out = weights.clone()
+        out[..., 1:] = masked * (patches.sum(-1, keepdim=True) / total)
+        return out

@@ -1,0 +1,140 @@
+"""Semantic feedback refinement of ResCLIP, as its released code computes it.
+
+A first pass of the last block is segmented; patches of one label that a straight line connects within the label
+attract each other in the attention scores of a second pass. The thesis's step of the same name is `feedback`.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovsslib.errors import RecipeError
+from ovsslib.recipe import stage
+
+
+@stage("sfr", point="attention", order=80, summary="feed a first segmentation back into the attention (ResCLIP)")
+@dataclass(frozen=True)
+class SfrSettings:
+    """S <- tau ((1 - lam) S + lam S_hat) for every score matrix S of the last block.
+
+    Attributes:
+        tau, lam: mixing factors of the released configurations.
+        threshold: pixels whose best query probability is below it get query 0 (`temp_thd`).
+        logit_scale: factor of the cosines before the softmax of the first pass.
+        path_test: weigh pairs of patches by whether the straight line between them stays in the label.
+        released_path_test: the released test looks at the first d + 1 of dmax + 1 samples only, that is at the
+            first d / dmax of the line (a bug kept by default); False looks at the whole line.
+        std: standard deviation of the 1-D smoothing along the flattened patches.
+        pamr_iterations, pamr_dilations: PAMR on the first pass's logits; 0 iterations turn it off.
+    """
+
+    tau: float = 1.8
+    lam: float = 0.7
+    threshold: float = 0.25
+    logit_scale: float = 40.0
+    path_test: bool = True
+    released_path_test: bool = True
+    std: float = 5.0
+    pamr_iterations: int = 10
+    pamr_dilations: tuple[int, ...] = (8, 16)
+
+    def __post_init__(self):
+        if not 0 <= self.lam <= 1:
+            raise RecipeError(f"sfr.lam={self.lam}: must lie between 0 and 1")
+        for name in ("tau", "std", "logit_scale"):
+            if getattr(self, name) <= 0:
+                raise RecipeError(f"sfr.{name}={getattr(self, name)}: must be above 0")
+
+    def refuse(self, recipe) -> str | None:
+        """Why these settings cannot work with the rest of a recipe."""
+        if recipe["attention"].terms == "value":
+            return "attention.terms='value' has no scores that could take the feedback"
+        return None
+
+    def feedback(self, logits: Tensor, pixels: Tensor, pamr, patch: int):
+        """The adjustment of score matrices that a first segmentation asks for.
+
+        Args:
+            logits: (B, Q, h, w) cosines of the first pass.
+            pixels: (B, 3, H, W) the windows, CLIP-normalised.
+            pamr: function (pixels, logits, iterations, dilations) -> logits.
+            patch: side of a patch in pixels.
+
+        Returns:
+            Function of a score matrix (B, heads, T, T) for `AttentionSettings.weights`.
+        """
+        matrices = []
+        for one, picture in zip(logits, pixels, strict=True):
+            full = F.interpolate(one[None], size=picture.shape[-2:], mode="bilinear")
+            if self.pamr_iterations:
+                full = pamr(picture[None].float(), full, self.pamr_iterations, self.pamr_dilations)
+            labels = patch_labels((full * self.logit_scale).softmax(1)[0], self.threshold, patch)
+            matrix = feedback_matrix(labels, self.std, self.path_test, self.released_path_test)
+            matrices.append(matrix / matrix.max())
+        target = torch.stack(matrices)[:, None]
+
+        def adjust(scores: Tensor) -> Tensor:
+            mixed = (1 - self.lam) * scores + self.lam * target.to(scores)
+            return self.tau * mixed
+
+        return adjust
+
+
+def patch_labels(probabilities: Tensor, threshold: float, patch: int) -> Tensor:
+    """Most frequent label of each patch's pixels: (Q, H, W) -> (h, w) long.
+
+    Pixels whose best probability is below `threshold` count as label 0; ties go to the smallest label.
+    """
+    best, labels = probabilities.max(dim=0)
+    labels = labels.masked_fill(best < threshold, 0)
+    h, w = labels.shape[0] // patch, labels.shape[1] // patch
+    cells = labels[: h * patch, : w * patch].reshape(h, patch, w, patch).permute(0, 2, 1, 3)
+    present = torch.unique(cells)
+    counts = torch.stack([(cells == label).sum(dim=(2, 3)) for label in present])
+    return present[counts.argmax(dim=0)]
+
+
+@lru_cache(maxsize=16)
+def _paths(grid: tuple[int, int], released: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Sampled cells on the lines between all patches: flat index (samples, P, P), which samples count, distance."""
+    h, w = grid
+    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    y, x = y.flatten(), x.flatten()
+    dy, dx = y[None] - y[:, None], x[None] - x[:, None]
+    distance = torch.maximum(dy.abs(), dx.abs())
+    longest = max(int(distance.max()), 1)
+    t = torch.linspace(0, 1, longest + 1, dtype=torch.float64)[:, None, None]
+    # torch.round rounds halves to even, as the released code does
+    rows = torch.round(y[:, None] + t * dy).long()
+    columns = torch.round(x[:, None] + t * dx).long()
+    sample = torch.arange(longest + 1)[:, None, None]
+    counts = sample <= distance if released else torch.ones_like(rows, dtype=torch.bool)
+    return rows * w + columns, counts, distance
+
+
+def feedback_matrix(labels: Tensor, std: float, path_test: bool, released: bool) -> Tensor:
+    """S_hat before its division by the global maximum: (h, w) labels -> (1 + P, 1 + P) float32.
+
+    Pairs of one label count 1 if the path test passes, else exp(-d / dmax) with the Chebyshev distance d; rows
+    are smoothed along the flattened key index, as released (the kernel crosses the ends of grid rows), and
+    divided by their sums. Zero for the class token.
+    """
+    flat = labels.flatten()
+    same = flat[:, None] == flat[None]
+    matrix = same.float()
+    if path_test:
+        cells, counts, distance = _paths(tuple(labels.shape), released)
+        inside = ((flat[cells] == flat[:, None]) | ~counts).all(dim=0)
+        decay = torch.exp(-distance.float() / max(int(distance.max()), 1))
+        matrix = matrix * torch.where(inside, 1.0, decay).to(matrix)
+    length = min(int(6 * std + 1), len(flat))
+    length += 1 - length % 2  # odd, as released: a grid of fewer patches gets a shorter kernel
+    offsets = torch.arange(length) - length // 2
+    kernel = torch.exp(-offsets.float().square() / (2 * std**2))
+    kernel = (kernel / kernel.sum()).to(matrix)
+    matrix = F.conv1d(matrix[:, None], kernel[None, None], padding=length // 2)[:, 0].relu()
+    matrix = matrix / (matrix.sum(dim=1, keepdim=True) + 1e-8)
+    return F.pad(matrix, (1, 0, 1, 0))

@@ -1,0 +1,143 @@
+"""Sliding windows: where they lie, and how their logits become those of the picture.
+
+Upsampling a window, adding it to the picture, dividing by the overlap and resizing to the original size are all
+linear and separable, so the whole stitch is two small matrix products per picture (`Stitched`), exact to rounding.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ovsslib.errors import RecipeError
+from ovsslib.geometry import bilinear_matrix
+from ovsslib.recipe import stage
+
+
+@stage("windows", point="windows", summary="size of the picture and of the sliding windows")
+@dataclass(frozen=True)
+class WindowSettings:
+    """Settings of the sliding window.
+
+    Attributes:
+        short_side: the picture is resized so that its short side has this many pixels ...
+        long_side: ... unless its long side would exceed this.
+        crop: side of a window in pixels; 0 takes the picture whole.
+        stride: step between windows in pixels.
+    """
+
+    short_side: int = 336
+    long_side: int = 2048
+    crop: int = 224
+    stride: int = 112
+
+    def __post_init__(self):
+        if self.crop < 0 or (self.crop and self.stride < 1):
+            raise RecipeError(
+                f"windows.crop={self.crop}, windows.stride={self.stride}: use crop 0 (whole picture) or positive numbers"
+            )
+        if self.crop and self.stride > self.crop:
+            raise RecipeError(
+                f"windows.stride={self.stride} is larger than windows.crop={self.crop}: pixels would be left out"
+            )
+        if self.short_side < 16 or self.long_side < self.short_side:
+            raise RecipeError(
+                f"windows.short_side={self.short_side}, windows.long_side={self.long_side}: need 16 <= short <= long"
+            )
+
+    def boxes(self, height: int, width: int) -> "WindowGrid":
+        """Windows of a picture of height x width pixels."""
+        if self.crop == 0:
+            return WindowGrid((height, width), (0,), (0,), (height, width))
+        size = (min(self.crop, height), min(self.crop, width))
+        return WindowGrid(
+            (height, width), self._starts(height, size[0]), self._starts(width, size[1]), size
+        )
+
+    def _starts(self, side: int, crop: int) -> tuple[int, ...]:
+        count = math.ceil(max(side - crop, 0) / self.stride) + 1
+        return tuple(min(i * self.stride, side - crop) for i in range(count))
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """Windows as a grid of equal crops.
+
+    Attributes:
+        picture: (H, W) pixels of the resized picture.
+        tops, lefts: first rows and columns of the windows; the last ones are shifted inside.
+        size: (height, width) of every window.
+    """
+
+    picture: tuple[int, int]
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.tops) * len(self.lefts)
+
+    def crops(self, pixels: Tensor) -> Tensor:
+        """Windows (N, 3, h, w) of one picture (3, H, W), row by row."""
+        return torch.stack(
+            [
+                pixels[:, top : top + self.size[0], left : left + self.size[1]]
+                for top in self.tops
+                for left in self.lefts
+            ]
+        )
+
+
+class Stitched:
+    """Logits of a picture, given by those of its windows, computed row by row when asked for.
+
+    Args:
+        windows: (N, Q, h, w) logits of the windows on their patch grids.
+        grid: where the windows lie.
+        size: (H, W) wanted; the stitched logits are resized to it bilinearly (align_corners False).
+    """
+
+    def __init__(self, windows: Tensor, grid: WindowGrid, size: tuple[int, int]):
+        self.queries, self.size = windows.shape[1], size
+        rows, columns = len(grid.tops), len(grid.lefts)
+        h, w = windows.shape[-2:]
+        self._cells = (
+            windows.float()
+            .reshape(rows, columns, self.queries, h, w)
+            .permute(2, 0, 3, 1, 4)
+            .reshape(self.queries, rows * h, columns * w)
+        )
+        device = windows.device
+        self._down = _axis_matrix(h, grid.tops, grid.size[0], grid.picture[0], size[0]).to(device)
+        self._across = _axis_matrix(w, grid.lefts, grid.size[1], grid.picture[1], size[1]).to(device)
+        self._wide: Tensor | None = None
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Logits (Q, stop - start, W) of some rows of the picture, float32."""
+        if self._wide is None:
+            self._wide = self._cells @ self._across.T
+        return self._down[start:stop] @ self._wide
+
+    def full(self) -> Tensor:
+        """Logits (Q, H, W) of the whole picture, float32."""
+        return self.rows(0, self.size[0])
+
+
+def _axis_matrix(
+    cells: int, starts: tuple[int, ...], crop: int, side: int, target: int
+) -> Tensor:
+    """(target, windows * cells): upsample each window, average where windows overlap, resize."""
+    up = bilinear_matrix(cells, crop)
+    placed = torch.zeros(side, len(starts), cells)
+    count = torch.zeros(side)
+    for index, start in enumerate(starts):
+        placed[start : start + crop, index] = up
+        count[start : start + crop] += 1
+    placed = placed.reshape(side, -1) / count[:, None]
+    if target == side:
+        return placed
+    # torch interpolates the columns of `placed` as it would interpolate the picture
+    return torch.nn.functional.interpolate(
+        placed.T[None], size=target, mode="linear", align_corners=False
+    )[0].T.contiguous()

@@ -1,0 +1,50 @@
+"""Shared fixtures: small random models, the recorded outputs of the official implementations."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ovsslib.backbone import Backbone
+from ovsslib.loading import build_model, load_state
+
+VECTORS = Path(__file__).parent / "vectors"
+
+TINY_CONFIG = {
+    "embed_dim": 24,
+    "quick_gelu": True,
+    "vision_cfg": {
+        "image_size": 64, "patch_size": 16, "width": 64, "layers": 12, "head_width": 16, "mlp_ratio": 4.0,
+    },
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+
+
+def vectors(name: str) -> dict[str, torch.Tensor]:
+    """Arrays of a test vector file as tensors."""
+    with np.load(VECTORS / f"{name}.npz") as content:
+        return {key: torch.from_numpy(np.asarray(content[key])) for key in content.files}
+
+
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """max|a - b| / max|b|."""
+    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
+    return float((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max())
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone() -> Backbone:
+    """The vision tower of the test vectors, with a seeded random text tower."""
+    torch.manual_seed(0)
+    net = build_model(TINY_CONFIG)
+    state = net.state_dict()
+    state |= {f"visual.{key}": value for key, value in vectors("tiny_clip_visual").items()}
+    load_state(net, state, "the test vectors")
+    return Backbone(net, name="tiny", pretrained="vectors", weights_hash="tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_inputs() -> dict[str, torch.Tensor]:
+    """Pictures and unit text rows of the test vectors."""
+    return vectors("tiny_inputs")
