@@ -12,13 +12,15 @@ from ovsslib.scenes.classes import (
     VIEWS,
 )
 from ovsslib.scenes.crops import crops_of, training_crops
-from ovsslib.scenes.drawing import Scene, SceneObject, contact_sheet, draw
+from ovsslib.scenes.dataset_files import SPLIT_SEEDS, SplitReport, make_test_split, write_split
+from ovsslib.scenes.drawing import Scene, SceneObject, contact_sheet, draw, label_colours
 from ovsslib.scenes.layout import NATIVE_SIZE
 
 __all__ = [
     "CLASSES",
     "NATIVE_SIZE",
     "PARTS",
+    "SPLIT_SEEDS",
     "SPOKEN",
     "STUFF",
     "SYNONYMS",
@@ -27,9 +29,13 @@ __all__ = [
     "VIEW_CLASSES",
     "Scene",
     "SceneObject",
+    "SplitReport",
     "caption",
     "contact_sheet",
     "crops_of",
     "draw",
+    "label_colours",
+    "make_test_split",
     "training_crops",
+    "write_split",
 ]

@@ -1,5 +1,6 @@
 """Dogs, cats, horses, cows and birds, each in two or more looks."""
 
+from itertools import pairwise
 from math import cos, sin
 
 import numpy as np
@@ -46,7 +47,7 @@ def _four_legs(rng, colour: Colour, spread: float, y: float, length: float, widt
 
 def _trail(points, width: float, colour: Colour) -> list[Piece]:
     """A bent tail through the given points."""
-    return [Piece(limb(p, q, width), colour) for p, q in zip(points, points[1:], strict=False)]
+    return [Piece(limb(p, q, width), colour) for p, q in pairwise(points)]
 
 
 def _dog_head(rng, x: float, y: float, colour: Colour) -> list[Piece]:
@@ -209,8 +210,14 @@ def cow(rng: np.random.Generator) -> Figure:
     ]
     if spotted:
         for x, y in ((-0.46, -0.14), (0.02, 0.1), (0.36, -0.16)):
-            blot = ellipse(x + rng.normal(0, 0.05), y + rng.normal(0, 0.04), rng.uniform(0.14, 0.22),
-                           rng.uniform(0.1, 0.18), rng.uniform(0, 3), count=9)  # fmt: skip
+            blot = ellipse(
+                x + rng.normal(0, 0.05),
+                y + rng.normal(0, 0.04),
+                rng.uniform(0.14, 0.22),
+                rng.uniform(0.1, 0.18),
+                rng.uniform(0, 3),
+                count=9,
+            )
             pieces.append(Piece(blot, patch))
     x, y = (0.78, -0.34) if rng.random() < 0.65 else (0.84, 0.28)
     pieces.append(Piece(limb((0.5, -0.1), (x - 0.06, y), 0.24, 0.17), colour))
@@ -266,8 +273,15 @@ def bird(rng: np.random.Generator) -> Figure:
             Piece([(0.12, -0.36), (0.4, -0.28), (0.12, -0.2)], beak),
             Piece(ellipse(0.07, -0.33, 0.035, count=8), _EYE),
         ]
-        pieces = [piece._replace(points=[(x * cos(tilt) - y * sin(tilt), x * sin(tilt) + y * cos(tilt))
-                                         for x, y in piece.points]) for piece in pieces]  # fmt: skip
+        pieces = [
+            piece._replace(
+                points=[
+                    (x * cos(tilt) - y * sin(tilt), x * sin(tilt) + y * cos(tilt))
+                    for x, y in piece.points
+                ]
+            )
+            for piece in pieces
+        ]
         return Figure(pieces, word, grain=0.05, tilt=0.2, airborne=True)
     legs = (222, 142, 42)
     pieces = [

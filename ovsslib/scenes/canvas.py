@@ -127,7 +127,7 @@ def ring(x: float, y: float, outer: float, inner: float, count: int = 22) -> Poi
 
 
 def polar(x: float, y: float, angle: float, length: float) -> tuple[float, float]:
-    """The point `length` from (x, y) in direction `angle`: 0 is down, positive turns to the right."""
+    """The point `length` from (x, y) in direction `angle`: 0 is down, positive to the right."""
     return x + sin(angle) * length, y + cos(angle) * length
 
 

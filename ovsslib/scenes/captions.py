@@ -88,7 +88,8 @@ def _thing_phrase(rng, name: str, members: list[tuple[SceneObject, float, float,
     if len(members) > 1:
         colours = {member[0].colour for member in members}
         colour = colours.pop() if len(colours) == 1 and rng.random() < 0.5 else None
-        count = _COUNTS.get(len(members), "several") if rng.random() < 0.8 else "several"
+        number = len(members)
+        count = "several" if number > 5 or (number > 2 and rng.random() < 0.3) else _COUNTS[number]
         if name == "person":
             return f"{count} {_plural(word)}" + (f" in {colour}" if colour else "")
         return f"{count} {colour + ' ' if colour else ''}{_plural(word)}"
@@ -123,7 +124,7 @@ def _visible(labels: np.ndarray, instances: np.ndarray, objects: Sequence[SceneO
     things: dict[str, list] = {}
     for thing in objects:
         pixels = seen[thing.instance] if thing.instance < len(seen) else 0
-        # A thing is named if it covers enough of the crop, and if not just a sliver of it is in view.
+        # A thing is named if it covers enough of the crop and more than a sliver of it is in view.
         if pixels >= _THING_SHARE * total and pixels * _STEP**2 >= 0.12 * thing.pixels:
             mask = instances == thing.instance
             x = float(mask.any(0).nonzero()[0].mean()) / labels.shape[1]

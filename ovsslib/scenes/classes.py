@@ -10,9 +10,27 @@ STUFF = (
     "floor-wood", "floor-tile", "mountain", "bush",
 )  # fmt: skip
 THINGS = (
-    "person", "dog", "cat", "horse", "bird", "cow", "car", "bus", "bicycle", "boat", "tree", "house",
-    "bottle", "fork", "cup", "ball", "umbrella", "chair", "rug", "bench",
-)  # fmt: skip
+    "person",
+    "dog",
+    "cat",
+    "horse",
+    "bird",
+    "cow",
+    "car",
+    "bus",
+    "bicycle",
+    "boat",
+    "tree",
+    "house",
+    "bottle",
+    "fork",
+    "cup",
+    "ball",
+    "umbrella",
+    "chair",
+    "rug",
+    "bench",
+)
 CLASSES = STUFF + THINGS
 CLASS_INDEX = {name: index for index, name in enumerate(CLASSES)}
 

@@ -46,9 +46,9 @@ class SceneObject:
 class Scene:
     """A picture with everything known about it.
 
-    image: (H,W,3) uint8 RGB. labels: (H,W) uint8, index into CLASSES. instances: (H,W) uint16, 0 where
-    only stuff is. parts: (H,W) uint8, index into PARTS. objects: the things of which something can be
-    seen, from back to front. layout: how the ground was laid out.
+    image: (H,W,3) uint8 RGB. labels: (H,W) uint8, index into CLASSES. instances: (H,W) uint16,
+    0 where only stuff is. parts: (H,W) uint8, index into PARTS. objects: the things of which
+    something can be seen, from back to front. layout: how the ground was laid out.
     """
 
     image: np.ndarray
@@ -64,9 +64,8 @@ def _cut(rng, seed: int, name: str, height: int, width: int, start: float) -> np
     together towards row `start`, the horizon."""
     source = texture(seed, name, int(rng.integers(PER_CLASS)))
     ratio = min(HEIGHT / height, WIDTH / width) * rng.uniform(0.6, 1.0)
-    native = min(1.0, NATIVE_SIZE[0] / height * 1.4, NATIVE_SIZE[1] / width * 1.4) * rng.uniform(
-        0.75, 1.0
-    )
+    # At the native size a texture pixel is 1 to 1.33 picture pixels; other sizes keep the look.
+    native = min(NATIVE_SIZE[0] / height, NATIVE_SIZE[1] / width) * rng.uniform(0.75, 1.0)
     ratio = min(ratio, native)
     rows, columns = max(8, int(height * ratio)), max(8, int(width * ratio))
     y, x = int(rng.integers(HEIGHT - rows + 1)), int(rng.integers(WIDTH - columns + 1))
@@ -121,7 +120,7 @@ def _light(
     """Surface grain of the things, blur, light from one side, tint, contrast and noise."""
     height, width = image.shape[:2]
     shape = (height, width)
-    # Gain of each pixel in steps of 1/128: 128 + grain * blotches + a ramp of light across the picture.
+    # Gain of each pixel in steps of 1/128: grain * blotches, and a ramp of light from one side.
     grains = np.zeros(256, np.float32)
     for number, thing in enumerate(placed, start=1):
         grains[number] = 128 * thing.figure.grain
@@ -157,8 +156,9 @@ def _fit(field: np.ndarray, rng, shape: tuple[int, int]) -> np.ndarray:
 def draw(seed: int, index: int, size: tuple[int, int] = NATIVE_SIZE) -> Scene:
     """Draw picture `index` of the world `seed`.
 
-    seed: names the split and its textures (>= 0). index: which picture (>= 0). size: (height, width)
-    in pixels, each at least 32; the native size is 224 x 298. Raises DataError for values out of range.
+    seed: names the split and its textures (>= 0). index: which picture (>= 0). size: (height,
+    width) in pixels, each at least 32; the native size is 224 x 298. Raises DataError for values
+    out of range.
     """
     height, width = size
     if seed < 0 or index < 0:

@@ -1,4 +1,4 @@
-"""Where materials and things go in a picture: grounds, walls, patchworks, and the placing of things."""
+"""Where materials and things go in a picture: grounds, walls, patchworks, placing of things."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,19 +14,32 @@ NATIVE_SIZE = (224, 298)
 
 MAKERS: dict[str, Callable[[np.random.Generator], Figure]] = {
     "person": people.person,
-    "dog": animals.dog, "cat": animals.cat, "horse": animals.horse, "bird": animals.bird,
+    "dog": animals.dog,
+    "cat": animals.cat,
+    "horse": animals.horse,
+    "bird": animals.bird,
     "cow": animals.cow,
-    "car": vehicles.car, "bus": vehicles.bus, "bicycle": vehicles.bicycle, "boat": vehicles.boat,
-    "tree": outdoors.tree, "house": outdoors.house,
-    "bottle": objects.bottle, "fork": objects.fork, "cup": objects.cup, "ball": objects.ball,
-    "umbrella": objects.umbrella, "chair": objects.chair, "rug": objects.rug, "bench": objects.bench,
-}  # fmt: skip
+    "car": vehicles.car,
+    "bus": vehicles.bus,
+    "bicycle": vehicles.bicycle,
+    "boat": vehicles.boat,
+    "tree": outdoors.tree,
+    "house": outdoors.house,
+    "bottle": objects.bottle,
+    "fork": objects.fork,
+    "cup": objects.cup,
+    "ball": objects.ball,
+    "umbrella": objects.umbrella,
+    "chair": objects.chair,
+    "rug": objects.rug,
+    "bench": objects.bench,
+}
 
 GROUNDS = ("grass", "sea", "sand", "road", "snow", "dirt")
 WALLS = ("wall-brick", "wall-stone", "wall-plain")
 FLOORS = ("floor-wood", "floor-tile")
 
-#: Share of the frame that the box around a thing covers: smallest and largest, as a crowd of things.
+#: Smallest and largest share of the frame that the box around a thing covers, among several.
 _SHARES = {
     "person": (0.025, 0.34), "dog": (0.008, 0.18), "cat": (0.008, 0.16), "horse": (0.015, 0.28),
     "bird": (0.006, 0.14), "cow": (0.015, 0.26), "car": (0.010, 0.22), "bus": (0.02, 0.36),
@@ -35,7 +48,7 @@ _SHARES = {
     "umbrella": (0.012, 0.22), "chair": (0.012, 0.20), "rug": (0.03, 0.24), "bench": (0.012, 0.20),
 }  # fmt: skip
 
-#: Things that are likelier on some grounds; a third of the things follow it, the others go anywhere.
+#: Things that are likelier on some grounds; a third of the things follow it.
 _AT_HOME = {
     "sea": ("boat", "boat", "bird", "person"),
     "road": ("car", "bus", "bicycle", "person"),
@@ -66,7 +79,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Placement:
-    """A thing to paint: its figure, where its centre goes, its scale (pixels per unit) and shape."""
+    """A thing to paint: its figure, its centre, its scale (pixels per unit) and shape."""
 
     name: str
     figure: Figure

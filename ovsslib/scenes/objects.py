@@ -21,8 +21,15 @@ from ovsslib.scenes.canvas import (
 )
 
 _METAL = (196, 200, 206)
-_WOOD = {"brown": (136, 88, 50), "orange": (196, 138, 78), "white": (232, 228, 220),
-         "black": (48, 44, 42), "red": (170, 50, 44), "green": (62, 120, 70), "blue": (60, 96, 170)}  # fmt: skip
+_WOOD = {
+    "brown": (136, 88, 50),
+    "orange": (196, 138, 78),
+    "white": (232, 228, 220),
+    "black": (48, 44, 42),
+    "red": (170, 50, 44),
+    "green": (62, 120, 70),
+    "blue": (60, 96, 170),
+}
 
 
 def _wood(rng) -> tuple[str, Colour]:
@@ -38,8 +45,18 @@ def bottle(rng: np.random.Generator) -> Figure:
     )
     shine = tuple(min(255.0, c + 60) for c in colour)
     if rng.random() < 0.55:
-        outline = [(-0.1, -0.98), (0.1, -0.98), (0.1, -0.48), (0.29, -0.24), (0.29, 0.92), (0.24, 0.98),
-                   (-0.24, 0.98), (-0.29, 0.92), (-0.29, -0.24), (-0.1, -0.48)]  # fmt: skip
+        outline = [
+            (-0.1, -0.98),
+            (0.1, -0.98),
+            (0.1, -0.48),
+            (0.29, -0.24),
+            (0.29, 0.92),
+            (0.24, 0.98),
+            (-0.24, 0.98),
+            (-0.29, 0.92),
+            (-0.29, -0.24),
+            (-0.1, -0.48),
+        ]
         pieces = [
             Piece(outline, colour),
             Piece(box(-0.12, -1.0, 0.12, -0.84), shade(label, 0.8)),
@@ -48,9 +65,20 @@ def bottle(rng: np.random.Generator) -> Figure:
             Piece(limb((-0.19, -0.14), (-0.19, 0.0), 0.035), shine),
         ]
     else:
-        outline = [(-0.15, -0.8), (0.15, -0.8), (0.36, -0.52), (0.38, -0.1), (0.32, 0.1), (0.38, 0.3),
-                   (0.36, 0.9), (-0.36, 0.9), (-0.38, 0.3), (-0.32, 0.1), (-0.38, -0.1),
-                   (-0.36, -0.52)]  # fmt: skip
+        outline = [
+            (-0.15, -0.8),
+            (0.15, -0.8),
+            (0.36, -0.52),
+            (0.38, -0.1),
+            (0.32, 0.1),
+            (0.38, 0.3),
+            (0.36, 0.9),
+            (-0.36, 0.9),
+            (-0.38, 0.3),
+            (-0.32, 0.1),
+            (-0.38, -0.1),
+            (-0.36, -0.52),
+        ]
         pieces = [
             Piece(outline, colour),
             Piece(
@@ -280,7 +308,7 @@ def bench(rng: np.random.Generator) -> Figure:
 
 
 def rug(rng: np.random.Generator) -> Figure:
-    """A rug lying on the ground, in perspective: striped with fringes, bordered, or oval with rings."""
+    """A rug lying in perspective: striped with fringes, bordered, or oval with rings."""
     word, colour = paint(
         rng, ("red", "blue", "green", "purple", "orange", "pink", "yellow", "brown")
     )

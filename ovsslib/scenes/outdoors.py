@@ -21,8 +21,15 @@ from ovsslib.scenes.canvas import (
 def tree(rng: np.random.Generator) -> Figure:
     """A tree with a brown trunk: round and leafy, a conifer, or a palm."""
     trunk = jitter(rng, (98, 66, 42), 8)
-    word, base = choose(rng, (("green", (52, 116, 42)), ("green", (38, 90, 46)), ("green", (96, 136, 44)),
-                              ("orange", (204, 122, 40))))  # fmt: skip
+    word, base = choose(
+        rng,
+        (
+            ("green", (52, 116, 42)),
+            ("green", (38, 90, 46)),
+            ("green", (96, 136, 44)),
+            ("orange", (204, 122, 40)),
+        ),
+    )
     leaf = jitter(rng, base, 9)
     look = rng.random()
     if look < 0.55:
@@ -47,8 +54,16 @@ def tree(rng: np.random.Generator) -> Figure:
             (-0.16, 0.42, 1.0),
             (-0.48, 0.3, 1.12),
         ):
-            layer = [(-width, y), (-width * 0.4, y - 0.28), (0, y - 0.56), (width * 0.4, y - 0.28), (width, y),
-                     (width * 0.4, y + 0.06), (0, y), (-width * 0.4, y + 0.06)]  # fmt: skip
+            layer = [
+                (-width, y),
+                (-width * 0.4, y - 0.28),
+                (0, y - 0.56),
+                (width * 0.4, y - 0.28),
+                (width, y),
+                (width * 0.4, y + 0.06),
+                (0, y),
+                (-width * 0.4, y + 0.06),
+            ]
             pieces.append(Piece(layer, shade(leaf, tone)))
     else:
         word, leaf = "green", jitter(rng, (62, 136, 56), 8)

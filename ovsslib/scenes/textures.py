@@ -260,7 +260,7 @@ def texture(seed: int, name: str, number: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def noise_field(seed: int) -> np.ndarray:
-    """Sensor noise (2 HEIGHT, 2 WIDTH) uint8, mean 128, deviation 32, that pictures cut theirs from."""
+    """Sensor noise (2 HEIGHT, 2 WIDTH) uint8, mean 128, deviation 32, to cut pictures' from."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0x4015E]))
     values = rng.standard_normal((2 * HEIGHT, 2 * WIDTH)) * 32 + 128
     field = np.clip(np.round(values), 0, 255).astype(np.uint8)

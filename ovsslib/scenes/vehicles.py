@@ -1,5 +1,6 @@
 """Cars, buses, bicycles and boats, each in two or more looks."""
 
+from itertools import pairwise
 from math import cos, sin
 
 import numpy as np
@@ -95,7 +96,7 @@ def bus(rng: np.random.Generator) -> Figure:
         pieces.insert(0, Piece(rounded(-1.1, -1.12, 1.08, -0.4, 0.09), colour))
         rows.append((-1.0, -0.68))
     for y0, y1 in rows:
-        pieces += [Piece(box(a, y0, b - 0.08, y1), glass) for a, b in zip(xs, xs[1:], strict=False)]
+        pieces += [Piece(box(a, y0, b - 0.08, y1), glass) for a, b in pairwise(xs)]
         pieces.append(Piece(box(0.94, y0, 1.09, y1 + 0.06), glass))
     pieces += [
         Piece(box(0.64, -0.42, 0.86, 0.4), shade(glass, 0.8)),
@@ -126,8 +127,12 @@ def bicycle(rng: np.random.Generator) -> Figure:
         ]
         for turn in (0.4, 1.45, 2.5):
             spoke = (radius - 0.06) * cos(turn), (radius - 0.06) * sin(turn)
-            pieces.append(Piece(bar((x - spoke[0], y - spoke[1]), (x + spoke[0], y + spoke[1]), 0.014),
-                                (172, 172, 178)))  # fmt: skip
+            pieces.append(
+                Piece(
+                    bar((x - spoke[0], y - spoke[1]), (x + spoke[0], y + spoke[1]), 0.014),
+                    (172, 172, 178),
+                )
+            )
     if rng.random() < 0.6:
         tubes = [(rear, pedals), (rear, saddle), (saddle, pedals), (saddle, head), (pedals, head)]
     else:
