@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from ovsslib.errors import DataError, ImageError, MissingPackageError, RecipeError
-from ovsslib.stages import densecrf as module
 from ovsslib.stages.densecrf import CRFParameters, DenseCRF, densecrf, mean_field
 
+# The package gives the function under the module's name, so the module is taken from the import system.
+module = sys.modules["ovsslib.stages.densecrf"]
 VECTORS = Path(__file__).parents[1] / "vectors"
 
 
