@@ -1,0 +1,62 @@
+"""SceneCLIP's weight files: float16 safetensors without the token embeddings that were never trained.
+
+The file holds open_clip's state dict, with two differences: `token_embedding.weight` has the rows of the trained tokens
+only, and the int32 tensor `kept_token_ids` says which rows those are.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ovsslib.errors import ModelError
+
+VOCABULARY_SIZE = 49408
+_TABLE, _KEPT = "token_embedding.weight", "kept_token_ids"
+
+
+def save_sceneclip_state(path: Path, state: Mapping[str, Tensor], kept_ids: Tensor, about: dict[str, str]) -> None:
+    """Write a SceneCLIP to `path`, through a temporary file.
+
+    state: open_clip's state dict with the full token table. kept_ids: (K,) ids of the tokens that were trained.
+    about: short texts for the file's header (steps, seed, ...).
+    """
+    kept_ids = kept_ids.sort().values
+    tensors = {
+        key: value.detach().to("cpu", torch.float16).contiguous()
+        for key, value in state.items()
+        if not key.endswith("attn_mask") and key != _TABLE
+    }
+    tensors[_TABLE] = state[_TABLE].detach().cpu()[kept_ids].half().contiguous()
+    tensors[_KEPT] = kept_ids.to(torch.int32).contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary, metadata=about)
+    os.replace(temporary, path)
+
+
+def load_sceneclip_state(path: Path) -> tuple[dict[str, Tensor], Tensor]:
+    """Read a SceneCLIP: (state dict in float32 with all 49,408 token rows, (K,) int64 ids of the trained tokens).
+
+    Rows of tokens that were never trained are zero: a word made of them says nothing to the text tower, so callers
+    warn when such a word names a class. Raises ModelError if the file is damaged or of another kind.
+    """
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"cannot read {path}: {error}; restore the file or run `ovss pretrain sceneclip`") from None
+    if _KEPT not in stored or _TABLE not in stored:
+        raise ModelError(
+            f"{path} is no SceneCLIP file (no {_KEPT!r} in it); open it with load_backbone(config, pretrained=path)"
+        )
+    kept = stored.pop(_KEPT).long()
+    rows = stored[_TABLE].float()
+    state = {key: value.float() for key, value in stored.items()}
+    table = torch.zeros(VOCABULARY_SIZE, rows.shape[1])
+    table[kept] = rows
+    state[_TABLE] = table
+    return state, kept
