@@ -69,7 +69,9 @@ _TALK = re.compile(
 )
 
 
-def auxiliary_texts(vocabulary: str | Vocabulary, kind: str = "definitions") -> list[str | None]:
+def auxiliary_texts(
+    vocabulary: str | Vocabulary, kind: str = "definitions", skip_missing: bool = False
+) -> list[str | None]:
     """The shipped text of each class, in label order; None for the background class.
 
     A class is looked up in the table of its vocabulary, then among the texts that vocabularies
@@ -80,6 +82,7 @@ def auxiliary_texts(vocabulary: str | Vocabulary, kind: str = "definitions") -> 
         vocabulary: name of a shipped vocabulary, or a Vocabulary.
         kind: "definitions" (phrases that complete "a photo of a {}.", under 35 words) or
             "synonyms".
+        skip_missing: give None for a class without a text instead of refusing.
     Raises WordsError: unknown vocabulary or kind, or classes without a text (all of them are
     named).
     """
@@ -91,7 +94,7 @@ def auxiliary_texts(vocabulary: str | Vocabulary, kind: str = "definitions") -> 
     missing = []
     for index, names in enumerate(zip(vocabulary.names, vocabulary.canonical, strict=True)):
         found = next((table[_key(name)] for name in names if _key(name) in table), None)
-        if index == vocabulary.background:
+        if index == vocabulary.background or (found is None and skip_missing):
             texts.append(None)
         elif found is None:
             missing.append(names[0])

@@ -91,6 +91,24 @@ def encode_queries(
     return TextFeatures(features, query_class.to(features.device), vocabulary)
 
 
+def merge_queries(values: Tensor, query_class: Tensor, classes: int) -> Tensor:
+    """Maximum over the queries of each class: (Q, ...) -> (C, ...); a class without a query gets 0."""
+    if len(query_class) == classes and torch.equal(query_class.cpu(), torch.arange(classes)):
+        return values
+    out = values.new_zeros((classes, *values.shape[1:]))
+    counts = torch.bincount(query_class.cpu(), minlength=classes).tolist()
+    order = torch.argsort(query_class.cpu(), stable=True).tolist()
+    start = 0
+    for index, count in enumerate(counts):
+        members = order[start : start + count]
+        start += count
+        if count == 1:
+            out[index] = values[members[0]]
+        elif count:
+            torch.amax(values[members], dim=0, out=out[index])
+    return out
+
+
 def unknown_words(backbone: Any, words: Sequence[str]) -> list[str]:
     """Words with a token that the model was never trained on (only small embedded models tell which these are)."""
     known = getattr(backbone, "known_token_ids", None)
@@ -280,8 +298,10 @@ def _entry(key: str) -> Path:
     return paths.cache("text") / f"{key[:32]}.safetensors"
 
 
-def _checksum(features: Tensor) -> str:
-    return hashlib.sha256(features.contiguous().numpy().tobytes()).hexdigest()
+def _stamp(key: str, features: Tensor) -> str:
+    """Says which entry a file is and that its numbers are those that were written."""
+    digest = hashlib.sha256(features.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    return f"{key} {list(features.shape)} {digest}"
 
 
 def _recall(key: str) -> Tensor | None:
@@ -291,12 +311,14 @@ def _recall(key: str) -> Tensor | None:
             _memory.move_to_end(key)
             return _memory[key]
     try:
-        with safetensors.safe_open(_entry(key), framework="pt") as file:
-            metadata = file.metadata() or {}
-            features = file.get_tensor("features").clone()
-    except (OSError, SafetensorError, DataError):
+        # One read: opening by name twice could see two writers' files (`safetensors.safe_open` does that).
+        content = _entry(key).read_bytes()
+        features = safetensors.torch.load(content)["features"]
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        stamp = header["__metadata__"]["stamp"]
+    except (OSError, SafetensorError, KeyError, ValueError, DataError):
         return None
-    if metadata.get("key") != key or metadata.get("checksum") != _checksum(features):
+    if stamp != _stamp(key, features):
         return None
     _remember(key, features)
     return features
@@ -312,8 +334,8 @@ def _remember(key: str, features: Tensor) -> None:
 def _store(key: str, features: Tensor) -> None:
     """Keep features in memory and on disk. A disk that cannot be written costs time, not the result."""
     _remember(key, features)
-    metadata = {"key": key, "checksum": _checksum(features)}
-    content = safetensors.torch.save({"features": features.contiguous()}, metadata)
+    features = features.contiguous()
+    content = safetensors.torch.save({"features": features}, {"stamp": _stamp(key, features)})
     temporary = None
     try:
         entry = _entry(key)

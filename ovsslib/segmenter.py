@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovsslib.auxiliary import auxiliary_texts
 from ovsslib.backbone import Backbone, TrunkOutput
 from ovsslib.classifier import TextFeatures, encode_queries
 from ovsslib.errors import MemoryBudgetError, RecipeError
@@ -252,10 +253,13 @@ class Segmenter:
             vocabulary = Vocabulary.from_words(words, background)
         elif background is not None:
             vocabulary = words.with_background(background)
-        if vocabulary.background is None and vocabulary.name == "words":
-            return encode_queries(self.backbone, vocabulary, settings)
         self.recipe["labels"].check_background(vocabulary.background)
-        return encode_queries(self.backbone, vocabulary, settings)
+        extra = None
+        if settings.auxiliary_weight > 0:
+            # free words rarely all have a shipped text; those without stay unmixed, like the background
+            free = not isinstance(words, Vocabulary)
+            extra = auxiliary_texts(vocabulary, settings.auxiliary, skip_missing=free)
+        return encode_queries(self.backbone, vocabulary, settings, extra)
 
     def segment(
         self, image: np.ndarray, text: TextFeatures, keep_scores: bool = False

@@ -12,6 +12,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from ovsslib.classifier import merge_queries
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
 
@@ -89,24 +90,6 @@ class LabelSettings:
         if self.closing_by == "label":
             return ndimage.grey_closing(labels, size=(self.closing, self.closing), mode="nearest")
         return close_by_class(labels, self.closing)
-
-
-def merge_queries(values: Tensor, query_class: Tensor, classes: int) -> Tensor:
-    """Maximum over the queries of each class: (Q, ...) -> (C, ...); a class without a query gets 0."""
-    if len(query_class) == classes and torch.equal(query_class.cpu(), torch.arange(classes)):
-        return values
-    out = values.new_zeros((classes, *values.shape[1:]))
-    counts = torch.bincount(query_class.cpu(), minlength=classes).tolist()
-    order = torch.argsort(query_class.cpu(), stable=True).tolist()
-    start = 0
-    for index, count in enumerate(counts):
-        members = order[start : start + count]
-        start += count
-        if count == 1:
-            out[index] = values[members[0]]
-        elif count:
-            torch.amax(values[members], dim=0, out=out[index])
-    return out
 
 
 def drop_small_classes(scores: Tensor, share: float, background: int) -> Tensor:

@@ -1,0 +1,106 @@
+"""CLIPtrase's clusters: patches that block 11 correlates get one label by majority vote (Shao et al., ECCV 2024).
+
+The paper evaluates square centre crops of 224 or 336 pixels; here the whole picture takes their place, so that every
+pixel gets a label. The thesis's reading of the same method is `local_mask.py`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from sklearn.cluster import DBSCAN
+from torch import Tensor
+
+from ovsslib.backbone import Tap
+from ovsslib.errors import RecipeError
+from ovsslib.recipe import stage
+
+
+@stage("clusters", point="labels", order=50, summary="majority vote inside clusters of patches (CLIPtrase)")
+@dataclass(frozen=True)
+class ClusterSettings:
+    """Settings of the vote.
+
+    Attributes:
+        eps: neighbourhood radius of DBSCAN between rows of the correlation (released: 0.7 at 224 pixels, 1.1 at 336).
+        min_samples: points a core needs (released: 3 at 224 pixels, 7 at 336).
+        enlarge: factor to which the maps of the clusters are enlarged before the median filter of size
+            2 * enlarge - 1 (released: 4).
+    """
+
+    eps: float = 0.7
+    min_samples: int = 3
+    enlarge: int = 4
+
+    def __post_init__(self):
+        if self.eps <= 0 or self.min_samples < 1 or self.enlarge < 1:
+            raise RecipeError(
+                f"clusters: eps={self.eps}, min_samples={self.min_samples}, enlarge={self.enlarge} must be above 0"
+            )
+
+    def on_labels(self, labels: np.ndarray, context) -> np.ndarray:
+        """Replace each cluster's labels (H, W) by the most frequent one; noise keeps its labels."""
+        backbone = context.backbone
+        block = backbone.layers - 2
+        trunk = backbone.trunk(context.network_pixels, taps={block})
+        relation = denoised(correlation(trunk.taps[block]))[0]
+        regions = cluster_map(
+            relation.cpu(), trunk.grid, labels.shape, self.eps, self.min_samples, self.enlarge
+        )
+        return labels if regions is None else majority(labels, regions)
+
+
+def correlation(tap: Tap) -> Tensor:
+    """W (B, T, T): mean cosine of q with q, k with k, v with v, averaged over heads."""
+    total = 0.0
+    for projection in (tap.q, tap.k, tap.v):
+        unit = F.normalize(projection.float(), dim=-1)
+        total = total + unit @ unit.transpose(-2, -1)
+    return (total / 3).mean(dim=1)
+
+
+def denoised(relation: Tensor) -> Tensor:
+    """R (B, P, P): the class token's row is taken off every patch's row, negatives become 0."""
+    return (relation[:, 1:, 1:] - relation[:, :1, 1:]).clamp_min(0)
+
+
+def cluster_map(
+    relation: Tensor, grid: tuple[int, int], size: tuple[int, int], eps: float, min_samples: int, enlarge: int
+) -> np.ndarray | None:
+    """Cluster index of every pixel (H, W), or None if DBSCAN finds no cluster.
+
+    Args:
+        relation: (P, P) R of one picture.
+        grid: (h, w) patches; size: (H, W) pixels.
+    """
+    found = DBSCAN(eps=eps, min_samples=min_samples).fit_predict(relation.numpy())
+    names = [name for name in np.unique(found) if name >= 0]
+    if not names:
+        return None
+    means = torch.stack([relation[torch.from_numpy(found == name)].mean(dim=0) for name in names])
+    maps = means.reshape(1, len(names), *grid)
+    larger = [side * enlarge for side in grid]
+    maps = F.interpolate(maps, size=larger, mode="bilinear", align_corners=False)[0].numpy()
+    filtered = np.stack([ndimage.median_filter(one, size=2 * enlarge - 1) for one in maps])
+    best, index = None, np.zeros(size, dtype=np.int32)
+    for number, one in enumerate(filtered):  # one map at a time: memory does not grow with clusters
+        full = F.interpolate(
+            torch.from_numpy(one)[None, None], size=size, mode="bilinear", align_corners=False
+        )[0, 0].numpy()
+        if best is None:
+            best = full
+        else:
+            wins = full > best
+            index[wins], best = number, np.maximum(best, full)
+    return index
+
+
+def majority(labels: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Most frequent label of each region; ties go to the smaller label. Both (H, W) integer."""
+    count = int(labels.max()) + 1
+    votes = np.bincount(
+        regions.ravel() * count + labels.ravel(), minlength=(int(regions.max()) + 1) * count
+    ).reshape(-1, count)
+    return votes.argmax(axis=1).astype(np.int32)[regions]
