@@ -13,10 +13,10 @@ import yaml
 from ovsslib import paths
 from ovsslib.errors import RecipeError, WordsError
 from ovsslib.recipe import Recipe, stage
-from ovsslib.vocabulary import KINDS, VARIANTS, Vocabulary
+from ovsslib.vocabulary import KINDS, VARIANTS, Vocabulary, available
 
 # Compound label names such as "wall-brick" name the part first and its material second.
-COMPOUND_HEADS = ("wall", "floor", "ceiling", "fence", "window", "door", "roof", "ground")
+COMPOUND_HEADS = ("wall", "floor", "ceiling", "fence")
 # Endings of COCO label names that say "those that have no label of their own" or "not the object".
 DROPPED_ENDINGS = ("-merged", "-other", "-stuff")
 
@@ -185,6 +185,14 @@ class TextSettings:
         """The sentences that are encoded for one word."""
         return self.strategy().prompts(word, kind, self.material_rules)
 
-    def vocabulary(self, name: str) -> Vocabulary:
-        """A shipped vocabulary under these settings' naming variant and background words."""
+    def vocabulary(self, name: str | Vocabulary) -> Vocabulary:
+        """A shipped vocabulary under these settings' naming variant and background words.
+
+        A Vocabulary that was opened from the shipped ones is opened again; any other is returned as it is.
+        """
+        if isinstance(name, Vocabulary):
+            if name.name not in available() or name.variant not in VARIANTS:
+                return name
+            opened = Vocabulary.named(name.name, names=self.names, background=self.background)
+            return opened if opened.names == name.names else name
         return Vocabulary.named(name, names=self.names, background=self.background)

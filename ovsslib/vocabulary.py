@@ -336,13 +336,14 @@ def _background_queries(spec: Mapping, variant: str, background: str) -> Iterabl
 
 
 def _from_lines(text: str, stem: str, background_line: bool) -> Vocabulary:
-    lines = text.rstrip().splitlines()
+    # Not splitlines(): it also cuts at characters such as U+2028.
+    lines = text.rstrip().split("\n")
+    if lines == [""]:
+        raise WordsError("no words: the file is empty")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             raise WordsError(f"line {number} is empty, but every line is a class; remove it")
     synonyms = [_clean_words(line.strip().split(", "), f"line {n}") for n, line in enumerate(lines, 1)]
-    if not synonyms:
-        raise WordsError("no words: the file is empty")
     names = [words[0] for words in synonyms]
     if background_line:
         names[0] = BACKGROUND
