@@ -41,11 +41,11 @@ FLOORS = ("floor-wood", "floor-tile")
 
 #: Smallest and largest share of the frame that the box around a thing covers, among several.
 _SHARES = {
-    "person": (0.025, 0.34), "dog": (0.008, 0.18), "cat": (0.008, 0.16), "horse": (0.015, 0.28),
-    "bird": (0.006, 0.14), "cow": (0.015, 0.26), "car": (0.010, 0.22), "bus": (0.02, 0.36),
-    "bicycle": (0.012, 0.22), "boat": (0.010, 0.26), "tree": (0.015, 0.30), "house": (0.02, 0.38),
-    "bottle": (0.006, 0.10), "fork": (0.006, 0.10), "cup": (0.006, 0.12), "ball": (0.005, 0.12),
-    "umbrella": (0.012, 0.22), "chair": (0.012, 0.20), "rug": (0.03, 0.24), "bench": (0.012, 0.20),
+    "person": (0.025, 0.44), "dog": (0.008, 0.23), "cat": (0.008, 0.21), "horse": (0.015, 0.36),
+    "bird": (0.006, 0.18), "cow": (0.015, 0.34), "car": (0.010, 0.29), "bus": (0.02, 0.47),
+    "bicycle": (0.012, 0.29), "boat": (0.010, 0.34), "tree": (0.015, 0.39), "house": (0.02, 0.49),
+    "bottle": (0.006, 0.13), "fork": (0.006, 0.13), "cup": (0.006, 0.16), "ball": (0.005, 0.16),
+    "umbrella": (0.012, 0.29), "chair": (0.012, 0.26), "rug": (0.03, 0.31), "bench": (0.012, 0.26),
 }  # fmt: skip
 
 #: Things that are likelier on some grounds; a third of the things follow it.
@@ -59,7 +59,8 @@ _AT_HOME = {
     "floor-wood": ("chair", "cat", "rug", "cup", "person"),
     "floor-tile": ("chair", "bottle", "fork", "cup", "person"),
 }
-_PERSON_WEIGHT = 2.6
+_PERSON_WEIGHT = 2.4
+_LARGE_PERSONS = 0.15
 _WEIGHTS = np.array([_PERSON_WEIGHT if name == "person" else 1.0 for name in THINGS])
 _WEIGHTS /= _WEIGHTS.sum()
 
@@ -234,9 +235,9 @@ def place_things(
     look = rng.random()
     if look < 0.05:
         return []
-    if look < 0.38:
-        name = _pick(rng, layout, [])
-        share = float(np.exp(rng.uniform(np.log(0.18), np.log(1.25))))
+    if look < 0.4:
+        name = "person" if rng.random() < _LARGE_PERSONS else _pick(rng, layout, [])
+        share = float(np.exp(rng.uniform(np.log(0.2), np.log(1.25))))
         placed = [_place(rng, layout, name, share, height, width, central=True)]
         extra = int(rng.choice(3, p=(0.6, 0.25, 0.15)))
     else:

@@ -1,7 +1,5 @@
 """Persons: articulated, with limbs thick enough to cover a patch, in several poses and clothes."""
 
-from math import pi
-
 import numpy as np
 
 from ovsslib.scenes.canvas import (
@@ -157,5 +155,5 @@ def person(rng: np.random.Generator) -> Figure:
     pieces += _head(rng, skin, hair)
     if in_front:
         pieces += [*left, *right]
-    tilt = 0.08 if rng.random() < 0.93 else pi / 3
+    tilt = 0.08 if rng.random() < 0.95 else 0.7
     return Figure(pieces, word, grain=0.04, tilt=tilt)
