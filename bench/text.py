@@ -1,10 +1,12 @@
-"""How much the text classifier saves: batches cut to their longest prompt against one class at a time at 77 tokens.
+"""How much the text classifier saves: batches cut to their longest prompt against one class at a
+time at 77 tokens.
 
     python bench/text.py --classes 171 --baseline-classes 171
 
-The text tower has the size of ViT-B/16's (width 512, 12 layers, 8 heads) and random weights; the vision tower is
-a stub. Both ways compute the same features; the largest difference is printed with the times. The time of the
-slow way is the same for every class, so it may be measured on fewer classes and scaled.
+The text tower has the size of ViT-B/16's (width 512, 12 layers, 8 heads) and random weights; the
+vision tower is a stub. Both ways compute the same features; the largest difference is printed with
+the times. The time of the slow way is the same for every class, so it may be measured on fewer
+classes and scaled.
 """
 
 import argparse
@@ -31,7 +33,9 @@ def text_backbone(device: str = "cpu", precision: str = "fp32") -> Backbone:
 
     torch.manual_seed(0)
     net = CLIP(embed_dim=512, vision_cfg=VISION_STUB, text_cfg=TEXT_TOWER)
-    return Backbone(net, name="text bench", weights_hash="0" * 16, device=device, precision=precision)
+    return Backbone(
+        net, name="text bench", weights_hash="0" * 16, device=device, precision=precision
+    )
 
 
 def spread_words(count: int) -> list[str]:
@@ -45,9 +49,10 @@ def measure(
 ) -> dict[str, Any]:
     """Times in seconds for `classes` words, and their ratio.
 
-    Returns a mapping with `seconds` (sorted, cut batches), `baseline_seconds` (one class at a time at 77 tokens,
-    scaled from `baseline_classes`), `ratio`, `ratio_cpu_time`
-        (of processor seconds, which other work on the machine does not inflate), `largest_difference` of the unit features, `mean_tokens`.
+    Returns a mapping with `seconds` (sorted, cut batches), `baseline_seconds` (one class at a time
+    at 77 tokens, scaled from `baseline_classes`), `ratio`, `ratio_cpu_time` (of
+    processor seconds, which other work on the machine does not inflate), `largest_difference` of
+    the unit features, `mean_tokens`.
     """
     backbone = text_backbone(device)
     settings = TextSettings(prompts=prompts)
@@ -100,7 +105,9 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--classes", type=int, default=20)
     parser.add_argument("--baseline-classes", type=int, default=4)
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
@@ -108,7 +115,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    print(json.dumps(measure(arguments.classes, arguments.baseline_classes, arguments.device), indent=1))
+    print(
+        json.dumps(
+            measure(arguments.classes, arguments.baseline_classes, arguments.device), indent=1
+        )
+    )
 
 
 if __name__ == "__main__":

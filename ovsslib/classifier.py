@@ -1,8 +1,9 @@
-"""The text classifier: words -> text features, computed once per (weights, prompts, settings) and kept.
+"""The text classifier: words -> text features, computed once per model and prompts, and kept.
 
-Two things make it cheap. CLIP's text tower is causal and reads its answer at the end token, so whatever follows that
-token cannot change the answer: prompts are sorted by length and every batch is cut to its longest prompt, which has
-about 9 tokens instead of 77. And the features of a list of words are stored in the user's cache.
+Two things make it cheap. CLIP's text tower is causal and reads its answer at the end token, so
+whatever follows that token cannot change the answer: prompts are sorted by length and every batch
+is cut to its longest prompt, which has about 9 tokens instead of 77. And the features of a list of
+words are stored in the user's cache.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ from ovsslib.vocabulary import Vocabulary
 
 # Raise it whenever the way features are computed changes: entries of another version are rebuilt.
 CACHE_VERSION = 1
-# Tokens in one batch: large enough to keep the matrix products busy, small enough for any machine's memory.
+# Tokens in one batch: enough to keep the matrix products busy, few enough for any memory.
 TOKENS_PER_BATCH = 4096
 _MEMORY_ENTRIES = 64
 _STALE_SECONDS = 3600
@@ -45,8 +46,8 @@ class TextFeatures:
     """The words of one segmentation as CLIP sees them.
 
     Attributes:
-        features: (Q, D) float32, one row per query, of unit length (a little shorter where auxiliary texts are mixed
-            in, as published).
+        features: (Q, D) float32, one row per query, of unit length (a little shorter where
+            auxiliary texts are mixed in, as published).
         query_class: (Q,) int64, class of each query, rising.
         vocabulary: the words.
     """
@@ -74,11 +75,13 @@ def encode_queries(
 
     Args:
         backbone: offers `tokenize`, `encode_text`, `weights_hash`, `context_length`.
-        auxiliary: one text per class (None: leave that class as it is), or one per foreground class. Needed if
-            `settings.auxiliary_weight` is above 0. Each query's feature becomes (1 - b) T + b T_auxiliary with
-            the text of its class, put into the same templates; the result is not normalised again and background
-            queries are not mixed (ITACLIP, equation 9 and its released code).
-    Raises WordsError: a text too long for the model (unless `settings.truncate`), texts that do not fit the classes.
+        auxiliary: one text per class (None: leave that class as it is), or one per foreground
+            class. Needed if `settings.auxiliary_weight` is above 0. Each query's feature becomes
+            (1 - b) T + b T_auxiliary with the text of its class, put into the same templates; the
+            result is not normalised again and background queries are not mixed (ITACLIP, equation
+            9 and its released code).
+    Raises WordsError: a text too long for the model (unless `settings.truncate`), texts that do not
+    fit the classes.
     """
     settings = settings or TextSettings()
     _report_unknown(backbone, vocabulary)
@@ -92,7 +95,7 @@ def encode_queries(
 
 
 def merge_queries(values: Tensor, query_class: Tensor, classes: int) -> Tensor:
-    """Maximum over the queries of each class: (Q, ...) -> (C, ...); a class without a query gets 0."""
+    """Maximum over the queries of each class: (Q, ...) -> (C, ...); 0 for one without a query."""
     if len(query_class) == classes and torch.equal(query_class.cpu(), torch.arange(classes)):
         return values
     out = values.new_zeros((classes, *values.shape[1:]))
@@ -110,7 +113,10 @@ def merge_queries(values: Tensor, query_class: Tensor, classes: int) -> Tensor:
 
 
 def unknown_words(backbone: Any, words: Sequence[str]) -> list[str]:
-    """Words with a token that the model was never trained on (only small embedded models tell which these are)."""
+    """Words with a token that the model was never trained on.
+
+    Only the small embedded models know which these are (`backbone.known_token_ids`).
+    """
     known = getattr(backbone, "known_token_ids", None)
     if known is None or not words:
         return []
@@ -127,8 +133,8 @@ def _report_unknown(backbone: Any, vocabulary: Vocabulary) -> None:
         listed = ", ".join(repr(word) for word in unknown[:8])
         more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
         warnings.warn(
-            f"the model {getattr(backbone, 'name', '')!r} was never trained on {listed}{more}; expect "
-            "nothing of these words, or load a real CLIP",
+            f"the model {getattr(backbone, 'name', '')!r} was never trained on {listed}{more}; "
+            "expect nothing of these words, or load a real CLIP",
             stacklevel=3,
         )
 
@@ -139,8 +145,8 @@ def _align_auxiliary(
     """One text or None per class; the background never has one."""
     if auxiliary is None:
         raise WordsError(
-            f"the settings mix auxiliary texts in, but none are given for vocabulary {vocabulary.name!r}; "
-            "pass them, or set auxiliary_weight to 0"
+            "the settings mix auxiliary texts in, but none are given for vocabulary "
+            f"{vocabulary.name!r}; pass them, or set auxiliary_weight to 0"
         )
     texts = [text or None for text in auxiliary]
     classes = len(vocabulary)
@@ -180,10 +186,11 @@ def encode_texts(
     settings: TextSettings | None = None,
     kinds: Sequence[str] | None = None,
 ) -> Tensor:
-    """Text features (N, D) float32 of unit length for any texts, each put into the settings' templates.
+    """Text features (N, D) float32, unit length, of any texts put into the settings' templates.
 
-    `kinds`: "thing", "stuff" or "material" per text, for strategies that depend on it (default: "thing").
-    Kept in memory and on disk. Raises WordsError for a text that is too long, unless `settings.truncate`.
+    `kinds`: "thing", "stuff" or "material" per text, for strategies that depend on it (default:
+    "thing"). Kept in memory and on disk. Raises WordsError for a text that is too long, unless
+    `settings.truncate`.
     """
     settings = settings or TextSettings()
     texts = list(texts)
@@ -217,10 +224,10 @@ def _encode(backbone: Any, prompts: list[list[str]], settings: TextSettings) -> 
 
 @torch.no_grad()
 def encode_prompts(backbone: Any, prompts: Sequence[str], truncate: bool = False) -> Tensor:
-    """CLIP's text features (P, D) float32 of finished sentences, not normalised, in the order given.
+    """CLIP's text features (P, D) float32 of finished sentences, in order, not normalised.
 
-    Sentences go through the text tower in batches of like length, each cut to its longest sentence. Raises
-    WordsError for a sentence with more tokens than the model takes, unless `truncate`.
+    Sentences go through the text tower in batches of like length, each cut to its longest sentence.
+    Raises WordsError for a sentence with more tokens than the model takes, unless `truncate`.
     """
     prompts = list(prompts)
     tokens = tokenize(backbone, prompts, truncate)  # (P, context)
@@ -241,16 +248,17 @@ def encode_prompts(backbone: Any, prompts: Sequence[str], truncate: bool = False
 
 
 def _batch_end(sorted_lengths: Tensor, start: int) -> int:
-    """Where a batch that begins at `start` ends: prompts of one length, at most TOKENS_PER_BATCH tokens."""
+    """Where a batch that begins at `start` ends: one length, at most TOKENS_PER_BATCH tokens."""
     length = int(sorted_lengths[start])
     same = int((sorted_lengths == length).sum()) + int((sorted_lengths < length).sum())
     return min(same, start + max(1, TOKENS_PER_BATCH // length))
 
 
 def tokenize(backbone: Any, prompts: Sequence[str], truncate: bool = False) -> Tensor:
-    """Token numbers (P, L) long, L the model's context length; sentences that are too long raise WordsError.
+    """Token numbers (P, L) long, L the model's context length.
 
-    With `truncate` a sentence is cut and its last place given to the end token, as CLIP's own tokenizer does.
+    Raises WordsError that says how many tokens a sentence has that is too long. With `truncate`
+    it is cut and its last place given to the end token, as CLIP's own tokenizer does.
     """
     prompts = list(prompts)
     tokens = backbone.tokenize(prompts)
@@ -264,8 +272,8 @@ def tokenize(backbone: Any, prompts: Sequence[str], truncate: bool = False) -> T
         index = max(too_long, key=too_long.get)
         text = prompts[index] if len(prompts[index]) <= 120 else prompts[index][:117] + "..."
         raise WordsError(
-            f"{text!r} has {too_long[index]} tokens, but the model takes at most {limit}; shorten it, "
-            "or set text.truncate to cut it"
+            f"{text!r} has {too_long[index]} tokens, but the model takes at most {limit}; "
+            "shorten it, or set text.truncate to cut it"
         )
     end = tokens.gather(1, (lengths - 1)[:, None])[:, 0]
     cut = tokens[:, :limit].clone()
@@ -305,13 +313,17 @@ def _stamp(key: str, features: Tensor) -> str:
 
 
 def _recall(key: str) -> Tensor | None:
-    """Features kept in memory or on disk, or None; an entry that is damaged or is of another key counts as absent."""
+    """Features kept in memory or on disk, or None.
+
+    An entry that is damaged, or belongs to another key, counts as absent.
+    """
     with _lock:
         if key in _memory:
             _memory.move_to_end(key)
             return _memory[key]
     try:
-        # One read: opening by name twice could see two writers' files (`safetensors.safe_open` does that).
+        # One read: opening by name twice could see two writers' files (as `safe_open`
+        # does).
         content = _entry(key).read_bytes()
         features = safetensors.torch.load(content)["features"]
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
@@ -332,15 +344,15 @@ def _remember(key: str, features: Tensor) -> None:
 
 
 def _store(key: str, features: Tensor) -> None:
-    """Keep features in memory and on disk. A disk that cannot be written costs time, not the result."""
+    """Keep features in memory and on disk; a disk that cannot be written costs only time."""
     _remember(key, features)
     features = features.contiguous()
     content = safetensors.torch.save({"features": features}, {"stamp": _stamp(key, features)})
     temporary = None
     try:
         entry = _entry(key)
-        # The name is this writer's own, so that two processes never write into one file; the last rename wins,
-        # and both bring the same content.
+        # The name is this writer's own, so that two processes never write into one file; the last
+        # rename wins, and both bring the same content.
         temporary = entry.with_name(f".{entry.stem}.{os.getpid()}.{secrets.token_hex(4)}.part")
         temporary.write_bytes(content)
         os.replace(temporary, entry)

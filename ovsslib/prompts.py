@@ -1,7 +1,8 @@
 """Prompts: the sentences that a word is put into before CLIP's text tower sees it.
 
-A *strategy* is a set of templates with "{}" where the word goes, possibly different ones for things, stuff and
-materials. Strategies are data (`data/prompts/*.yaml`); a recipe chooses one by name or brings its own templates.
+A *strategy* is a set of templates with "{}" where the word goes, possibly different ones for
+things, stuff and materials. Strategies are data (`data/prompts/*.yaml`); a recipe chooses one by
+name or brings its own templates.
 """
 
 from collections.abc import Iterator, Mapping
@@ -45,7 +46,9 @@ class PromptStrategy:
             raise WordsError(f"unknown kind {kind!r}; the kinds are {', '.join(KINDS)}")
         return getattr(self, kind)
 
-    def prompts(self, word: str, kind: str = "thing", material_rules: bool | None = None) -> list[str]:
+    def prompts(
+        self, word: str, kind: str = "thing", material_rules: bool | None = None
+    ) -> list[str]:
         """The sentences for one word. Braces in the word are ordinary characters.
 
         Args:
@@ -57,9 +60,10 @@ class PromptStrategy:
 
 
 def spoken(word: str) -> str:
-    """A label name as one would say it: "wall-brick" -> "brick wall", "sky-other" -> "sky", others unchanged.
+    """A label name as one would say it: "wall-brick" -> "brick wall", "sky-other" -> "sky".
 
-    Only names that begin with one of `COMPOUND_HEADS` are turned round, so that "t-shirt" stays what it is.
+    Other names stay as they are. Only names that begin with one of `COMPOUND_HEADS` are turned
+    round, so that "t-shirt" stays what it is.
     """
     for ending in DROPPED_ENDINGS:
         if word.lower().endswith(ending) and len(word) > len(ending):
@@ -99,7 +103,9 @@ def _read_strategy(name: str) -> PromptStrategy:
     templates = content["templates"]
     if templates == "open_clip":
         templates = imagenet_templates()
-    by_kind = templates if isinstance(templates, Mapping) else {"thing": templates, "stuff": templates}
+    by_kind = (
+        templates if isinstance(templates, Mapping) else {"thing": templates, "stuff": templates}
+    )
     return PromptStrategy(
         name,
         content["title"],
@@ -129,12 +135,14 @@ class TextSettings:
         templates: own templates instead, each with "{}" where the word goes.
         names: naming variant of a shipped vocabulary (`ovsslib.vocabulary.VARIANTS`).
         background: name of a set of background words, or "default": the set of the naming variant.
-        normalise_each: True: normalise each prompt's feature, average, normalise (all released code). False: average
-            the features as they come, then normalise for the cosine (the thesis's formula).
+        normalise_each: True: normalise each prompt's feature, average, normalise (all released
+            code). False: average the features as they come, then normalise for the cosine (the
+            thesis's formula).
         auxiliary: "definitions" or "synonyms" to mix in (ITACLIP), or None.
         auxiliary_weight: b in (1 - b) T + b T_auxiliary (ITACLIP, equation 9), 0 to 1.
         truncate: cut texts that are too long for the model, instead of refusing them.
-        material_rules: speak compound label names ("wall-brick" as "brick wall"); None: as the strategy does.
+        material_rules: speak compound label names ("wall-brick" as "brick wall"); None: as the
+            strategy does.
     """
 
     prompts: str = "imagenet80"
@@ -175,7 +183,7 @@ class TextSettings:
         return None
 
     def strategy(self) -> PromptStrategy:
-        """The prompt strategy: the own templates if there are some, else the one named by `prompts`."""
+        """The prompt strategy: the own templates if there are some, else that of `prompts`."""
         if self.templates:
             own = self.templates
             return PromptStrategy("own", "own templates", "this recipe", own, own, own)
@@ -188,7 +196,8 @@ class TextSettings:
     def vocabulary(self, name: str | Vocabulary) -> Vocabulary:
         """A shipped vocabulary under these settings' naming variant and background words.
 
-        A Vocabulary that was opened from the shipped ones is opened again; any other is returned as it is.
+        A Vocabulary that was opened from the shipped ones is opened again; any other is returned as
+        it is.
         """
         if isinstance(name, Vocabulary):
             if name.name not in available() or name.variant not in VARIANTS:

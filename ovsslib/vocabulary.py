@@ -1,9 +1,11 @@
-"""Vocabularies: the classes of a data set, or a user's own words, and the queries that stand for each class.
+"""Vocabularies: the classes of a data set, or a user's own words, and the queries that stand for
+each class.
 
-A class has one readable name; what is sent to CLIP for it are its *queries*. They differ between published
-runs ("traffic light" or "trafficlight", "boat" or "ship", "person" or nine kinds of persons), so a shipped
-vocabulary is opened under a naming variant (`VARIANTS`). Words CLIP should know but nobody wants to see, such as
-"sky" and "wall" in PASCAL VOC, are the queries of the class "background".
+A class has one readable name; what is sent to CLIP for it are its *queries*. They differ between
+published runs ("traffic light" or "trafficlight", "boat" or "ship", "person" or nine kinds of
+persons), so a shipped vocabulary is opened under a naming variant (`VARIANTS`). Words CLIP should
+know but nobody wants to see, such as "sky" and "wall" in PASCAL VOC, are the queries of the class
+"background".
 """
 
 import hashlib
@@ -11,7 +13,6 @@ import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,21 @@ import yaml
 
 from ovsslib import paths
 from ovsslib.errors import WordsError
+from ovsslib.words import (
+    as_list,
+    clean_word,
+    clean_words,
+    did_you_mean,
+    refuse_repeated,
+    word_key,
+)
 
 BACKGROUND = "background"
 KINDS = ("thing", "stuff", "material")
 
-# Naming variants. A published spelling is stored only where it differs, so a variant looks for a class's own entry,
-# then for the entry of the run whose class file it started from, then takes the data set's name.
+# Naming variants. A published spelling is stored only where it differs, so a variant looks for a
+# class's own entry, then for the entry of the run whose class file it started from, then takes the
+# data set's name.
 VARIANTS = {
     "readable": "one query per class, in ordinary spelling",
     "synonyms": "the readable name and this project's synonyms",
@@ -35,7 +45,11 @@ VARIANTS = {
     "itaclip": "class files of ITACLIP",
     "clearclip": "class files of ClearCLIP: bare words",
 }
-_PUBLISHED = {"sclip": ("sclip",), "itaclip": ("itaclip", "sclip"), "clearclip": ("clearclip", "sclip")}
+_PUBLISHED = {
+    "sclip": ("sclip",),
+    "itaclip": ("itaclip", "sclip"),
+    "clearclip": ("clearclip", "sclip"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,8 @@ class Vocabulary:
     Attributes:
         names: readable class names; the label of class c in a label map is c.
         synonyms: per class, the words that stand for it: its queries, at least one.
-        kinds: per class "thing", "stuff" or "material" (decides the prompts of the adaptive strategy).
+        kinds: per class "thing", "stuff" or "material" (decides the prompts of the adaptive
+            strategy).
         groups: per class the name of its group, or None (free words have no groups).
         canonical: per class the data set's own label name.
         background: index of the class "background" (always 0), or None.
@@ -72,11 +87,12 @@ class Vocabulary:
         for label in ("synonyms", "kinds", "groups", "canonical"):
             if len(getattr(self, label)) != count:
                 raise WordsError(
-                    f"vocabulary {self.name!r}: {count} names, but {len(getattr(self, label))} {label}"
+                    f"vocabulary {self.name!r}: {count} names, but "
+                    f"{len(getattr(self, label))} {label}"
                 )
         if not count:
             raise WordsError("no words: give at least one, such as ['person', 'grass']")
-        _refuse_repeated(self.names, self.name)
+        refuse_repeated(self.names, self.name)
         for kind in self.kinds:
             if kind not in KINDS:
                 raise WordsError(f"vocabulary {self.name!r}: unknown kind {kind!r}; kinds: {KINDS}")
@@ -97,7 +113,7 @@ class Vocabulary:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that can change a result (16 hexadecimal digits); titles do not count."""
+        """Hash of everything that can change a result: 16 hexadecimal digits."""
         parts = [self.names, self.synonyms, self.kinds, self.groups, self.background]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -113,11 +129,15 @@ class Vocabulary:
         owners: dict[str, list[str]] = {}
         for name, words in zip(self.names, self.synonyms, strict=True):
             for word in words:
-                owners.setdefault(_key(word), []).append(name)
+                owners.setdefault(word_key(word), []).append(name)
         return {word: tuple(names) for word, names in owners.items() if len(names) > 1}
 
     def describe(self) -> pd.DataFrame:
-        """One row per class: index, name, kind, group, queries (joined by ", "), shared (queries of others too)."""
+        """A table, one row per class (`ovss words show` prints it).
+
+        Columns: name, kind, group, queries (joined by ", "), shared (those of its queries that
+        stand for another class as well). Indexed by label.
+        """
         shared = self.shared_names()
         rows = [
             {
@@ -126,7 +146,7 @@ class Vocabulary:
                 "kind": self.kinds[index],
                 "group": self.groups[index] or "",
                 "queries": ", ".join(self.synonyms[index]),
-                "shared": ", ".join(w for w in self.synonyms[index] if _key(w) in shared),
+                "shared": ", ".join(w for w in self.synonyms[index] if word_key(w) in shared),
             }
             for index, name in enumerate(self.names)
         ]
@@ -138,12 +158,13 @@ class Vocabulary:
 
         Args:
             names: naming variant, a key of `VARIANTS`.
-            background: name of a set of background words (see :func:`background_sets`), or "default": the set of
-                the variant's own run. A vocabulary without a background class has no use for it.
+            background: name of a set of background words (see :func:`background_sets`), or
+                "default": the set of the variant's own run. A vocabulary without a background class
+                has no use for it.
         Raises WordsError for an unknown name, variant or set, and lists the known ones.
         """
         if name not in available():
-            raise WordsError(f"unknown vocabulary {name!r}{_did_you_mean(name, available())}")
+            raise WordsError(f"unknown vocabulary {name!r}{did_you_mean(name, available())}")
         return _from_content(_shipped(name), str(name), names, background)
 
     @staticmethod
@@ -151,12 +172,15 @@ class Vocabulary:
         """A vocabulary of free words.
 
         Args:
-            words: a list of words; a mapping `name: synonyms` (a list, or one text with commas, or None); one text
-                with commas; or a Vocabulary. In a mapping the name itself is always one of the queries.
-            background: None: every pixel gets one of the words. "auto": the usual background words (those of SCLIP)
-                that are not among the words. A list: these. They become class 0, "background".
-        Raises WordsError: no words, an empty word, something that is not a text, one name for two classes.
-        A word that occurs twice in a class is dropped, and a word shared by two classes reported, by a warning.
+            words: a list of words; a mapping `name: synonyms` (a list, or one text with commas, or
+                None); one text with commas; or a Vocabulary. In a mapping the name itself is always
+                one of the queries.
+            background: None: every pixel gets one of the words. "auto": the usual background words
+                (those of SCLIP) that are not among the words. Another text: the set of that
+                name. A list: these. They become class 0, "background".
+        Raises WordsError: no words, an empty word, something that is not a text, one name for two
+        classes. A word that occurs twice in a class is dropped, and a word shared by two classes
+        reported, by a warning.
         """
         if isinstance(words, Vocabulary):
             return words if background is None else words.with_background(background)
@@ -169,25 +193,29 @@ class Vocabulary:
         return vocabulary
 
     def with_background(self, background: str | Iterable[str]) -> "Vocabulary":
-        """A copy with a class "background" in front (index 0): "auto" or a list of words, as in `from_words`."""
+        """A copy with a class "background" in front (index 0).
+
+        `background`: "auto", the name of a set, or a list of words, as in :meth:`from_words`.
+        Raises WordsError if there is such a class or word already, or no background word.
+        """
         if self.background is not None:
             raise WordsError(f"vocabulary {self.name!r} has a background class already; pass None")
-        if _key(BACKGROUND) in {_key(name) for name in self.names}:
+        if word_key(BACKGROUND) in {word_key(name) for name in self.names}:
             raise WordsError(
-                "'background' is among the words and also the name of the background class: drop the word, "
-                "or pass background=None"
+                "'background' is among the words and also the name of the background class: "
+                "drop the word, or pass background=None"
             )
         if isinstance(background, str):
-            taken = {_key(query) for query in self.queries}
+            taken = {word_key(query) for query in self.queries}
             chosen = "sclip" if background == "auto" else background
-            chosen = [word for word in background_words(chosen) if _key(word) not in taken]
+            chosen = [word for word in background_words(chosen) if word_key(word) not in taken]
         else:
             chosen = list(background)
         if not chosen:
             raise WordsError("no background words: give at least one, or pass background=None")
         return Vocabulary(
             (BACKGROUND, *self.names),
-            (_clean_words(chosen, BACKGROUND), *self.synonyms),
+            (clean_words(chosen, BACKGROUND), *self.synonyms),
             ("stuff", *self.kinds),
             (None if set(self.groups) == {None} else BACKGROUND, *self.groups),
             (BACKGROUND, *self.canonical),
@@ -200,14 +228,18 @@ class Vocabulary:
 
     @staticmethod
     def from_file(
-        path: str | Path, names: str = "readable", background: str = "default", background_line: bool = False
+        path: str | Path,
+        names: str = "readable",
+        background: str = "default",
+        background_line: bool = False,
     ) -> "Vocabulary":
         """A vocabulary from a file.
 
-        `.yaml`: the format of `data/vocabularies/` (`names` and `background` as in :meth:`named`), or a plain list of
-        words, or a mapping `name: synonyms`. Anything else: the class files of the official repositories, one class
-        a line, its queries separated by ", "; the first is its name. With `background_line` the first line holds
-        the background words. Raises WordsError naming the file and what is wrong with it.
+        `.yaml`: the format of `data/vocabularies/` (`names` and `background` as in :meth:`named`),
+        or a plain list of words, or a mapping `name: synonyms`. Anything else: the class files of
+        the official repositories, one class a line, its queries separated by ", "; the first is its
+        name. With `background_line` the first line holds the background words. Raises WordsError
+        naming the file and what is wrong with it.
         """
         path = Path(path)
         try:
@@ -246,13 +278,13 @@ def background_words(name: str) -> tuple[str, ...]:
     """The words of a set. Raises WordsError that lists the known ones."""
     sets = _background_file()
     if name not in sets:
-        raise WordsError(f"unknown background words {name!r}{_did_you_mean(name, sets)}")
+        raise WordsError(f"unknown background words {name!r}{did_you_mean(name, sets)}")
     return tuple(sets[name]["words"])
 
 
 def kind_of(word: str) -> str:
     """Kind of a free word: that of the shipped class with this name, else "thing"."""
-    return _known_kinds().get(_key(word), "thing")
+    return _known_kinds().get(word_key(word), "thing")
 
 
 @lru_cache(maxsize=1)
@@ -262,7 +294,7 @@ def _known_kinds() -> dict[str, str]:
         for entry in _shipped(name)["classes"]:
             for word in (entry["name"], entry.get("canonical"), *entry.get("synonyms", ())):
                 if word:
-                    known.setdefault(_key(word), entry["kind"])
+                    known.setdefault(word_key(word), entry["kind"])
     return known
 
 
@@ -274,7 +306,9 @@ def _shipped(name: str) -> dict[str, Any]:
 def _from_content(content: Mapping, stem: str, variant: str, background: str) -> Vocabulary:
     """A vocabulary from the content of a YAML file in our format."""
     if variant not in VARIANTS:
-        raise WordsError(f"unknown naming variant names={variant!r}{_did_you_mean(variant, VARIANTS)}")
+        raise WordsError(
+            f"unknown naming variant names={variant!r}{did_you_mean(variant, VARIANTS)}"
+        )
     entries = content["classes"]
     if not isinstance(entries, list) or not entries:
         raise WordsError("`classes` must be a list of at least one class")
@@ -288,19 +322,21 @@ def _from_content(content: Mapping, stem: str, variant: str, background: str) ->
                 f"class {entry['name']!r} stands at place {index} and says index {entry['index']}; "
                 "list the classes in label order, from 0"
             )
-        names.append(_clean(entry["name"]))
-        queries.append(_clean_words(_queries_of(entry, variant), names[-1]))
+        names.append(clean_word(entry["name"]))
+        queries.append(clean_words(_queries_of(entry, variant), names[-1]))
     spec = content.get("background")
     index = None
     if spec is not None:
         index = spec.get("index", 0) if isinstance(spec, Mapping) else None
         if index != 0 or names[0] != BACKGROUND:
             raise WordsError("the background must be class 0 and be called 'background'")
-        queries[0] = _clean_words(_background_queries(spec, variant, background), BACKGROUND)
+        queries[0] = clean_words(_background_queries(spec, variant, background), BACKGROUND)
     return Vocabulary(
         tuple(names),
         tuple(queries),
-        tuple(entry.get("kind") or kind_of(name) for entry, name in zip(entries, names, strict=True)),
+        tuple(
+            entry.get("kind") or kind_of(name) for entry, name in zip(entries, names, strict=True)
+        ),
         tuple(entry.get("group") for entry in entries),
         tuple(entry.get("canonical", name) for entry, name in zip(entries, names, strict=True)),
         index,
@@ -315,7 +351,7 @@ def _queries_of(entry: Mapping, variant: str) -> list[str]:
     if variant == "readable":
         return [entry["name"]]
     if variant == "synonyms":
-        return [entry["name"], *_as_list(entry.get("synonyms"), entry["name"])]
+        return [entry["name"], *as_list(entry.get("synonyms"), entry["name"])]
     published = entry.get("as_published") or {}
     for run in _PUBLISHED.get(variant, ()):
         if run in published:
@@ -331,7 +367,9 @@ def _background_queries(spec: Mapping, variant: str, background: str) -> Iterabl
         return own[background]
     known = [*own, *background_sets()]
     if background not in known:
-        raise WordsError(f"unknown background words {background!r}{_did_you_mean(background, known)}")
+        raise WordsError(
+            f"unknown background words {background!r}{did_you_mean(background, known)}"
+        )
     return background_words(background)
 
 
@@ -343,7 +381,9 @@ def _from_lines(text: str, stem: str, background_line: bool) -> Vocabulary:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             raise WordsError(f"line {number} is empty, but every line is a class; remove it")
-    synonyms = [_clean_words(line.strip().split(", "), f"line {n}") for n, line in enumerate(lines, 1)]
+    synonyms = [
+        clean_words(line.strip().split(", "), f"line {n}") for n, line in enumerate(lines, 1)
+    ]
     names = [words[0] for words in synonyms]
     if background_line:
         names[0] = BACKGROUND
@@ -366,67 +406,18 @@ def _classes_of(words: Any) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...
     if isinstance(words, str):
         words = [word for word in words.split(",") if word.strip()]
     if isinstance(words, Mapping):
-        names = tuple(_clean(name) for name in words)
+        names = tuple(clean_word(name) for name in words)
         synonyms = tuple(
-            _clean_words([name, *_as_list(more, name)], name, quiet_name=True)
+            clean_words([name, *as_list(more, name)], name, quiet_name=True)
             for name, more in zip(names, words.values(), strict=True)
         )
         return names, synonyms
     if words is None or isinstance(words, bytes) or not isinstance(words, Iterable):
-        raise WordsError(f"words must be a list of texts or a mapping `name: synonyms`, not {words!r}")
-    names = tuple(_clean(word) for word in words)
+        raise WordsError(
+            f"words must be a list of texts or a mapping `name: synonyms`, not {words!r}"
+        )
+    names = tuple(clean_word(word) for word in words)
     return names, tuple((name,) for name in names)
-
-
-def _as_list(synonyms: Any, name: str) -> list[str]:
-    if synonyms is None:
-        return []
-    if isinstance(synonyms, str):
-        return [word for word in synonyms.split(",") if word.strip()]
-    if isinstance(synonyms, (Mapping, bytes)) or not isinstance(synonyms, Iterable):
-        raise WordsError(f"the synonyms of {name!r} must be a list of texts, not {synonyms!r}")
-    return list(synonyms)
-
-
-def _clean(word: Any) -> str:
-    """A word without surrounding or repeated white space (CLIP's tokenizer collapses it as well)."""
-    if not isinstance(word, str):
-        raise WordsError(f"{word!r} is not a text; write it in quotes, as in 'dog'")
-    cleaned = " ".join(word.split())
-    if not cleaned:
-        raise WordsError(f"{word!r} is an empty word; remove it")
-    return cleaned
-
-
-def _clean_words(words: Iterable[Any], owner: str, quiet_name: bool = False) -> tuple[str, ...]:
-    """Cleaned queries of one class; repeated ones are dropped with a warning."""
-    kept: dict[str, str] = {}
-    for position, word in enumerate(words):
-        word = _clean(word)
-        if _key(word) in kept:
-            # People list the name again among its synonyms; there is nothing to tell them.
-            if not (quiet_name and position and _key(word) == _key(owner)):
-                warnings.warn(f"class {owner!r}: dropped {word!r}, which it has twice", stacklevel=4)
-            continue
-        kept[_key(word)] = word
-    return tuple(kept.values())
-
-
-def _key(word: str) -> str:
-    """What CLIP sees of a word's spelling: white space collapsed, lower case."""
-    return " ".join(word.split()).lower()
-
-
-def _refuse_repeated(names: Iterable[str], vocabulary: str) -> None:
-    seen: dict[str, str] = {}
-    repeated = []
-    for name in names:
-        if _key(name) in seen:
-            repeated.append(name)
-        seen[_key(name)] = name
-    if repeated:
-        listed = ", ".join(repr(name) for name in dict.fromkeys(repeated))
-        raise WordsError(f"vocabulary {vocabulary!r} names more than one class {listed}; keep one of each")
 
 
 def _report_shared(vocabulary: Vocabulary) -> None:
@@ -436,10 +427,3 @@ def _report_shared(vocabulary: Vocabulary) -> None:
             "the first of them wins every tie",
             stacklevel=3,
         )
-
-
-def _did_you_mean(word: object, known: Iterable[str]) -> str:
-    known = list(known)
-    close = get_close_matches(str(word), known, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"{hint}; known: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""The text classifier: exact against one prompt at a time, the mixing rule, long texts, and a cache that can be trusted."""
+"""The text classifier: exact, mixed as published, and with a cache that can be trusted."""
 
 import multiprocessing
 import os
@@ -50,7 +50,13 @@ def text_model(context_length: int = 77) -> Backbone:
 
     torch.manual_seed(3)
     vision = {"image_size": 32, "patch_size": 16, "width": 32, "head_width": 16, "layers": 1}
-    text = {"context_length": context_length, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3}
+    text = {
+        "context_length": context_length,
+        "vocab_size": 49408,
+        "width": 32,
+        "heads": 2,
+        "layers": 3,
+    }
     net = CLIP(embed_dim=24, vision_cfg=vision, text_cfg=text)
     return Backbone(net, name="tiny", weights_hash="seed 3")
 
@@ -69,9 +75,14 @@ def counting(model, monkeypatch, tmp_path) -> Counting:
     clear_memory()
 
 
-def one_by_one(model: Backbone, word: str, settings: TextSettings, kind: str = "thing") -> torch.Tensor:
+def one_by_one(
+    model: Backbone, word: str, settings: TextSettings, kind: str = "thing"
+) -> torch.Tensor:
     """A word's feature the slow way: every prompt alone, at the full 77 tokens."""
-    rows = [model.encode_text(model.tokenize([prompt]))[0] for prompt in settings.prompts_for(word, kind)]
+    rows = [
+        model.encode_text(model.tokenize([prompt]))[0]
+        for prompt in settings.prompts_for(word, kind)
+    ]
     if settings.normalise_each:
         rows = [row / row.norm() for row in rows]
     mean = torch.stack(rows).mean(dim=0)
@@ -97,7 +108,13 @@ def test_plain_mean_differs_from_normalised(counting):
 
 
 def test_prompts_come_back_in_their_order(model, counting):
-    prompts = ["a very long sentence about nothing at all", "dog", "a dog", "cat", "a photo of a dog."]
+    prompts = [
+        "a very long sentence about nothing at all",
+        "dog",
+        "a dog",
+        "cat",
+        "a photo of a dog.",
+    ]
     together = encode_prompts(counting, prompts)
     assert counting.lengths == sorted(counting.lengths)
     alone = torch.cat([model.encode_text(model.tokenize([prompt])) for prompt in prompts])
@@ -140,7 +157,9 @@ def test_auxiliary_texts_are_mixed_as_published(counting):
     assert (mixed[2:].norm(dim=-1) < 1).all()  # not normalised again
     aligned = encode_queries(counting, words, settings, [None, "a barking pet", "a purring pet"])
     assert torch.equal(aligned.features, mixed)
-    ignored = encode_queries(counting, words, settings, ["scenery", "a barking pet", "a purring pet"])
+    ignored = encode_queries(
+        counting, words, settings, ["scenery", "a barking pet", "a purring pet"]
+    )
     assert torch.equal(ignored.features, mixed)
     partly = encode_queries(counting, words, settings, [None, None, "a purring pet"]).features
     assert torch.equal(partly[:4], plain[:4]) and torch.equal(partly[4], mixed[4])
@@ -154,7 +173,9 @@ def test_weight_nought_needs_no_texts(counting):
     assert len(encode_queries(counting, words, settings)) == 1
 
 
-@pytest.mark.parametrize(("texts", "message"), [(None, "none are given"), (["a", "b", "c"], "3 auxiliary texts")])
+@pytest.mark.parametrize(
+    ("texts", "message"), [(None, "none are given"), (["a", "b", "c"], "3 auxiliary texts")]
+)
 def test_auxiliary_texts_that_do_not_fit(counting, texts, message):
     words = Vocabulary.from_words(["dog", "cat"])
     settings = TextSettings(auxiliary="definitions", auxiliary_weight=0.2)
@@ -234,7 +255,8 @@ def entries() -> list:
 def test_memory_and_disk(counting):
     first = encode_texts(counting, ["dog", "cat"], SINGLE)
     assert counting.rows == 2 and len(entries()) == 1
-    encode_texts(counting, ["dog", "cat"], SINGLE).zero_()  # what callers do to their copy stays theirs
+    # What callers do to their copy stays theirs.
+    encode_texts(counting, ["dog", "cat"], SINGLE).zero_()
     assert torch.equal(encode_texts(counting, ["dog", "cat"], SINGLE), first)
     clear_memory()
     assert torch.equal(encode_texts(counting, ["dog", "cat"], SINGLE), first)
@@ -264,7 +286,9 @@ def test_a_damaged_or_foreign_entry_is_rebuilt(counting, damage):
         broken = other.read_bytes()
     else:
         flipped = content[:-3] + bytes([content[-3] ^ 255]) + content[-2:]
-        broken = {"flip": flipped, "cut": content[:-9], "empty": b"", "text": b"nonsense" * 9}[damage]
+        broken = {"flip": flipped, "cut": content[:-9], "empty": b"", "text": b"nonsense" * 9}[
+            damage
+        ]
     entry.write_bytes(broken)
     clear_memory()
     rows = counting.rows

@@ -47,7 +47,11 @@ def test_thesis_sets_as_written():
         "a picture of a dog",
         "an image of a dog",
     ]
-    assert PROMPTS["thesis-top3"].prompts("dog") == ["a photo of a dog", "dog in the scene", "this is a dog"]
+    assert PROMPTS["thesis-top3"].prompts("dog") == [
+        "a photo of a dog",
+        "dog in the scene",
+        "this is a dog",
+    ]
     assert PROMPTS["single"].prompts("dog") == ["a photo of a dog."]
     assert PROMPTS["none"].prompts("dog") == ["dog"]
 
@@ -56,12 +60,17 @@ def test_adaptive_follows_the_kind():
     adaptive = PROMPTS["adaptive"]
     assert adaptive.prompts("dog", "thing") == ["a photo of a dog", "dog in the image"]
     assert adaptive.prompts("sky-other", "stuff") == ["this is sky", "the sky"]
-    assert adaptive.prompts("wall-brick", "material") == ["a brick wall surface", "brick wall texture"]
+    assert adaptive.prompts("wall-brick", "material") == [
+        "a brick wall surface",
+        "brick wall texture",
+    ]
     settings = TextSettings(prompts="adaptive", names="canonical")
     stuff = settings.vocabulary("coco_stuff")
     index = stuff.names.index("brick wall")
     assert stuff.queries[index] == "wall-brick"
-    assert settings.prompts_for(stuff.queries[index], stuff.kinds[index])[0] == "a brick wall surface"
+    assert (
+        settings.prompts_for(stuff.queries[index], stuff.kinds[index])[0] == "a brick wall surface"
+    )
     with pytest.raises(WordsError, match="unknown kind 'beast'"):
         adaptive.templates("beast")
 

@@ -15,8 +15,8 @@ from ovsslib.vocabulary import (
     kind_of,
 )
 
-# From the data sets' own documentation: number of classes, then (label, readable name) of the first, the last and
-# some in between, in the encoding that the data loaders produce.
+# From the data sets' own documentation: number of classes, then (label, readable name) of the
+# first, the last and some in between, in the encoding that the data loaders produce.
 DOCUMENTED = {
     "voc20": (20, {0: "aeroplane", 6: "car", 10: "dining table", 14: "person", 19: "tv monitor"}),
     "voc21": (21, {0: "background", 1: "aeroplane", 4: "boat", 15: "person", 20: "tv monitor"}),
@@ -25,13 +25,16 @@ DOCUMENTED = {
     "coco_object": (81, {0: "background", 1: "person", 10: "traffic light", 80: "toothbrush"}),
     "coco_stuff": (
         171,
-        # A stuff label is COCO's category id less 12: banner 92, counter 107, floor-wood 118, playingfield 145,
-        # sea 155, wall-brick 171, wood 182.
+        # A stuff label is COCO's category id less 12: banner 92, counter 107, floor-wood 118,
+        # playingfield 145, sea 155, wall-brick 171, wood 182.
         {0: "person", 9: "traffic light", 79: "toothbrush", 80: "banner", 95: "counter"}
         | {106: "wooden floor", 133: "playing field", 143: "sea", 159: "brick wall", 170: "wood"},
     ),
     "cityscapes": (19, {0: "road", 6: "traffic light", 10: "sky", 11: "person", 18: "bicycle"}),
-    "ade20k": (150, {0: "wall", 2: "sky", 12: "person", 20: "car", 136: "traffic light", 149: "flag"}),
+    "ade20k": (
+        150,
+        {0: "wall", 2: "sky", 12: "person", 20: "car", 136: "traffic light", 149: "flag"},
+    ),
     "scenes": (34, {0: "sky", 7: "brick wall", 13: "bush", 14: "person", 27: "fork", 33: "bench"}),
     "scenes-object": (21, {0: "background", 1: "person", 15: "cup", 20: "bench"}),
     "scenes-things": (20, {0: "person", 14: "cup", 19: "bench"}),
@@ -170,7 +173,9 @@ def test_no_words(words):
         Vocabulary.from_words(words)
 
 
-@pytest.mark.parametrize("words", [[1, "dog"], ["dog", None], [b"dog"], None, 7, [["dog"]], b"dog", {"a": 3}])
+@pytest.mark.parametrize(
+    "words", [[1, "dog"], ["dog", None], [b"dog"], None, 7, [["dog"]], b"dog", {"a": 3}]
+)
 def test_words_that_are_not_texts(words):
     with pytest.raises(WordsError, match="text"):
         Vocabulary.from_words(words)
@@ -211,7 +216,9 @@ def test_a_repeated_synonym_is_dropped_with_notice():
         assert Vocabulary.from_words({"dog": ["dog", "hound"]}).synonyms == (("dog", "hound"),)
 
 
-@pytest.mark.parametrize("word", ["🐕", "كلب أسود", "{dog}", "{}", "{0!r}", "x" * 300, "dog, or wolf"])
+@pytest.mark.parametrize(
+    "word", ["🐕", "كلب أسود", "{dog}", "{}", "{0!r}", "x" * 300, "dog, or wolf"]
+)
 def test_unusual_words_are_kept_as_they_are(word):
     assert Vocabulary.from_words([word, "cat"]).queries == (word, "cat")
 
@@ -273,7 +280,10 @@ def test_own_yaml_formats(tmp_path):
     path.write_text("- otter\n- river")
     assert Vocabulary.from_file(path).names == ("otter", "river")
     path.write_text("otter: sea otter, river otter\nriver:")
-    assert Vocabulary.from_file(path).synonyms == (("otter", "sea otter", "river otter"), ("river",))
+    assert Vocabulary.from_file(path).synonyms == (
+        ("otter", "sea otter", "river otter"),
+        ("river",),
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+"""Cleaning and comparing words, before they are a vocabulary."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from ovsslib.errors import WordsError
+
+
+def as_list(synonyms: Any, name: str) -> list[str]:
+    """The synonyms of a class as people write them: None, one text with commas, or a list.
+
+    Raises WordsError for anything else.
+    """
+    if synonyms is None:
+        return []
+    if isinstance(synonyms, str):
+        return [word for word in synonyms.split(",") if word.strip()]
+    if isinstance(synonyms, (Mapping, bytes)) or not isinstance(synonyms, Iterable):
+        raise WordsError(f"the synonyms of {name!r} must be a list of texts, not {synonyms!r}")
+    return list(synonyms)
+
+
+def clean_word(word: Any) -> str:
+    """A word without surrounding or repeated white space, which CLIP's tokenizer drops as well.
+
+    Raises WordsError if it is not a text, or is empty.
+    """
+    if not isinstance(word, str):
+        raise WordsError(f"{word!r} is not a text; write it in quotes, as in 'dog'")
+    cleaned = " ".join(word.split())
+    if not cleaned:
+        raise WordsError(f"{word!r} is an empty word; remove it")
+    return cleaned
+
+
+def clean_words(words: Iterable[Any], owner: str, quiet_name: bool = False) -> tuple[str, ...]:
+    """Cleaned queries of one class; repeated ones are dropped with a warning.
+
+    With `quiet_name` the class's own name may be repeated without one. Raises WordsError as
+    :func:`clean_word` does.
+    """
+    kept: dict[str, str] = {}
+    for position, word in enumerate(words):
+        word = clean_word(word)
+        if word_key(word) in kept:
+            # People list the name again among its synonyms; there is nothing to tell them.
+            if not (quiet_name and position and word_key(word) == word_key(owner)):
+                warnings.warn(
+                    f"class {owner!r}: dropped {word!r}, which it has twice", stacklevel=4
+                )
+            continue
+        kept[word_key(word)] = word
+    return tuple(kept.values())
+
+
+def word_key(word: str) -> str:
+    """What CLIP sees of a word's spelling: white space collapsed, lower case."""
+    return " ".join(word.split()).lower()
+
+
+def refuse_repeated(names: Iterable[str], vocabulary: str) -> None:
+    """Raises WordsError that lists the names which CLIP could not tell apart."""
+    seen: dict[str, str] = {}
+    repeated = []
+    for name in names:
+        if word_key(name) in seen:
+            repeated.append(name)
+        seen[word_key(name)] = name
+    if repeated:
+        listed = ", ".join(repr(name) for name in dict.fromkeys(repeated))
+        raise WordsError(
+            f"vocabulary {vocabulary!r} names more than one class {listed}; keep one of each"
+        )
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the closest known one, then all of them."""
+    known = list(known)
+    close = get_close_matches(str(word), known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"{hint}; known: {', '.join(known)}"
