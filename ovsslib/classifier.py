@@ -122,8 +122,8 @@ def unknown_words(backbone: Any, words: Sequence[str]) -> list[str]:
         return []
     tokens = backbone.tokenize(list(words))
     known = torch.as_tensor(known).flatten().to(tokens.device)
-    special = torch.stack([tokens.max(), tokens[:, 0].max(), tokens.min()])
-    seen = torch.isin(tokens, torch.cat([known, special])).all(dim=-1)
+    markers = torch.stack([tokens[:, 0].max(), tokens.max(), tokens.new_zeros(())])
+    seen = torch.isin(tokens, torch.cat([known, markers])).all(dim=-1)
     return [word for word, ok in zip(words, seen.tolist(), strict=True) if not ok]
 
 
