@@ -1,0 +1,15 @@
+"""Figures of the book: every function takes measured data or pictures and returns a matplotlib Figure.
+
+`style` sets fonts and colours once; `panels` shows pictures and label maps; `plots` shows numbers with their
+intervals; `pipeline` draws the flow of a recipe from the recipe itself.
+"""
+
+from ovsslib.figures.panels import attention_panel, feature_panel, mask_panel, picture_row
+from ovsslib.figures.pipeline import pipeline
+from ovsslib.figures.plots import bars, cumulative, dots, pareto, reliability, scatter_claims
+from ovsslib.figures.style import figure_style
+
+__all__ = [
+    "attention_panel", "bars", "cumulative", "dots", "feature_panel", "figure_style", "mask_panel", "pareto",
+    "picture_row", "pipeline", "reliability", "scatter_claims",
+]

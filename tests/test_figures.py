@@ -1,0 +1,78 @@
+"""Figures are made from data and hold what they were given."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from ovsslib import figures
+from ovsslib.figures.panels import paint
+from ovsslib.recipe import Recipe, recipe_names
+
+TABLE = pd.DataFrame(
+    {
+        "value": [10.0, 30.0, 32.0], "low": [9.0, 28.0, 30.0], "high": [11.0, 32.0, 34.0],
+        "seconds": [0.1, 0.3, 0.2], "claimed": [22.77, np.nan, 30.0],
+    },
+    index=["clip", "sclip", "naclip"],
+)
+
+
+def texts(figure: Figure) -> str:
+    return " ".join(t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text")))
+
+
+def test_dots_show_every_row_measured_and_claimed():
+    figure = figures.dots(TABLE, claimed="claimed")
+    labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert labels == list(TABLE.index)
+    claims = next(line for line in figure.axes[0].lines if line.get_marker() == "D")
+    assert np.allclose(claims.get_xdata(), TABLE["claimed"], equal_nan=True)
+
+
+def test_pareto_frontier_leaves_out_dominated_points():
+    figure = figures.pareto(TABLE)
+    frontier = next(line for line in figure.axes[0].lines if line.get_label() == "frontier")
+    assert list(frontier.get_xdata()) == [0.1, 0.2]
+    assert list(frontier.get_ydata()) == [10.0, 32.0]
+
+
+def test_cumulative_has_accuracy_and_time():
+    figure = figures.cumulative(TABLE, claimed="claimed")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["mIoU (%)", "seconds per image"]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_pipeline_names_the_active_stages_of_every_recipe(name):
+    recipe = Recipe.named(name)
+    shown = texts(figures.pipeline(recipe))
+    assert all(stage in shown for stage in recipe.stages)
+
+
+def test_paint_leaves_ignored_pixels_white():
+    painted = paint(np.array([[0, 1], [255, 0]]), np.array([[1, 2, 3], [4, 5, 6]]))
+    assert painted[0, 1].tolist() == [4, 5, 6]
+    assert painted[1, 0].tolist() == [255, 255, 255]
+
+
+def test_mask_panel_lists_only_the_classes_that_occur():
+    image = np.zeros((20, 30, 3), np.uint8)
+    figure = figures.mask_panel(image, {"truth": np.full((20, 30), 2)}, ["sky", "grass", "dog"])
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["dog"]
+
+
+def test_attention_and_features_are_drawn():
+    image = np.zeros((32, 48, 3), np.uint8)
+    maps = {"q-k": np.random.default_rng(0).random((2, 3)), "CSA": np.ones((2, 3))}
+    assert "CSA" in texts(figures.attention_panel(image, maps, (1, 2)))
+    features = {"coarse": torch.rand(8, 2, 3), "fine": torch.rand(8, 4, 6)}
+    assert "fine" in texts(figures.feature_panel(image, features))
+
+
+def test_reliability_and_bars():
+    curve = pd.DataFrame({"confidence": [0.1, 0.5], "accuracy": [0.2, 0.6], "share": [0.4, 0.6]})
+    assert figures.reliability({"before": curve, "after": curve}).axes[1].get_title() == "after"
+    assert "2.5" in texts(figures.bars({"a": 2.5, "b": 1.0}, "seconds"))
+    figure = figures.scatter_claims([1, 2], [3, 4], ["clip", "sclip"], "published", "measured")
+    assert "sclip" in texts(figure)
