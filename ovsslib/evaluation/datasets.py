@@ -418,6 +418,10 @@ def _open_folder(root, split: str, words: Sequence[str] | None) -> SegmentationD
     words = [word.strip() for word in words if word.strip()]
     if not words:
         raise DataError(f"no words for {root}: give at least one")
+    names = [word.split(", ")[0] for word in words]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"two classes of {root} are called {twice!r}; give each its own name")
     files = sorted(path for path in images.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
     if not files:
         raise DataError(f"no images: {images} has none of {', '.join(PICTURE_SUFFIXES)}")

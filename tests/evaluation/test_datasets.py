@@ -173,6 +173,8 @@ def test_folder_errors(tmp_path):
     fake = build("folder", tmp_path)
     with pytest.raises(DataError, match="words"):
         open_dataset("folder", fake.root, words=["", " "])
+    with pytest.raises(DataError, match="two classes.*'dog'"):
+        open_dataset("folder", fake.root, words=["dog", "cat", "dog, hound"])
     Image.new("RGB", (3, 1)).save(fake.root / f"images/{fake.names[0]}.png")
     with pytest.raises(DataError, match="two images"):
         open_dataset("folder", fake.root)
