@@ -129,18 +129,12 @@ class Segmenter:
         whole = next((s for _, s in self.recipe.at("attention") if _replaces_block(s)), None)
         if whole is not None:
             return backbone.head(whole.tokens(backbone, trunk))
-        tap = trunk.taps[backbone.layers - 1]
         stages = [s for _, s in self.recipe.at("attention")]
-
-        def weights_of(one, adjust=None):
-            return attention.weights(one, trunk.grid, backbone.scale, adjust)
-
-        context = AttentionContext(backbone, trunk, trunk.grid, weights_of, text, pixels, pamr)
+        context = self._context(trunk, pixels, text)
 
         def run(adjust=None) -> Tensor:
-            return backbone.head(
-                attention.tokens(backbone, trunk, self._weights(tap, context, adjust))
-            )
+            weights = self.attention_weights(context, adjust)
+            return backbone.head(attention.tokens(backbone, trunk, weights))
 
         tokens = run()
         for settings in stages:
@@ -154,14 +148,41 @@ class Segmenter:
             tokens = run(settings.feedback(first, pixels, pamr, backbone.patch_size))
         return tokens
 
-    def _weights(self, tap, context: AttentionContext, adjust=None) -> Tensor | None:
-        """Attention weights of the last block with every stage's change; None where they are the identity."""
+    def _context(self, trunk: TrunkOutput, pixels: Tensor, text: Tensor | None) -> AttentionContext:
+        attention, scale = self.recipe["attention"], self.backbone.scale
+
+        def base(tap, adjust=None):
+            return attention.weights(tap, trunk.grid, scale, adjust)
+
+        return AttentionContext(self.backbone, trunk, trunk.grid, base, text, pixels, pamr)
+
+    def attention_weights(self, context: AttentionContext, adjust=None) -> Tensor | None:
+        """Weights (B, heads, T, T) of the last block with every stage's change; None for the identity.
+
+        `adjust` is what a feedback stage asks of the score matrices; maps of attention show the weights of the
+        first pass, without it.
+        """
         changes = [s for _, s in self.recipe.at("attention") if hasattr(s, "on_weights")]
         if self.recipe["attention"].terms == "value" and not changes:
             return None
-        weights = context.base(tap, adjust)
+        weights = context.base(context.trunk.taps[self.backbone.layers - 1], adjust)
         for settings in changes:
             weights = settings.on_weights(weights, context)
+        return weights
+
+    def attention_of(self, pixels: Tensor) -> Tensor:
+        """Weights (B, heads, T, T) that the recipe's last block uses on pictures (B, 3, H, W), class token first.
+
+        Raises RecipeError for GEM, which has no one matrix.
+        """
+        if any(_replaces_block(s) for _, s in self.recipe.at("attention")):
+            raise RecipeError(f"recipe {self.recipe.name!r} replaces the last block; it has no one attention matrix")
+        with torch.no_grad():
+            trunk = self.backbone.trunk(pixels, self.taps, self.inputs)
+            weights = self.attention_weights(self._context(trunk, pixels, None))
+        if weights is None:
+            count = trunk.tokens.shape[1]
+            weights = torch.eye(count).expand(len(pixels), self.backbone.heads, -1, -1)
         return weights
 
     def features(
