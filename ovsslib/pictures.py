@@ -55,8 +55,8 @@ def read_picture(source: Picture) -> np.ndarray:
             f"not {type(source).__name__}"
         )
     path = Path(source)
-    _check_file(path)
     try:
+        _check_file(path)
         with _open(path) as image:
             return _to_rgb(image, str(path))
     except ImageError:
@@ -117,8 +117,8 @@ def open_untouched(path: Path) -> Image.Image:
     The caller closes it. Raises ImageError as `read_picture` does, except for damage in the pixels,
     which shows only when they are decoded.
     """
-    _check_file(path)
     try:
+        _check_file(path)
         return _open(path)
     except ImageError:
         raise

@@ -166,6 +166,12 @@ def test_missing_empty_folder_and_text(tmp_path):
         assert str(tmp_path / name) in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["a" * 5000, "nul\0byte.png"])
+def test_texts_that_cannot_be_paths(text):
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_picture(text)
+
+
 @pytest.mark.parametrize(
     "array",
     [

@@ -319,7 +319,7 @@ def _layout(name: str, split: str) -> Layout:
     if name.startswith("scenes"):
         view = {"scenes": f"identity-{classes}", "scenes-object": "scenes_object"}
         forms = ((".png", view.get(name, "scenes_things")),)
-        part = _folder_of(name, split, train="train", val="val")
+        part = _folder_of(name, split, train="train", val="val", test="test")
     elif name == "ade20k":
         forms = ((".png", f"reduced-{classes}"),)
         part = _folder_of(name, split, train="training", val="validation")

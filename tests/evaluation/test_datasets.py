@@ -319,3 +319,27 @@ def test_check_reports_classes_that_never_occur(tmp_path, monkeypatch):
     monkeypatch.setitem(datasets.VIEWS, "ade20k", (*datasets.VIEWS["ade20k"][:3], 3))
     (problem,) = check_dataset("ade20k", tmp_path, progress=False)
     assert "never occur" in problem
+
+
+def test_the_shipped_scenes_need_no_root():
+    whole, objects, things = (
+        open_dataset(name, limit=4) for name in ("scenes", "scenes-object", "scenes-things")
+    )
+    for index in range(4):
+        image, label, name = whole[index]
+        assert image.shape == (224, 298, 3) and name == objects[index][2] == things[index][2]
+        stuff = label < 14
+        assert np.array_equal(objects[index][1], np.where(stuff, 0, label - 13))
+        assert np.array_equal(things[index][1], np.where(stuff, 255, label - 14))
+    assert len({data.fingerprint() for data in (whole, objects, things)}) == 3
+
+
+def test_other_splits(tmp_path):
+    fake = build("scenes", tmp_path)
+    for folder in ("images", "annotations"):
+        (fake.root / folder / "val").rename(fake.root / folder / "test")
+    assert len(open_dataset("scenes", tmp_path, split="test")) == 3
+    voc = build("voc21", tmp_path)
+    lists = voc.root / "ImageSets/Segmentation"
+    (lists / "train.txt").write_text(f"{voc.names[1]}\n\n")
+    assert open_dataset("voc21", tmp_path, split="train")[0][2] == voc.names[1]
