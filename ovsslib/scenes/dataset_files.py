@@ -25,7 +25,7 @@ from ovsslib import paths
 from ovsslib.errors import DataError
 from ovsslib.scenes.captions import caption
 from ovsslib.scenes.classes import CLASSES
-from ovsslib.scenes.drawing import Scene, draw
+from ovsslib.scenes.drawing import PINNED, Scene, draw
 
 #: The world (seed) of each split; textures are drawn from the seed, so no two splits share one.
 SPLIT_SEEDS = {"train": 1, "dev": 2, "val": 3, "test": 4}
@@ -235,7 +235,7 @@ def _differs(found: dict, expected: dict) -> bool:
             f"picture {found['file']} (index {found['index']}) is not the one in the manifest: "
             f"mean {found['mean']} against {expected['mean']}, masks "
             f"{'differ' if found['masks'] != expected['masks'] else 'agree'}; "
-            f"install the versions named there (drawn here with {drawn_with()})"
+            f"install {PINNED} (drawn here with {drawn_with()})"
         )
     return True
 
