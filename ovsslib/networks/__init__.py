@@ -1,0 +1,1 @@
+"""Networks that methods bring along besides CLIP."""
