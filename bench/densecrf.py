@@ -1,8 +1,10 @@
-"""DenseCRF over the labels that matter against all labels, on made-up scenes at 640x480 with 171 words.
+"""DenseCRF over the labels that matter against all labels, on made-up scenes at 640x480 with 171
+words.
 
-Run `python bench/densecrf.py [--kinds peaky noisy]`. A scene has 9 coloured regions with texture; the cosines of a
-patch grid rise by 0.08 for the right word over patchy noise. "peaky" is what a confident model gives, "noisy" has
-twice the noise and dozens of words that win a few patches each. Prints seconds, ratio, and equal pixels.
+Run `python bench/densecrf.py [--kinds peaky noisy]`. A scene has 9 coloured regions with texture;
+the cosines of a patch grid rise by 0.08 for the right word over patchy noise. "peaky" is what a
+confident model gives, "noisy" has twice the noise and dozens of words that win a few patches each.
+Prints seconds, ratio, and equal pixels.
 """
 
 import argparse
@@ -18,7 +20,9 @@ from ovsslib.stages.densecrf import densecrf
 def scene(
     words: int, height: int, width: int, noise: float, scale: float, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A photo (H, W, 3) uint8 of 9 regions and probabilities (C, H, W) float32 of a patchy classifier."""
+    """A photo (H, W, 3) uint8 of 9 regions and probabilities (C, H, W) float32 of a patchy
+    classifier.
+    """
     random = torch.Generator().manual_seed(seed)
 
     def smooth(channels: int, rows: int, columns: int, size: tuple[int, int]) -> torch.Tensor:
@@ -64,7 +68,8 @@ def main() -> None:
             f"densecrf {kind} | {options.words} words {options.height}x{options.width}"
             f" | {fast:.2f} s | all labels {slow:.2f} s | ratio {slow / fast:.1f}"
             f" | equal pixels {100 * (labels == reference).mean():.3f}%"
-            f" | winners before {len(np.unique(probabilities.argmax(0)))}, after {len(np.unique(reference))}"
+            f" | winners before {len(np.unique(probabilities.argmax(0)))}"
+            f", after {len(np.unique(reference))}"
         )
 
 

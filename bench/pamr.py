@@ -1,7 +1,8 @@
 """PAMR against a version that stores the neighbourhood of every query, on one core.
 
-Run `python bench/pamr.py [--queries 171] [--height 336] [--width 448]`. The stored version works through the
-queries in groups, so that it fits in memory; this favours it. Prints seconds, the ratio, and the difference.
+Run `python bench/pamr.py [--queries 171] [--height 336] [--width 448]`. The stored version works
+through the queries in groups, so that it fits in memory; this favours it. Prints seconds, the
+ratio, and the difference.
 """
 
 import argparse
@@ -26,9 +27,15 @@ def neighbourhood(maps: torch.Tensor, dilations: tuple[int, ...]) -> torch.Tenso
 
 
 def stored_neighbourhood_pamr(
-    image: torch.Tensor, logits: torch.Tensor, iterations: int, dilations: tuple[int, ...], group: int
+    image: torch.Tensor,
+    logits: torch.Tensor,
+    iterations: int,
+    dilations: tuple[int, ...],
+    group: int,
 ) -> torch.Tensor:
-    """The textbook way: gather all neighbours by convolution with one-hot kernels, multiply, sum."""
+    """The textbook way: gather all neighbours by convolution with one-hot kernels, multiply,
+    sum.
+    """
     affinity = pamr_affinity(image[0], dilations)
     parts = []
     for part in logits.split(group, 1):
@@ -55,11 +62,14 @@ def main() -> None:
         start = time.perf_counter()
         ours = pamr(image, logits, options.iterations, (8, 16))
         middle = time.perf_counter()
-        stored = stored_neighbourhood_pamr(image, logits, options.iterations, (8, 16), options.group)
+        stored = stored_neighbourhood_pamr(
+            image, logits, options.iterations, (8, 16), options.group
+        )
         end = time.perf_counter()
     fast, slow = middle - start, end - middle
     print(
-        f"pamr | {options.queries} queries {options.height}x{options.width}, {options.iterations} iterations"
+        f"pamr | {options.queries} queries {options.height}x{options.width}"
+        f", {options.iterations} iterations"
         f" | {fast:.2f} s | stored neighbourhoods {slow:.2f} s | ratio {slow / fast:.1f}"
         f" | largest difference {(ours - stored).abs().max():.1e}"
     )

@@ -1,12 +1,14 @@
 """LoftUp: a network that upsamples a vision tower's features, guided by the picture.
 
-Source: Huang et al., "LoftUp: Learning a Coordinate-Based Feature Upsampler for Vision Foundation Models", ICCV 2025,
-arXiv 2504.14032. Parameter names and shapes are those of the released weights (`haiwen/loftup-clip` and kin), so
-that they load; the implementation is this project's own. Every pixel of the guidance picture asks: Fourier codes
-of its place and colour, put through two convolutions, attend to the low-resolution features in two layers.
+Source: Huang et al., "LoftUp: Learning a Coordinate-Based Feature Upsampler for Vision Foundation
+Models", ICCV 2025, arXiv 2504.14032. Parameter names and shapes are those of the released weights
+(`haiwen/loftup-clip` and kin), so that they load; the implementation is this project's own. Every
+pixel of the guidance picture asks: Fourier codes of its place and colour, put through two
+convolutions, attend to the low-resolution features in two layers.
 
-The released network saw channel-normalised features while it was trained and ends in a normalisation of its own, so
-its output does not live in CLIP's joint space with text; `ovsslib.stages.upsampling` offers ways back.
+The released network saw channel-normalised features while it was trained and ends in a
+normalisation of its own, so its output does not live in CLIP's joint space with text;
+`ovsslib.stages.upsampling` offers ways back.
 """
 
 from collections.abc import Iterator
@@ -23,7 +25,8 @@ from ovsslib.loading import read_state_dict
 _COLOUR_FREQUENCIES = 20
 _GRID_FREQUENCIES = 5
 _HEADS = 4
-# Query pixels worked on at a time outside training: about 35 MB per tensor of activations at width 532.
+# Query pixels worked on at a time outside training: about 35 MB per tensor of activations at width
+# 532.
 _STRIP_PIXELS = 16384
 _HUB_FILE = "pytorch_model.bin"
 
@@ -38,7 +41,8 @@ class FourierFeatures(nn.Module):
 
     Args:
         maps: number of input maps. frequencies: number of frequencies.
-        append: also give the input's colours (all maps but the two coordinates) unchanged at the end.
+        append: also give the input's colours (all maps but the two coordinates) unchanged at the
+            end.
     """
 
     def __init__(self, maps: int, frequencies: int, append: bool) -> None:
@@ -50,9 +54,12 @@ class FourierFeatures(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, M, H, W) -> (B, 2 * F * M [+ M - 2], H, W): sines, then cosines, each frequency by frequency."""
+        """(B, M, H, W) -> (B, 2 * F * M [+ M - 2], H, W): sines, then cosines, each frequency by
+        frequency.
+        """
         phases = (self.frequencies.view(1, -1, 1, 1, 1) * maps.unsqueeze(1)).flatten(1, 2)
-        # The released code reshapes its (maps, frequencies) phases to (frequencies, maps) without transposing.
+        # The released code reshapes its (maps, frequencies) phases to (frequencies, maps) without
+        # transposing.
         bias = self.biases.reshape(2, 1, -1, 1, 1)
         parts = [torch.sin(phases + bias[0]), torch.cos(phases + bias[1])]
         if self.append:
@@ -109,7 +116,11 @@ class _FeedForward(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Identity(), nn.Linear(hidden, width)
+            nn.LayerNorm(width),
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Identity(),
+            nn.Linear(hidden, width),
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -162,7 +173,8 @@ class _Upsampler(nn.Module):
         width = dim + 4 * _GRID_FREQUENCIES
         colour = 2 * 5 * _COLOUR_FREQUENCIES + 3
         self.lr_pe = FourierFeatures(2, _GRID_FREQUENCIES, append=False)
-        # Index 0 stands for the guidance scaling, which has no parameters and needs the whole picture.
+        # Index 0 stands for the guidance scaling, which has no parameters and needs the whole
+        # picture.
         self.fourier_feat = nn.Sequential(
             nn.Identity(), FourierFeatures(5, _COLOUR_FREQUENCIES, append=True)
         )
@@ -186,7 +198,8 @@ class _Upsampler(nn.Module):
         return torch.cat([features, code], 1).flatten(2).transpose(1, 2)
 
     def queries(self, guidance: Tensor, start: int, stop: int) -> Tensor:
-        """Rows start..stop of the convolved codes of scaled guidance (B, 3, H, W): (B, C + 20, rows, W).
+        """Rows start..stop of the convolved codes of scaled guidance (B, 3, H, W): (B, C + 20,
+        rows, W).
 
         Only these rows and the two on either side that the convolutions look at are computed.
         """
@@ -199,11 +212,15 @@ class _Upsampler(nn.Module):
         code = norm(self.fourier_feat[1](maps))
         inner = slice(max(start - 1, 0), min(stop + 1, height))
         one = first_act(first_norm(_convolve(first, code, low, inner, height)))
-        return second_act(second_norm(_convolve(second, one, inner.start, slice(start, stop), height)))
+        return second_act(
+            second_norm(_convolve(second, one, inner.start, slice(start, stop), height))
+        )
 
 
 def _convolve(layer: nn.Conv2d, rows: Tensor, first_row: int, wanted: slice, height: int) -> Tensor:
-    """Rows `wanted` of a 3x3 convolution with zero padding, given the input's rows from `first_row` on."""
+    """Rows `wanted` of a 3x3 convolution with zero padding, given the input's rows from
+    `first_row` on.
+    """
     above, below = wanted.start - 1, wanted.stop + 1
     part = rows[:, :, max(above, 0) - first_row : min(below, height) - first_row]
     part = F.pad(part, (1, 1, max(-above, 0), max(below - height, 0)))
@@ -214,20 +231,25 @@ class LoftUp(nn.Module):
     """Upsamples features to the size of a guidance picture.
 
     Args:
-        dim: channels of the features; dim + 20 must be a multiple of 4. 512 for CLIP ViT-B/16: 7,165,462 parameters.
-        guidance_scaling: colours are scaled to [-0.5, 0.5] by the least and greatest value per channel of each
-            "image" (default: the answer for a picture does not depend on its neighbours in the batch), or of the
-            whole "batch" (released).
+        dim: channels of the features; dim + 20 must be a multiple of 4. 512 for CLIP ViT-B/16:
+            7,165,462 parameters.
+        guidance_scaling: colours are scaled to [-0.5, 0.5] by the least and greatest value per
+            channel of each "image" (default: the answer for a picture does not depend on its
+            neighbours in the batch), or of the whole "batch" (released).
 
     It starts in evaluation mode, which its batch normalisation needs; call `train()` to train it.
 
     Raises RecipeError for other arguments.
     """
 
-    def __init__(self, dim: int = 512, guidance_scaling: Literal["image", "batch"] = "image") -> None:
+    def __init__(
+        self, dim: int = 512, guidance_scaling: Literal["image", "batch"] = "image"
+    ) -> None:
         super().__init__()
         if dim < 4 or dim % 4:
-            raise RecipeError(f"LoftUp dim={dim}: give a multiple of 4, so that 4 heads share dim + 20")
+            raise RecipeError(
+                f"LoftUp dim={dim}: give a multiple of 4, so that 4 heads share dim + 20"
+            )
         if guidance_scaling not in ("image", "batch"):
             raise RecipeError(f"guidance_scaling={guidance_scaling!r}: choose 'image' or 'batch'")
         self.dim = dim
@@ -246,8 +268,8 @@ class LoftUp(nn.Module):
         Returns:
             (B, dim, H, W) float32, in the network's own (channel-normalised) space.
 
-        Raises RecipeError if shapes do not fit. Outside training memory is bounded: rows go through in strips, and
-        no gradients are recorded unless the features ask for them.
+        Raises RecipeError if shapes do not fit. Outside training memory is bounded: rows go through
+        in strips, and no gradients are recorded unless the features ask for them.
         """
         with torch.set_grad_enabled(self._records(features)):
             strips = self._strips(features, guidance)
@@ -260,10 +282,11 @@ class LoftUp(nn.Module):
             return result
 
     def interpolate(self, features: Tensor, guidance: Tensor, values: Tensor) -> Tensor:
-        """Spread low-resolution values by the network's attention: each pixel gets a convex combination.
+        """Spread low-resolution values by the network's attention: each pixel gets a convex
+        combination.
 
-        The attention is the mean over heads and layers. Args as in :meth:`forward`; values (B, V, h, w), on the
-        grid of the features. Returns (B, V, H, W) float32.
+        The attention is the mean over heads and layers. Args as in :meth:`forward`; values (B, V,
+        h, w), on the grid of the features. Returns (B, V, H, W) float32.
         """
         flat = values.float().flatten(2).transpose(1, 2)
         parts = []
@@ -292,7 +315,9 @@ class LoftUp(nn.Module):
     def _strips(
         self, features: Tensor, guidance: Tensor
     ) -> Iterator[tuple[slice, Tensor, list[tuple[Tensor, Tensor]]]]:
-        """Per strip of rows: the rows, their queries (B, width, rows, W), keys and values of all layers."""
+        """Per strip of rows: the rows, their queries (B, width, rows, W), keys and values of all
+        layers.
+        """
         if features.ndim != 4 or features.shape[1] != self.dim or guidance.shape[1:2] != (3,):
             raise RecipeError(
                 f"LoftUp takes features (B, {self.dim}, h, w) and guidance (B, 3, H, W), not "
@@ -322,8 +347,9 @@ def load_loftup(
     """A LoftUp with weights, in evaluation mode.
 
     Args:
-        source: file (`.safetensors`, or a PyTorch file that is read with weights only), or the name of a repository
-            of the Hugging Face hub such as "haiwen/loftup-clip" (its `pytorch_model.bin` is used).
+        source: file (`.safetensors`, or a PyTorch file that is read with weights only), or the name
+            of a repository of the Hugging Face hub such as "haiwen/loftup-clip" (its
+            `pytorch_model.bin` is used).
         dim: expected number of channels, checked; None takes that of the file.
         guidance_scaling: see :class:`LoftUp`.
         download: whether a repository that is not in the local cache may be downloaded (29 MB).
@@ -334,7 +360,9 @@ def load_loftup(
     state = _released_names(read_state_dict(file)[0], file)
     width = state["upsampler.final_conv.0.weight"].shape[0]
     if dim is not None and width != dim:
-        raise ModelError(f"{file} upsamples {width} channels, and {dim} are needed; choose other weights")
+        raise ModelError(
+            f"{file} upsamples {width} channels, and {dim} are needed; choose other weights"
+        )
     net = LoftUp(width, guidance_scaling)
     try:
         net.load_state_dict(state)
@@ -344,9 +372,13 @@ def load_loftup(
 
 
 def _hub_file(name: str, download: bool) -> Path:
-    looks_like_file = name.endswith((".bin", ".pt", ".pth", ".ckpt", ".safetensors")) or name.count("/") != 1
+    looks_like_file = (
+        name.endswith((".bin", ".pt", ".pth", ".ckpt", ".safetensors")) or name.count("/") != 1
+    )
     if looks_like_file:
-        raise ModelError(f"LoftUp weights {name!r} are not a file; give a path or 'haiwen/loftup-clip'")
+        raise ModelError(
+            f"LoftUp weights {name!r} are not a file; give a path or 'haiwen/loftup-clip'"
+        )
     from huggingface_hub import hf_hub_download
 
     try:
@@ -358,7 +390,8 @@ def _hub_file(name: str, download: bool) -> Path:
             else f"load_loftup({name!r}, download=True) fetches them, or give the path of a file"
         )
         raise ModelError(
-            f"LoftUp weights {name!r}: {_HUB_FILE} is not to be had ({type(error).__name__}); {remedy}"
+            f"LoftUp weights {name!r}: {_HUB_FILE} is not to be had "
+            f"({type(error).__name__}); {remedy}"
         ) from None
 
 

@@ -1,12 +1,12 @@
 """DenseCRF: mean-field inference in a fully connected CRF over the photo's colours and positions.
 
-Source: Kraehenbuehl & Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS
-2011. The filtering is pydensecrf's (permutohedral lattice, hence approximate).
+Source: Kraehenbuehl & Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge
+Potentials", NIPS 2011. The filtering is pydensecrf's (permutohedral lattice, hence approximate).
 
-With many words most labels win no pixel, yet each costs as much as a winner. The labels that matter are found
-on a coarse copy of the photo; all others are joined into one label without attraction, whose probability is
-shared out among them at the end. The coarse copy also tells how many pixels that changes, so the choice keeps
-to a tolerance rather than to a fixed number of labels.
+With many words most labels win no pixel, yet each costs as much as a winner. The labels that matter
+are found on a coarse copy of the photo; all others are joined into one label without attraction,
+whose probability is shared out among them at the end. The coarse copy also tells how many pixels
+that changes, so the choice keeps to a tolerance rather than to a fixed number of labels.
 """
 
 from collections.abc import Mapping
@@ -78,8 +78,8 @@ def mean_field(
     count, height, width = unary.shape
     field = _library().DenseCRF2D(width, height, count)
     field.setUnaryEnergy(np.ascontiguousarray(unary.reshape(count, -1), dtype=np.float32))
-    # pydensecrf takes a vector of compatibilities as energies, so attraction is negative (a number w is
-    # turned into -w by itself).
+    # pydensecrf takes a vector of compatibilities as energies, so attraction is negative (a number
+    # w is turned into -w by itself).
     vector = -np.ascontiguousarray(attraction, dtype=np.float32)
     field.addPairwiseGaussian(
         sxy=parameters.smoothness_xy, compat=np.float32(parameters.smoothness_weight) * vector
@@ -90,17 +90,22 @@ def mean_field(
         rgbim=np.ascontiguousarray(image),
         compat=np.float32(parameters.appearance_weight) * vector,
     )
-    return np.array(field.inference(parameters.iterations), np.float32).reshape(count, height, width)
+    return np.array(field.inference(parameters.iterations), np.float32).reshape(
+        count, height, width
+    )
 
 
 def _joined(image: np.ndarray, clipped: np.ndarray, active: np.ndarray, parameters: CRFParameters):
-    """Mean field over `active` labels (K,) plus one for the rest: ((K+1, H, W), joined inputs (K+1, H, W))."""
+    """Mean field over `active` labels (K,) plus one for the rest: ((K+1, H, W), joined inputs
+    (K+1, H, W)).
+    """
     kept = clipped[active]
     rest = np.maximum(clipped.sum(0, dtype=np.float32) - kept.sum(0, dtype=np.float32), _FLOOR)
     joined = np.concatenate([kept, rest[None]])
     attraction = np.ones(len(joined), np.float32)
-    # Each of the many labels in the rest would be drawn to its own small probability only; next to that
-    # of the active ones this is nothing, whereas a joined label would be drawn to the sum of all of them.
+    # Each of the many labels in the rest would be drawn to its own small probability only; next to
+    # that of the active ones this is nothing, whereas a joined label would be drawn to the sum of
+    # all of them.
     attraction[-1] = 0
     return mean_field(image, -np.log(joined), parameters, attraction), joined
 
@@ -110,9 +115,10 @@ def labels_that_matter(
 ) -> np.ndarray:
     """The labels that the CRF must hold apart so that few pixels change.
 
-    Candidates reach 0.4 of the winner's probability somewhere. On a coarse copy of about 6000 pixels (kernel
-    widths scaled with it) the CRF runs over all candidates; they are ranked by the area they win, then by
-    their peak. The shortest list whose own coarse run changes at most `tolerance` of the coarse pixels is taken.
+    Candidates reach 0.4 of the winner's probability somewhere. On a coarse copy of about 6000
+    pixels (kernel widths scaled with it) the CRF runs over all candidates; they are ranked by the
+    area they win, then by their peak. The shortest list whose own coarse run changes at most
+    `tolerance` of the coarse pixels is taken.
 
     Args:
         image: (H, W, 3) uint8. clipped: (C, H, W) float32, clipped probabilities.
@@ -123,7 +129,8 @@ def labels_that_matter(
     """
     count, height, width = clipped.shape
     step = max(1, round((height * width / _COARSE_PIXELS) ** 0.5))
-    # Medium strides keep every candidate that a region of a few pixels supports, at a fraction of the cost.
+    # Medium strides keep every candidate that a region of a few pixels supports, at a fraction of
+    # the cost.
     fine = max(1, step // 3)
     sample = clipped[:, fine // 2 :: fine, fine // 2 :: fine]
     strong = sample >= _CANDIDATE_RATIO * sample.max(0)
@@ -164,16 +171,16 @@ def densecrf(
 ) -> np.ndarray:
     """Refine class probabilities with a fully connected CRF.
 
-    Q <- softmax(-U + w2 K_g Q + w1 K_b Q), started at softmax(-U), with U = -log(clip(p, 1e-5, 1)) and
-    symmetrically normalised kernels.
+    Q <- softmax(-U + w2 K_g Q + w1 K_b Q), started at softmax(-U), with U = -log(clip(p, 1e-5, 1))
+    and symmetrically normalised kernels.
 
     Args:
         image: (H, W, 3) uint8 RGB, not normalised.
         probabilities: (C, H, W) float in 0..1, merged over synonyms.
         parameters: name in `PARAMETER_SETS`, or own values.
         scale: confidence in the probabilities, 0..1: p <- scale * p + (1 - scale) / C.
-        tolerance: share of pixels that leaving labels out may change, estimated on a coarse copy; 0 keeps
-            every label. At most 12 labels are always run in full.
+        tolerance: share of pixels that leaving labels out may change, estimated on a coarse copy; 0
+            keeps every label. At most 12 labels are always run in full.
 
     Returns:
         (C, H, W) float32, sums to 1 over labels.
@@ -219,7 +226,9 @@ def _named(parameters: str | CRFParameters) -> CRFParameters:
 def _check_values(parameters: CRFParameters, scale: float, tolerance: float) -> None:
     for name in ("smoothness_xy", "appearance_xy", "appearance_rgb"):
         if not getattr(parameters, name) > 0:
-            raise RecipeError(f"densecrf.{name} is {getattr(parameters, name)!r}; it must be above 0")
+            raise RecipeError(
+                f"densecrf.{name} is {getattr(parameters, name)!r}; it must be above 0"
+            )
     if parameters.iterations < 0:
         raise RecipeError(f"densecrf.iterations is {parameters.iterations!r}; it must be 0 or more")
     for name, value in (("scale", scale), ("tolerance", tolerance)):
@@ -235,15 +244,26 @@ def _check_input(image: np.ndarray, probabilities: np.ndarray) -> None:
             f"{getattr(image, 'shape', type(image).__name__)} and {shape}"
         )
     if image.dtype != np.uint8:
-        raise ImageError(f"DenseCRF needs the photo itself as uint8 RGB (0..255), not {image.dtype}")
+        raise ImageError(
+            f"DenseCRF needs the photo itself as uint8 RGB (0..255), not {image.dtype}"
+        )
     if not np.isfinite(probabilities).all() or probabilities.min() < 0:
-        raise DataError("DenseCRF needs probabilities: finite values, 0 or more; apply a softmax first")
+        raise DataError(
+            "DenseCRF needs probabilities: finite values, 0 or more; apply a softmax first"
+        )
 
 
-@stage("densecrf", point="refine", summary="probabilities follow the photo's edges (DenseCRF)", order=90)
+@stage(
+    "densecrf",
+    point="refine",
+    summary="probabilities follow the photo's edges (DenseCRF)",
+    order=90,
+)
 @dataclass(frozen=True)
 class DenseCRF:
-    """Settings of DenseCRF: a parameter set by name, single overrides (None keeps the set's value)."""
+    """Settings of DenseCRF: a parameter set by name, single overrides (None keeps the set's
+    value).
+    """
 
     parameters: str = "standard"
     smoothness_weight: float | None = None
@@ -268,7 +288,9 @@ class DenseCRF:
         return CRFParameters(**values)
 
     def on_probabilities(self, probabilities: Tensor, context: object) -> Tensor:
-        """(C, H, W) probabilities -> refined, same device and type; `context.image` is (H, W, 3) uint8."""
+        """(C, H, W) probabilities -> refined, same device and type; `context.image` is (H, W, 3)
+        uint8.
+        """
         refined = densecrf(
             context.image, probabilities, self.resolved(), self.scale, self.tolerance
         )

@@ -1,8 +1,8 @@
 """The thesis's residual cross-correlation: patch features are smoothed by their own similarity.
 
-Source: thesis, section 3.2.2.1, equations 3.3 and 3.4: C = F F^T, F + alpha softmax(C) F. Despite its name this is not
-ResCLIP's RCS, which mixes attention of middle layers into the last block (stage `rcs`); it is a non-local smoothing
-of the final features.
+Source: thesis, section 3.2.2.1, equations 3.3 and 3.4: C = F F^T, F + alpha softmax(C) F. Despite
+its name this is not ResCLIP's RCS, which mixes attention of middle layers into the last block
+(stage `rcs`); it is a non-local smoothing of the final features.
 """
 
 from dataclasses import dataclass
@@ -25,11 +25,13 @@ def smooth_by_similarity(
     Args:
         features: (B, D, h, w) float.
         alpha: strength. temperature: of the softmax over patches.
-        literal: the thesis's formula as it stands, on features of their own length and without temperature. The
-            softmax then saturates at each patch itself, and the step hardly does more than scale the features.
+        literal: the thesis's formula as it stands, on features of their own length and without
+            temperature. The softmax then saturates at each patch itself, and the step hardly does
+            more than scale the features.
 
     Returns:
-        (B, D, h, w) float32. Memory is bounded for any grid: rows of the similarity go through in parts.
+        (B, D, h, w) float32. Memory is bounded for any grid: rows of the similarity go through in
+        parts.
     """
     height, width = features.shape[-2:]
     rows = features.float().flatten(2).transpose(1, 2)
@@ -49,7 +51,10 @@ def smooth_by_similarity(
 
 
 @stage(
-    "feature_rcs", point="features", order=20, summary="smooth features by their own similarity (thesis RCS)"
+    "feature_rcs",
+    point="features",
+    order=20,
+    summary="smooth features by their own similarity (thesis RCS)",
 )
 @dataclass(frozen=True)
 class FeatureRcs:
@@ -69,7 +74,9 @@ class FeatureRcs:
         if self.alpha < 0:
             raise RecipeError(f"feature_rcs.alpha is {self.alpha!r}; it must be 0 or more")
         if not self.temperature > 0:
-            raise RecipeError(f"feature_rcs.temperature is {self.temperature!r}; it must be above 0")
+            raise RecipeError(
+                f"feature_rcs.temperature is {self.temperature!r}; it must be above 0"
+            )
 
     def inert(self, recipe: object) -> str | None:
         """A strength of 0 changes nothing."""

@@ -1,8 +1,10 @@
-"""Image engineering of ITACLIP: one window is encoded as several pictures, and the answers are averaged.
+"""Image engineering of ITACLIP: one window is encoded as several pictures, and the answers are
+averaged.
 
-Source: Aydin et al., "ITACLIP", CVPR Workshops 2025, section 3.3 (equations 10 and 11), and its released code.
-The views that keep every pixel in place (original, grayscale, blur) are averaged as features, the two flips as
-logits that are flipped back. A flip matters because the positional embedding is not flipped with the picture.
+Source: Aydin et al., "ITACLIP", CVPR Workshops 2025, section 3.3 (equations 10 and 11), and its
+released code. The views that keep every pixel in place (original, grayscale, blur) are averaged as
+features, the two flips as logits that are flipped back. A flip matters because the positional
+embedding is not flipped with the picture.
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,8 @@ _LUMA = (0.2989, 0.587, 0.114)
 def grayscale(pixels: Tensor) -> Tensor:
     """(B, 3, H, W) RGB -> its luma on all three channels.
 
-    ITACLIP applies it to normalised pixels, so that this is not quite a gray photo; kept as released.
+    ITACLIP applies it to normalised pixels, so that this is not quite a gray photo; kept as
+    released.
     """
     weights = pixels.new_tensor(_LUMA).view(1, 3, 1, 1)
     return (pixels * weights).sum(1, keepdim=True).expand_as(pixels)
@@ -38,8 +41,8 @@ def gaussian_blur(pixels: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
     radius = size // 2
     if min(pixels.shape[-2:]) <= radius:
         raise ImageError(
-            f"a window of {tuple(pixels.shape[-2:])} pixels is too small for a blur of {size} pixels; enlarge it"
-            " or leave `blur` out of image_engineering.use"
+            f"a window of {tuple(pixels.shape[-2:])} pixels is too small for a blur of {size} "
+            "pixels; enlarge it or leave `blur` out of image_engineering.use"
         )
     position = torch.arange(-radius, radius + 1, dtype=torch.float32, device=pixels.device)
     kernel = torch.exp(-0.5 * (position / sigma) ** 2)
@@ -55,10 +58,11 @@ def merge_views(
 ) -> Tensor:
     """Logits of all views together: L = g L1 + (1 - g) L2 (ITACLIP, equation 11).
 
-    L1: cosines of the mean of the in-place views' features; the mean is not normalised again (equation 10).
-    L2: mean of the flipped views' cosines, flipped back. With one kind of view only, that kind counts fully.
-    The released code flips back after upsampling to the window's size; bilinear upsampling is linear and
-    symmetric, so flipping back on the patch grid is the same.
+    L1: cosines of the mean of the in-place views' features; the mean is not normalised again
+        (equation 10).
+    L2: mean of the flipped views' cosines, flipped back. With one kind of view only, that kind
+    counts fully. The released code flips back after upsampling to the window's size; bilinear
+    upsampling is linear and symmetric, so flipping back on the patch grid is the same.
 
     Args:
         features: per view a (B, D, h, w) map of unit columns, in the order of `views`.
@@ -84,7 +88,11 @@ def _mean(maps: Sequence[Tensor]) -> Tensor:
     return sum(maps) / len(maps)
 
 
-@stage("image_engineering", point="views", summary="average over gray, blurred and flipped views (ITACLIP)")
+@stage(
+    "image_engineering",
+    point="views",
+    summary="average over gray, blurred and flipped views (ITACLIP)",
+)
 @dataclass(frozen=True)
 class ImageEngineering:
     """Settings of image engineering.
@@ -104,15 +112,22 @@ class ImageEngineering:
         unknown = [view for view in self.use if view not in VIEWS]
         if unknown or not self.use or len(set(self.use)) < len(self.use):
             raise RecipeError(
-                f"image_engineering.use is {self.use!r}; give one or more of {', '.join(VIEWS)}, each once"
+                f"image_engineering.use is {self.use!r}; give one or more of "
+                f"{', '.join(VIEWS)}, each once"
             )
         object.__setattr__(self, "use", tuple(view for view in VIEWS if view in self.use))
         if not 0 <= self.weight <= 1:
-            raise RecipeError(f"image_engineering.weight is {self.weight!r}; it must be between 0 and 1")
+            raise RecipeError(
+                f"image_engineering.weight is {self.weight!r}; it must be between 0 and 1"
+            )
         if self.blur_size < 1 or self.blur_size % 2 == 0:
-            raise RecipeError(f"image_engineering.blur_size is {self.blur_size!r}; give an odd number")
+            raise RecipeError(
+                f"image_engineering.blur_size is {self.blur_size!r}; give an odd number"
+            )
         if not self.blur_sigma > 0:
-            raise RecipeError(f"image_engineering.blur_sigma is {self.blur_sigma!r}; give a number above 0")
+            raise RecipeError(
+                f"image_engineering.blur_sigma is {self.blur_sigma!r}; give a number above 0"
+            )
 
     def refuse(self, recipe: Recipe) -> str | None:
         """Stages that look at the first view's features need them unflipped."""

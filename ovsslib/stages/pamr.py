@@ -1,10 +1,12 @@
 """PAMR: pixel-adaptive refinement of logits by the colours of the photo, without any weights.
 
-Source: Araslanov & Roth, "Single-Stage Semantic Segmentation from Image Labels", CVPR 2020, section 3.3. The
-open-vocabulary methods (SCLIP, NACLIP, ITACLIP) apply it to raw cosine logits at the size of the photo.
+Source: Araslanov & Roth, "Single-Stage Semantic Segmentation from Image Labels", CVPR 2020, section
+3.3. The open-vocabulary methods (SCLIP, NACLIP, ITACLIP) apply it to raw cosine logits at the size
+of the photo.
 
-Memory: the affinities take 8 * len(dilations) maps of the photo's size; the logits are refined a few queries
-at a time inside two small padded buffers. A copy of the neighbourhood of every query is never stored.
+Memory: the affinities take 8 * len(dilations) maps of the photo's size; the logits are refined a
+few queries at a time inside two small padded buffers. A copy of the neighbourhood of every query is
+never stored.
 """
 
 from collections.abc import Sequence
@@ -20,8 +22,9 @@ from ovsslib.recipe import stage
 _DIRECTIONS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 _STRENGTH = 0.1
 _EPSILON = 1e-8
-# Pixels of one strip, and values of one strip over all queries of a chunk: with both, the strip's logits and
-# its affinities stay in the processor's second-level cache while the neighbours are added up.
+# Pixels of one strip, and values of one strip over all queries of a chunk: with both, the strip's
+# logits and its affinities stay in the processor's second-level cache while the neighbours are
+# added up.
 _STRIP_PIXELS = 16384
 _CHUNK_QUERIES = 4
 _DEVICE_CHUNK_VALUES = 1 << 26
@@ -33,7 +36,9 @@ def _offsets(dilations: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _fill_borders(padded: Tensor, radius: int) -> None:
-    """Repeat the outermost pixels of the interior of `padded` (N, H+2r, W+2r) into its border, in place."""
+    """Repeat the outermost pixels of the interior of `padded` (N, H+2r, W+2r) into its border, in
+    place.
+    """
     if radius == 0:
         return
     rows = padded[:, radius:-radius]
@@ -44,7 +49,9 @@ def _fill_borders(padded: Tensor, radius: int) -> None:
 
 
 def _pad(maps: Tensor, radius: int) -> Tensor:
-    """(N, H, W) -> (N, H+2r, W+2r) with repeated borders, of any radius (larger than the map, too)."""
+    """(N, H, W) -> (N, H+2r, W+2r) with repeated borders, of any radius (larger than the map,
+    too).
+    """
     count, height, width = maps.shape
     padded = maps.new_empty(count, height + 2 * radius, width + 2 * radius)
     padded[:, radius : radius + height, radius : radius + width] = maps
@@ -55,8 +62,9 @@ def _pad(maps: Tensor, radius: int) -> Tensor:
 def pamr_affinity(image: Tensor, dilations: Sequence[int]) -> Tensor:
     """Weights with which each pixel listens to its neighbours.
 
-    kappa_ij = mean over channels of -|x_i - x_j| / (1e-8 + 0.1 sigma_i), softmax over the neighbours j;
-    sigma_i is the unbiased standard deviation over neighbours and centre (the centre once per dilation).
+    kappa_ij = mean over channels of -|x_i - x_j| / (1e-8 + 0.1 sigma_i), softmax over the
+    neighbours j; sigma_i is the unbiased standard deviation over neighbours and centre (the centre
+    once per dilation).
 
     Args:
         image: (K, H, W) float, usually CLIP-normalised RGB.
@@ -75,7 +83,8 @@ def pamr_affinity(image: Tensor, dilations: Sequence[int]) -> Tensor:
         top, left = radius + offset[0], radius + offset[1]
         return padded[:, top : top + height, left : left + width] - image
 
-    # Two passes over differences from the centre: exact zeros in flat areas, no cancellation elsewhere.
+    # Two passes over differences from the centre: exact zeros in flat areas, no cancellation
+    # elsewhere.
     count = 9 * len(dilations)
     mean = torch.zeros_like(image)
     for offset in offsets:
@@ -101,14 +110,20 @@ class _Smoother:
         shape = (queries, self.height + 2 * self.radius, self.width + 2 * self.radius)
         self.buffers = (affinity.new_empty(shape), affinity.new_empty(shape))
         rows = self.height if affinity.is_cuda else max(1, _STRIP_PIXELS // self.width)
-        # All views are made once: slicing would otherwise cost as much as the arithmetic on a strip.
+        # All views are made once: slicing would otherwise cost as much as the arithmetic on a
+        # strip.
         self.plans = [
             self._plan(*pair, affinity, _offsets(dilations), rows)
             for pair in (self.buffers, self.buffers[::-1])
         ]
 
     def _plan(
-        self, source: Tensor, target: Tensor, affinity: Tensor, offsets: list[tuple[int, int]], rows: int
+        self,
+        source: Tensor,
+        target: Tensor,
+        affinity: Tensor,
+        offsets: list[tuple[int, int]],
+        rows: int,
     ) -> list[tuple[Tensor, list[tuple[Tensor, Tensor]]]]:
         plan = []
         for top in range(0, self.height, rows):
@@ -147,15 +162,17 @@ def pamr(
     """Refine logits so that neighbouring pixels of like colour agree.
 
     Args:
-        image: (B, K, H, W) float, the photo as the network sees it (CLIP-normalised RGB), at target size.
-        logits: (B, Q, h, w) float, raw cosines; resized to (H, W) first if the size differs (bilinear,
-            align_corners=True, as released).
+        image: (B, K, H, W) float, the photo as the network sees it (CLIP-normalised RGB), at target
+            size.
+        logits: (B, Q, h, w) float, raw cosines; resized to (H, W) first if the size differs
+            (bilinear, align_corners=True, as released).
         iterations: number of averaging steps, 0 or more.
         dilations: distances of the neighbours in pixels.
         chunk: queries refined at a time; None chooses by device. It changes speed and memory only.
 
     Returns:
-        (B, Q, H, W), dtype of `logits`; convex combinations of the input, so its range does not grow.
+        (B, Q, H, W), dtype of `logits`; convex combinations of the input, so its range does not
+        grow.
 
     Raises:
         RecipeError: dilations or iterations out of range, or batches that do not match.
@@ -165,7 +182,8 @@ def pamr(
     _check(iterations, dilations)
     if image.shape[0] != logits.shape[0]:
         raise RecipeError(
-            f"PAMR got {image.shape[0]} images for {logits.shape[0]} logit maps; pass one image per map"
+            f"PAMR got {image.shape[0]} images for {logits.shape[0]} logit maps; pass one image "
+            "per map"
         )
     size = image.shape[-2:]
     batch, queries = logits.shape[:2]
@@ -189,12 +207,18 @@ def pamr(
 
 def _check(iterations: int, dilations: Sequence[int]) -> None:
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
-        raise RecipeError(f"pamr.iterations is {iterations!r}; it must be a whole number, 0 or more")
+        raise RecipeError(
+            f"pamr.iterations is {iterations!r}; it must be a whole number, 0 or more"
+        )
     if not dilations or any(not isinstance(d, int) or d < 1 for d in dilations):
-        raise RecipeError(f"pamr.dilations is {dilations!r}; give whole numbers of pixels, 1 or more")
+        raise RecipeError(
+            f"pamr.dilations is {dilations!r}; give whole numbers of pixels, 1 or more"
+        )
 
 
-@stage("pamr", point="refine", summary="neighbouring pixels of like colour share their logits (PAMR)")
+@stage(
+    "pamr", point="refine", summary="neighbouring pixels of like colour share their logits (PAMR)"
+)
 @dataclass(frozen=True)
 class PAMR:
     """Settings of PAMR; the defaults are those of SCLIP, NACLIP, and ITACLIP.
@@ -209,5 +233,7 @@ class PAMR:
         _check(self.iterations, self.dilations)
 
     def on_logits(self, logits: Tensor, context: object) -> Tensor:
-        """(B, Q, H, W) stitched logits -> refined logits; `context.pixels` is (B, 3, H, W) normalised."""
+        """(B, Q, H, W) stitched logits -> refined logits; `context.pixels` is (B, 3, H, W)
+        normalised.
+        """
         return pamr(context.pixels, logits, self.iterations, self.dilations)

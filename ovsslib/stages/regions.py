@@ -1,11 +1,12 @@
 """Regional clues in the thesis's form: each patch hears what its region of the window looks like.
 
-Source: thesis, section 3.3.2 ("CLIP-RC"). The CVPR 2024 method of that name (Zhang, Guo, Wang, Hu: "Exploring Regional
-Clues in CLIP for Zero-Shot Semantic Segmentation") is a trained segmentor with region tokens, an alignment module, and
-a decoder; it is another thing and is not implemented here.
+Source: thesis, section 3.3.2 ("CLIP-RC"). The CVPR 2024 method of that name (Zhang, Guo, Wang, Hu:
+"Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation") is a trained segmentor with
+region tokens, an alignment module, and a decoder; it is another thing and is not implemented here.
 
-The thesis concatenates nine descriptors with the global feature, whose dimension then no longer fits the text's. How
-regions reach the patches is therefore this project's decision: a weighted sum, with regions bilinear in between.
+The thesis concatenates nine descriptors with the global feature, whose dimension then no longer
+fits the text's. How regions reach the patches is therefore this project's decision: a weighted sum,
+with regions bilinear in between.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from ovsslib.recipe import stage
 
 
 def bin_edges(length: int, bins: int) -> list[int]:
-    """Borders of `bins` parts of `length` patches, by rounding halves up; at most one bin per patch."""
+    """Borders of `bins` parts of `length` patches, by rounding halves up; at most one bin per
+    patch.
+    """
     bins = min(bins, length)
     return [(2 * index * length + bins) // (2 * bins) for index in range(bins + 1)]
 
@@ -33,10 +36,7 @@ def region_descriptors(
     reduce = (lambda part: part.amax((2, 3))) if pool == "max" else (lambda part: part.mean((2, 3)))
     grid = [
         torch.stack(
-            [
-                reduce(features[:, :, top:bottom, left:right])
-                for left, right in pairwise(columns)
-            ],
+            [reduce(features[:, :, top:bottom, left:right]) for left, right in pairwise(columns)],
             -1,
         )
         for top, bottom in pairwise(rows)
@@ -45,7 +45,9 @@ def region_descriptors(
 
 
 def _between_centres(edges: list[int], like: Tensor) -> Tensor:
-    """(length, bins) weights of linear interpolation between the centres of bins, constant outside of them."""
+    """(length, bins) weights of linear interpolation between the centres of bins, constant outside
+    of them.
+    """
     centres = [(first + last - 1) / 2 for first, last in pairwise(edges)]
     weights = like.new_zeros(edges[-1], len(centres))
     for position in range(edges[-1]):
@@ -67,8 +69,8 @@ def mix_regions(
 ) -> Tensor:
     """Mix every patch feature with its region's descriptor and the global feature.
 
-    All three terms have unit length: the patch, the region (bilinear between the centres of the bins), and the mean of
-    all patches.
+    All three terms have unit length: the patch, the region (bilinear between the centres of the
+    bins), and the mean of all patches.
 
     Args:
         features: (B, D, h, w) float.
@@ -96,11 +98,15 @@ def mix_regions(
 
 
 @stage(
-    "regions", point="features", order=30, summary="mix in descriptors of 3x3 regions (thesis CLIP-RC)"
+    "regions",
+    point="features",
+    order=30,
+    summary="mix in descriptors of 3x3 regions (thesis CLIP-RC)",
 )
 @dataclass(frozen=True)
 class Regions:
-    """Settings of the thesis's regional clues. The CVPR 2024 method called CLIP-RC is trained and is not this.
+    """Settings of the thesis's regional clues. The CVPR 2024 method called CLIP-RC is trained and
+    is not this.
 
     Attributes:
         bins: regions per side (thesis: 3).
@@ -118,14 +124,20 @@ class Regions:
 
     def __post_init__(self) -> None:
         if self.bins < 2:
-            raise RecipeError(f"regions.bins is {self.bins!r}; two or more regions per side are needed")
+            raise RecipeError(
+                f"regions.bins is {self.bins!r}; two or more regions per side are needed"
+            )
         if self.pool not in ("max", "mean"):
             raise RecipeError(f"regions.pool is {self.pool!r}; choose 'max' or 'mean'")
         for name in ("patch_weight", "region_weight", "global_weight"):
             if getattr(self, name) < 0:
-                raise RecipeError(f"regions.{name} is {getattr(self, name)!r}; it must be 0 or more")
+                raise RecipeError(
+                    f"regions.{name} is {getattr(self, name)!r}; it must be 0 or more"
+                )
         if self.patch_weight == 0 and self.region_weight == 0:
-            raise RecipeError("regions: patch_weight and region_weight are both 0, so every patch is the same")
+            raise RecipeError(
+                "regions: patch_weight and region_weight are both 0, so every patch is the same"
+            )
 
     def inert(self, recipe: object) -> str | None:
         """Patches alone are what they were."""

@@ -1,8 +1,9 @@
 """Upsampling of patch features: LoftUp, with bilinear and bicubic interpolation as controls.
 
-The network is in `ovsslib.networks.loftup`. The thesis (section 3.2.1) upsamples 14x14 features to 28x28 and matches
-the result with text directly. LoftUp's output, however, lives in a channel-normalised space of its own, so three
-ways back to text space are offered; none of them is published.
+The network is in `ovsslib.networks.loftup`. The thesis (section 3.2.1) upsamples 14x14 features to
+28x28 and matches the result with text directly. LoftUp's output, however, lives in a
+channel-normalised space of its own, so three ways back to text space are offered; none of them is
+published.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ _LEAST_SCALE = 1e-4
 def output_size(
     features: Tensor, pixels: Tensor, grid: int | tuple[int, int] | str
 ) -> tuple[int, int]:
-    """(rows, columns) of the upsampled grid: a factor of the features' grid, a size, or "image" for the window's."""
+    """(rows, columns) of the upsampled grid: a factor of the features' grid, a size, or "image"
+    for the window's.
+    """
     if grid == "image":
         return tuple(pixels.shape[-2:])
     if isinstance(grid, int):
@@ -54,9 +57,10 @@ def loftup_features(
         features: (B, D, h, w), not L2-normalised.
         pixels: (B, 3, H, W) window, resized bilinearly to `size` as guidance.
         size: (rows, columns) of the result.
-        way_back: "as_is" gives the network's output; "inverse_norm" undoes the affine map of its input
-            normalisation and puts the local mean and deviation of the input (bilinear) back; "attention_affinity"
-            spreads the input features by the network's attention, which keeps them in their convex hull.
+        way_back: "as_is" gives the network's output; "inverse_norm" undoes the affine map of its
+            input normalisation and puts the local mean and deviation of the input (bilinear) back;
+            "attention_affinity" spreads the input features by the network's attention, which keeps
+            them in their convex hull.
 
     Returns:
         (B, D, *size) float32.
@@ -69,7 +73,8 @@ def loftup_features(
         return output
     norm = net.channelnorm.norm
     weight = norm.weight.view(1, -1, 1, 1)
-    # A channel whose learned scale is next to nothing carries no signal; its sign is kept, its gain bounded.
+    # A channel whose learned scale is next to nothing carries no signal; its sign is kept, its gain
+    # bounded.
     weight = torch.where(weight < 0, -1.0, 1.0) * weight.abs().clamp_min(_LEAST_SCALE)
     features = features.float()
     mean = features.mean(1, keepdim=True)
@@ -87,8 +92,9 @@ def _loaded(source: str, changed: int, dim: int, scaling: str, device: str) -> L
 def find_weights(weights: str | None, backbone_name: str) -> str:
     """File or hub name of LoftUp weights.
 
-    None means those of the backbone: the embedded ones for an embedded backbone, else the released CLIP weights
-    from the local hub cache. A name such as "sceneclip" means the embedded ones for that model.
+    None means those of the backbone: the embedded ones for an embedded backbone, else the released
+    CLIP weights from the local hub cache. A name such as "sceneclip" means the embedded ones for
+    that model.
 
     Raises ModelError if embedded weights are asked for that do not exist.
     """
@@ -98,15 +104,18 @@ def find_weights(weights: str | None, backbone_name: str) -> str:
         file = paths.data(_EMBEDDED.format(weights))
         if not file.is_file():
             raise ModelError(
-                f"there are no LoftUp weights for {weights!r} at {file}; train them with `ovss pretrain loftup`, or "
-                "set upsampling.method to bilinear"
+                f"there are no LoftUp weights for {weights!r} at {file}; train them with "
+                "`ovss pretrain loftup`, or set upsampling.method to bilinear"
             )
         return str(file)
     return weights
 
 
 @stage(
-    "upsampling", point="features", order=10, summary="finer grid of patch features (LoftUp or interpolation)"
+    "upsampling",
+    point="features",
+    order=10,
+    summary="finer grid of patch features (LoftUp or interpolation)",
 )
 @dataclass(frozen=True)
 class Upsampling:
@@ -114,11 +123,13 @@ class Upsampling:
 
     Attributes:
         method: "loftup", or "bilinear" or "bicubic" as controls.
-        grid: whole factor of the patch grid (thesis: 2, so 14x14 becomes 28x28), size (rows, columns), or "image"
-            for one feature per pixel of the window (LoftUp's paper).
+        grid: whole factor of the patch grid (thesis: 2, so 14x14 becomes 28x28), size (rows,
+            columns), or "image" for one feature per pixel of the window (LoftUp's paper).
         way_back: what becomes of LoftUp's output, see :func:`loftup_features`; for LoftUp only.
-        guidance_scaling: colours scaled per "image" or per "batch" (released; answers then depend on neighbours).
-        weights: file, hub name, "sceneclip", or None for those of the backbone. Nothing is downloaded.
+        guidance_scaling: colours scaled per "image" or per "batch" (released; answers then depend
+            on neighbours).
+        weights: file, hub name, "sceneclip", or None for those of the backbone. Nothing is
+            downloaded.
     """
 
     method: Literal["loftup", "bilinear", "bicubic"] = "loftup"
@@ -130,7 +141,9 @@ class Upsampling:
     def __post_init__(self) -> None:
         numbers = (self.grid,) if isinstance(self.grid, int) else self.grid
         if self.grid != "image" and (len(numbers) not in (1, 2) or min(numbers) < 1):
-            raise RecipeError(f"upsampling.grid is {self.grid!r}; give a factor, two sizes, or 'image'")
+            raise RecipeError(
+                f"upsampling.grid is {self.grid!r}; give a factor, two sizes, or 'image'"
+            )
         for name, allowed in (
             ("method", ("loftup", "bilinear", "bicubic")),
             ("way_back", ("as_is", "inverse_norm", "attention_affinity")),
@@ -138,7 +151,8 @@ class Upsampling:
         ):
             if getattr(self, name) not in allowed:
                 raise RecipeError(
-                    f"upsampling.{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}"
+                    f"upsampling.{name} is {getattr(self, name)!r}; choose one of "
+                    f"{', '.join(allowed)}"
                 )
 
     def refuse(self, recipe: Recipe) -> str | None:
@@ -146,7 +160,8 @@ class Upsampling:
         for name in ("way_back", "guidance_scaling", "weights"):
             default = Upsampling.__dataclass_fields__[name].default
             if self.method != "loftup" and getattr(self, name) != default:
-                return f"{name}={getattr(self, name)!r} concerns loftup, not {self.method}; leave it out"
+                value = getattr(self, name)
+                return f"{name}={value!r} concerns loftup, not {self.method}; leave it out"
         return None
 
     def inert(self, recipe: Recipe) -> str | None:
@@ -155,7 +170,9 @@ class Upsampling:
         return "interpolation by the factor 1 is the identity" if same else None
 
     def on_features(self, features: Tensor, context: object) -> Tensor:
-        """(B, D, h, w) features of windows `context.pixels` (B, 3, H, W) -> (B, D, *grid) float32."""
+        """(B, D, h, w) features of windows `context.pixels` (B, 3, H, W) -> (B, D, *grid)
+        float32.
+        """
         size = output_size(features, context.pixels, self.grid)
         if self.method != "loftup":
             return interpolate_features(features, size, self.method)

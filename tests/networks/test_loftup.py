@@ -1,4 +1,6 @@
-"""LoftUp: against the released network's recorded outputs, its weights' names and count, memory, bad input."""
+"""LoftUp: against the released network's recorded outputs, its weights' names and count, memory,
+bad input.
+"""
 
 import sys
 
@@ -62,7 +64,8 @@ def test_scaling_per_image_makes_batches_harmless(net, recorded):
 def test_colours_in_any_affine_scale_give_the_same(net, recorded):
     scaled = recorded["image"] * torch.tensor([2.0, 0.5, 3.0]).view(1, 3, 1, 1) + 1
     before, after = net(recorded["lr"], recorded["image"]), net(recorded["lr"], scaled)
-    # Frequencies reach exp(10), so a rounding error of 1e-7 in a colour turns its fastest phases by 1e-3.
+    # Frequencies reach exp(10), so a rounding error of 1e-7 in a colour turns its fastest phases by
+    # 1e-3.
     assert relative_error(after, before) < 1e-2
 
 

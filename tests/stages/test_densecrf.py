@@ -11,13 +11,16 @@ import torch
 from ovsslib.errors import DataError, ImageError, MissingPackageError, RecipeError
 from ovsslib.stages.densecrf import CRFParameters, DenseCRF, densecrf, mean_field
 
-# The package gives the function under the module's name, so the module is taken from the import system.
+# The package gives the function under the module's name, so the module is taken from the import
+# system.
 module = sys.modules["ovsslib.stages.densecrf"]
 VECTORS = Path(__file__).parents[1] / "vectors"
 
 
 def scene(words: int, height: int, width: int, scale: float = 100.0, seed: int = 0):
-    """A photo of four bands and the probabilities of a patchy classifier: uint8 (H, W, 3), (C, H, W)."""
+    """A photo of four bands and the probabilities of a patchy classifier: uint8 (H, W, 3), (C, H,
+    W).
+    """
     random = np.random.default_rng(seed)
     region = np.repeat(np.arange(4), -(-height // 4))[:height, None] * np.ones(width, int)
     photo = random.integers(0, 256, (4, 3))[region] + random.normal(0, 6, (height, width, 3))
@@ -38,10 +41,10 @@ def scene(words: int, height: int, width: int, scale: float = 100.0, seed: int =
     ],
 )
 def test_close_to_exact_kernels(name, parameters, mean_difference):
-    # The lattice interpolates the Gaussians, so single pixels near a boundary may tip over, and the error
-    # grows while probabilities are undecided (one iteration). The bounds on the mean tell a wrong sign,
-    # weight, or colour width apart: doubling either weight or the colour width more than doubles the
-    # difference after one iteration (0.014 to 0.048 instead of 0.005).
+    # The lattice interpolates the Gaussians, so single pixels near a boundary may tip over, and the
+    # error grows while probabilities are undecided (one iteration). The bounds on the mean tell a
+    # wrong sign, weight, or colour width apart: doubling either weight or the colour width more
+    # than doubles the difference after one iteration (0.014 to 0.048 instead of 0.005).
     vector = np.load(VECTORS / "densecrf_exact.npz")
     ours = densecrf(vector["image"], vector["probs"], parameters)
     assert np.abs(ours - vector[name]).mean() < mean_difference

@@ -22,9 +22,7 @@ def test_by_the_formula(literal, height, width):
             rows = rows / rows.norm(dim=1, keepdim=True)
         attention = (rows @ rows.T / (1.0 if literal else 0.07)).softmax(1)
         expected = rows + 0.3 * attention @ rows
-        torch.testing.assert_close(
-            ours[item].flatten(1).T.double(), expected, atol=1e-5, rtol=1e-4
-        )
+        torch.testing.assert_close(ours[item].flatten(1).T.double(), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_parts_and_batch_change_nothing(monkeypatch):

@@ -37,7 +37,9 @@ def test_pull_by_the_formula():
         share = 0.4 * max(0.0, float(cosines.max()))
         expected = (1 - share) * logits[row] + share * target
         torch.testing.assert_close(ours[row], expected, atol=1e-5, rtol=1e-4)
-    assert torch.equal(pull_to_anchors(logits, features, anchor_logits[:0], anchors[:0], 0.4, 0.07), logits)
+    assert torch.equal(
+        pull_to_anchors(logits, features, anchor_logits[:0], anchors[:0], 0.4, 0.07), logits
+    )
 
 
 def test_one_iteration_on_an_upsampled_grid_written_out():
@@ -62,7 +64,9 @@ def test_one_iteration_on_an_upsampled_grid_written_out():
     torch.testing.assert_close(semantic_feedback(logits, features, (2, 3), iterations=2), twice)
 
 
-@pytest.mark.parametrize(("fine", "coarse"), [((28, 28), (14, 14)), ((9, 15), (5, 7)), ((3, 5), (3, 5))])
+@pytest.mark.parametrize(
+    ("fine", "coarse"), [((28, 28), (14, 14)), ((9, 15), (5, 7)), ((3, 5), (3, 5))]
+)
 def test_batch_and_odd_sizes_change_nothing(fine, coarse):
     torch.manual_seed(3)
     logits, features = 0.1 * torch.randn(7, 5, *fine), torch.randn(7, 16, *fine)

@@ -1,4 +1,6 @@
-"""Image engineering: views and merged logits against the released code; subsets, batch, bad input."""
+"""Image engineering: views and merged logits against the released code; subsets, batch, bad
+input.
+"""
 
 import pytest
 import torch
@@ -41,7 +43,9 @@ def test_merged_logits_equal_the_released_code(size, tiny_inputs, tiny_backbone)
     assert relative_error(large, expected) < 1e-4
 
 
-@pytest.mark.parametrize("use", [VIEWS[:1], VIEWS[:2], VIEWS[3:], ("horizontal_flip", "original"), VIEWS])
+@pytest.mark.parametrize(
+    "use", [VIEWS[:1], VIEWS[:2], VIEWS[3:], ("horizontal_flip", "original"), VIEWS]
+)
 def test_subsets_by_the_formula(use):
     settings = ImageEngineering(use=use, weight=0.6)
     torch.manual_seed(0)

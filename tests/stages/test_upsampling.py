@@ -110,7 +110,9 @@ def test_rewritten_weights_are_loaded_anew(net, tmp_path):
 
 def test_settings_are_checked_and_survive_yaml():
     for grid in (3, (28, 37), "image"):
-        made = make_settings("upsampling", {"grid": list(grid) if isinstance(grid, tuple) else grid})
+        made = make_settings(
+            "upsampling", {"grid": list(grid) if isinstance(grid, tuple) else grid}
+        )
         assert made.grid == grid
     for wrong in (0, (3, 0), (1, 2, 3)):
         with pytest.raises(RecipeError, match="upsampling.grid"):
