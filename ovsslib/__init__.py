@@ -8,6 +8,9 @@
 from ovsslib import _torchvision  # noqa: F401, I001 - must come before anything that imports torchvision
 from ovsslib import prompts, stages
 from ovsslib.backbone import Backbone
+from ovsslib.evaluation.datasets import open_dataset
+from ovsslib.evaluation.engine import evaluate
+from ovsslib.evaluation.results import measure
 from ovsslib.loading import load_backbone
 from ovsslib.recipe import Recipe, recipes
 from ovsslib.segmentation import Segmentation
@@ -17,5 +20,5 @@ from ovsslib.vocabulary import Vocabulary
 __version__ = "0.1.0"
 __all__ = [
     "Backbone", "Recipe", "Segmentation", "Segmenter", "Vocabulary",
-    "load", "load_backbone", "prompts", "recipes", "stages",
+    "evaluate", "load", "load_backbone", "measure", "open_dataset", "prompts", "recipes", "stages",
 ]

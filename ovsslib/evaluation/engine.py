@@ -1,0 +1,371 @@
+"""The engine: segmenters over a data set, the trunk once per window, counts that survive a kill.
+
+One pass over the images serves any number of recipes. Segmenters with the same backbone, windows and views share
+the trunk; those that differ only behind the stitching share the stitched logits too. The counts of every image are
+appended to a log at once (`resume.py`), and finished evaluations go to the store (`store.py`).
+"""
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ovsslib import paths
+from ovsslib.classifier import TextFeatures
+from ovsslib.errors import DataError
+from ovsslib.evaluation import metrics
+from ovsslib.evaluation.datasets import VIEWS
+from ovsslib.evaluation.distributed import Processes, assert_complete
+from ovsslib.evaluation.fingerprints import data_fingerprint, evaluation_parts, key_of
+from ovsslib.evaluation.report import Report, provenance
+from ovsslib.evaluation.resume import ImageCounts, ResumeLog
+from ovsslib.evaluation.sharing import (
+    BAD_IMAGE,
+    group_by_trunk,
+    labels_and_confidence,
+    read_ahead,
+    share_logits,
+    with_smaller_chunks,
+)
+from ovsslib.evaluation.store import ResultsStore
+from ovsslib.segmenter import Segmenter, window_logits_of
+
+
+@dataclass(eq=False)
+class _Job:
+    """One segmenter's part of a run."""
+
+    segmenter: Segmenter
+    text: TextFeatures
+    rows: Tensor
+    parts: dict[str, Any] | None
+    log: ResumeLog
+    done: dict[int, ImageCounts] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    total: np.ndarray | None = None
+
+    def add(self, record: ImageCounts) -> None:
+        self.done[record.index] = record
+        self.total = record.classes if self.total is None else self.total + record.classes
+
+
+def evaluate(
+    segmenters: Segmenter | Sequence[Segmenter],
+    dataset: Any,
+    limit: int | None = None,
+    *,
+    workers: int = 0,
+    progress: bool = True,
+    resume_folder: str | Path | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+    store: ResultsStore | bool = True,
+    fresh: bool = False,
+) -> Report | list[Report]:
+    """Measure one or many segmenters on a data set, the trunk run once per window for all of them.
+
+    Args:
+        segmenters: one (gives a Report) or several (a list of Reports in their order).
+        dataset: from :func:`ovsslib.open_dataset`, or a sequence of (image, label, name) with `name`, `classes`,
+            `ignore_index` and `vocabulary`. Words come from its vocabulary as each recipe's `text` settings ask.
+        limit: the first images only.
+        workers: threads that read ahead; counts do not depend on it.
+        progress: show a bar with the running mIoU and the time left.
+        resume_folder: where counts of an unfinished run are kept; None: the user's cache, if there is a store.
+        on_error: "stop" at an image that cannot be used, or "skip" it and count it in the report.
+        store: True: the user's results store; a ResultsStore; False: look nothing up and keep nothing.
+        fresh: measure again even if the store has the result.
+
+    Raises:
+        DataError, ImageError: an image or a label map cannot be used; results cannot be written.
+        RecipeError, WordsError: the recipe does not go with the data set's words.
+        MemoryBudgetError: not even one window at a time fits into memory.
+    """
+    several = not isinstance(segmenters, Segmenter)
+    wanted = list(segmenters) if several else [segmenters]
+    if on_error not in ("stop", "skip"):
+        raise DataError(f"on_error={on_error!r}: choose 'stop' or 'skip'")
+    if limit is not None and limit < 1:
+        raise DataError(f"limit={limit}: measure at least 1 image")
+    if not wanted:
+        return []
+    chosen = dataset if limit is None or limit >= len(dataset) else dataset[:limit]
+    if not len(chosen):
+        raise DataError(f"the data set {dataset.name!r} has no images")
+    keeper = ResultsStore() if store is True else (store or None)
+    parts = _key_parts(wanted, chosen, on_error)
+    found: list[Report | None] = [None] * len(wanted)
+    if keeper is not None and not fresh:
+        found = [_stored(keeper, one, on_error) for one in parts]
+    # Two segmenters of equal settings are one evaluation.
+    first_of: dict[str, int] = {}
+    for index, report in enumerate(found):
+        if report is None:
+            first_of.setdefault(_identity(wanted[index], parts[index]), index)
+    open_ones = list(first_of.values())
+    if open_ones:
+        folder = _resume_root(resume_folder, keeper)
+        run = _Run(chosen, len(dataset), workers, progress, on_error, keeper, folder, fresh)
+        reports = run.measure([(wanted[i], parts[i]) for i in open_ones])
+        for index, report in zip(open_ones, reports, strict=True):
+            found[index] = report
+        for index, report in enumerate(found):
+            if report is None:
+                found[index] = found[first_of[_identity(wanted[index], parts[index])]]
+    found = [_named_as(report, s) for report, s in zip(found, wanted, strict=True)]
+    return found if several else found[0]
+
+
+def _key_parts(segmenters: Sequence[Segmenter], dataset: Any, on_error: str) -> list[dict | None]:
+    """Key parts of each segmenter; None where weights or data cannot be told from others."""
+    known = [s.backbone.weights_hash for s in segmenters]
+    data = data_fingerprint(dataset, tolerant=on_error == "skip") if any(known) else None
+    return [
+        evaluation_parts(s.recipe, s.backbone.weights_hash, s.backbone.precision, data, len(dataset))
+        if data and s.backbone.weights_hash
+        else None
+        for s in segmenters
+    ]
+
+
+def _identity(segmenter: Segmenter, parts: dict | None) -> str:
+    return key_of(parts) if parts else f"{id(segmenter.backbone)} {segmenter.recipe.key()}"
+
+
+def _stored(store: ResultsStore, parts: dict | None, on_error: str) -> Report | None:
+    report = store.get(parts) if parts else None
+    if report is not None and report.skipped and on_error == "stop":
+        return None
+    return report
+
+
+def _named_as(report: Report, segmenter: Segmenter) -> Report:
+    """The report under the name that the caller's recipe has; equal recipes share a record."""
+    if report.recipe.name == segmenter.recipe.name:
+        return report
+    values = {name: getattr(report, name) for name in Report.__dataclass_fields__}
+    return Report(**{**values, "recipe": segmenter.recipe})
+
+
+def _resume_root(folder: str | Path | None, store: ResultsStore | None) -> Path | None:
+    if folder is not None:
+        return Path(folder)
+    return paths.cache("resume") if store is not None else None
+
+
+def _folder_of(root: Path | None, parts: dict | None) -> Path | None:
+    """Folder of one evaluation's unfinished counts; none where it cannot be told from others."""
+    return root / key_of(parts) if root is not None and parts else None
+
+
+class _Run:
+    """One pass over a data set for the segmenters that are not in the store."""
+
+    def __init__(self, dataset, whole, workers, progress, on_error, store, folder, fresh):
+        self.dataset, self.whole, self.fresh = dataset, whole, fresh
+        self.workers, self.progress, self.on_error = workers, progress, on_error
+        self.store, self.folder = store, folder
+        self.skipped: dict[int, tuple[str, str]] = {}
+        self.processes = Processes()
+
+    def measure(self, wanted: Sequence[tuple[Segmenter, dict | None]]) -> list[Report]:
+        """Reports of the segmenters, in their order."""
+        self.processes = Processes.current(wanted[0][0].backbone.device)
+        jobs = [self._job(segmenter, parts) for segmenter, parts in wanted]
+        mine = self.processes.share(len(self.dataset))
+        if self.fresh:
+            if self.processes.first:
+                for job in jobs:
+                    job.log.remove()
+            self.processes.barrier()
+        started = time.perf_counter()
+        try:
+            for job in jobs:
+                for record in job.log.done().values():
+                    if record.index in mine:
+                        job.add(record)
+            resumed = min(len(job.done) for job in jobs)
+            self._pass([i for i in mine if any(i not in job.done for job in jobs)], jobs)
+            for job in jobs:
+                job.log.close()
+            return self._finish(jobs, time.perf_counter() - started, resumed)
+        finally:
+            for job in jobs:
+                job.log.close()
+
+    def _job(self, segmenter: Segmenter, parts: dict | None) -> _Job:
+        vocabulary = segmenter.recipe["text"].vocabulary(self.dataset.vocabulary)
+        if len(vocabulary) != self.dataset.classes:
+            raise DataError(
+                f"{self.dataset.name!r} has {self.dataset.classes} classes but {len(vocabulary)} words; give one word "
+                "per class"
+            )
+        text = segmenter.text(vocabulary)
+        log = ResumeLog(_folder_of(self.folder, parts))
+        job = _Job(segmenter, text, segmenter.query_features(text), parts, log)
+        tuned = segmenter.recipe.dataset
+        if tuned and tuned != self.dataset.name:
+            note = (
+                f"recipe {segmenter.recipe.name!r} carries the settings that were tuned for {tuned}, and is measured on "
+                f"{self.dataset.name}"
+            )
+            warnings.warn(note, stacklevel=5)
+            job.notes.append(note)
+        return job
+
+    def _pass(self, indices: list[int], jobs: list[_Job]) -> None:
+        groups = group_by_trunk([job.segmenter for job in jobs])
+        show = self.progress and self.processes.first and indices
+        bar = tqdm(total=len(indices), desc=self.dataset.name, unit="image", disable=not show)
+        with bar:
+            for index, item in read_ahead(self.dataset, indices, self.workers):
+                try:
+                    if isinstance(item, Exception):
+                        raise item
+                    records = self._image(index, item, [[jobs[i] for i in g] for g in groups])
+                except BAD_IMAGE as error:
+                    if self.on_error == "stop":
+                        raise
+                    self.skipped[index] = (self._name(index), " ".join(str(error).split()))
+                    for job in jobs:  # a run before this one may have got further with some recipes
+                        job.done.pop(index, None)
+                else:
+                    for job, record in records:
+                        job.log.append(record)
+                        job.add(record)
+                bar.set_postfix_str(_running(jobs), refresh=False)
+                bar.update()
+
+    def _name(self, index: int) -> str:
+        items = getattr(self.dataset, "items", None)
+        return items[index].name if items else str(index)
+
+    def _image(self, index: int, item: tuple, groups: list[list[_Job]]):
+        """Counts of one image for every job that lacks them."""
+        image, label = item[0], item[1]
+        records: list[tuple[_Job, ImageCounts]] = []
+        for group in groups:
+            group = [job for job in group if index not in job.done]
+            if group:
+                made = with_smaller_chunks(
+                    group[0].segmenter.backbone, lambda g=group: self._group(index, image, label, g)
+                )
+                records.extend(zip(group, made, strict=True))
+        return records
+
+    def _group(self, index: int, image: np.ndarray, label: np.ndarray, jobs: list[_Job]):
+        """Counts of one image for jobs that share a trunk."""
+        started = time.perf_counter()
+        pixels = jobs[0].segmenter.prepare(image)
+        leaders, leader_of = share_logits(
+            [job.segmenter for job in jobs], [job.rows for job in jobs]
+        )
+        stitched = window_logits_of(
+            [jobs[i].segmenter for i in leaders], pixels, [jobs[i].rows for i in leaders], image.shape[:2]
+        )
+        stitched_of = dict(zip(leaders, stitched, strict=True))
+        shared = (time.perf_counter() - started) / len(jobs)
+        records = []
+        for job, leader in zip(jobs, leader_of, strict=True):
+            started = time.perf_counter()
+            labels, confidence = labels_and_confidence(
+                job.segmenter, stitched_of[leader], image, pixels, job.text
+            )
+            seconds = shared + time.perf_counter() - started
+            ignore = self.dataset.ignore_index
+            records.append(
+                ImageCounts(
+                    index,
+                    metrics.image_counts(labels, label, self.dataset.classes, ignore),
+                    metrics.boundary_counts(labels, label, ignore),
+                    metrics.calibration_counts(confidence, labels, label, ignore),
+                    seconds,
+                )
+            )
+        return records
+
+    def _finish(self, jobs: list[_Job], elapsed: float, resumed: int) -> list[Report]:
+        """Reports from the counts of all processes; the first process stores them."""
+        skipped = sorted(self.processes.gather(list(self.skipped.items())))
+        reports = []
+        for job in jobs:
+            counts = _gathered(job, len(self.dataset), self.dataset.classes, self.processes)
+            assert_complete(counts["done"], len(skipped))
+            reports.append(self._report(job, counts, [why for _, why in skipped], elapsed, resumed))
+        if self.processes.first:
+            for job, report in zip(jobs, reports, strict=True):
+                if self.store is not None and job.parts and report.images:
+                    self.store.put(job.parts, report)
+        self.processes.barrier()
+        if self.processes.first and self.store is not None:
+            for job in jobs:
+                job.log.remove()
+        return reports
+
+    def _report(self, job: _Job, counts: dict, skipped: list, elapsed: float, resumed: int) -> Report:
+        kept = np.flatnonzero(counts["done"])
+        dataset, backbone = self.dataset, job.segmenter.backbone
+        expected = VIEWS.get(dataset.name, (None,) * 4)[3] or self.whole
+        made = provenance(backbone.device)
+        made |= {
+            "threads": torch.get_num_threads(),
+            "processes": self.processes.count,
+            "windows_per_chunk": backbone.batch_of_windows,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "wall_seconds": round(elapsed, 1),
+            "resumed_images": resumed,
+        }
+        return Report(
+            recipe=job.segmenter.recipe,
+            dataset=dataset.name,
+            model=model_name(backbone),
+            names=tuple(job.text.vocabulary.names),
+            counts=counts["classes"][kept],
+            boundary_counts=counts["boundary"][kept],
+            calibration_counts=counts["calibration"][kept],
+            indices=kept,
+            skipped=skipped,
+            limit=len(dataset) if len(dataset) < expected else None,
+            seconds_per_image=counts["microseconds"].sum() / 1e6 / max(1, len(kept)),
+            provenance=made,
+            notes=job.notes,
+        )
+
+
+def model_name(backbone: Any) -> str:
+    """Name and weights of a model as results carry them: "ViT-B-16-quickgelu/openai"."""
+    return f"{backbone.name}/{backbone.pretrained}" if backbone.pretrained else str(backbone.name)
+
+
+def _gathered(job: _Job, images: int, classes: int, processes: Processes) -> dict[str, np.ndarray]:
+    """Counts of all images as dense arrays, summed over the processes; `done` says how often each was counted."""
+    arrays = {
+        "done": np.zeros(images, dtype=np.int64),
+        "classes": np.zeros((images, 3, classes), dtype=np.int64),
+        "boundary": np.zeros((images, 4), dtype=np.int64),
+        "calibration": np.zeros((images, metrics.CALIBRATION_BINS, 3), dtype=np.int64),
+        "microseconds": np.zeros(images, dtype=np.int64),
+    }
+    for index, record in job.done.items():
+        arrays["done"][index] = 1
+        arrays["classes"][index] = record.classes
+        arrays["boundary"][index] = record.boundary
+        arrays["calibration"][index] = record.calibration
+        arrays["microseconds"][index] = round(record.seconds * 1e6)
+    return {name: processes.sum(array) for name, array in arrays.items()}
+
+
+def _running(jobs: list[_Job]) -> str:
+    """What the bar says: mIoU so far, or its range over several recipes."""
+    values = [100 * float(metrics.miou(job.total)) for job in jobs if job.total is not None]
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"mIoU {values[0]:.1f} %"
+    return f"mIoU {min(values):.1f} to {max(values):.1f} %"

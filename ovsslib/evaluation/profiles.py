@@ -1,0 +1,111 @@
+"""Profiles: a model, a data set and where to run, under one name (`data/profiles/*.yaml`)."""
+
+import dataclasses
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ovsslib import paths
+from ovsslib.backbone import Backbone
+from ovsslib.errors import RecipeError
+from ovsslib.evaluation.datasets import SegmentationDataset, open_dataset
+from ovsslib.loading import load_backbone
+from ovsslib.recipe import Recipe
+
+DEFAULT = "embedded"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is evaluated with what.
+
+    Attributes:
+        name, title: for tables, one line for people.
+        model, pretrained: as :func:`ovsslib.load_backbone` takes them.
+        dataset, root: as :func:`ovsslib.open_dataset` takes them; root None: $OVSSLIB_DATA, or the shipped Scenes.
+        device: "cpu", "cuda", "cuda:N", or "auto": cuda if there is one.
+        precision: "fp32", "bf16" or "fp16".
+        limit: the first images only, or None for all.
+    """
+
+    name: str
+    model: str = "sceneclip"
+    pretrained: str | None = None
+    dataset: str = "scenes"
+    root: str | None = None
+    device: str = "cpu"
+    precision: str = "fp32"
+    limit: int | None = None
+    title: str = ""
+
+    @staticmethod
+    def named(name: str) -> "Profile":
+        """A shipped profile, or one from the path of a YAML file.
+
+        Raises RecipeError for an unknown profile (lists the known ones) or a file that is not one.
+        """
+        own = str(name).endswith((".yaml", ".yml"))
+        path = Path(name) if own else paths.data(f"profiles/{name}.yaml")
+        if not path.is_file():
+            close = get_close_matches(str(name), profile_names(), n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise RecipeError(
+                f"unknown profile {str(name)!r}{hint}; known: {', '.join(profile_names())}"
+            )
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            return Profile(name=path.stem, **content)
+        except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
+            known = ", ".join(f.name for f in dataclasses.fields(Profile) if f.name != "name")
+            raise RecipeError(
+                f"{path} is not a profile ({error}); it is a mapping of {known}"
+            ) from None
+
+    def but(self, **changes: Any) -> "Profile":
+        """A copy with the fields that are given and not None changed. Raises RecipeError for an unknown field."""
+        fields = {f.name for f in dataclasses.fields(self)}
+        for field in changes:
+            if field not in fields:
+                raise RecipeError(f"a profile has no field {field!r}; it has {', '.join(sorted(fields))}")
+        return dataclasses.replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+    def backbone(self) -> Backbone:
+        """The model, loaded once per process. Raises ModelError."""
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        key = (self.model, self.pretrained, device, self.precision)
+        if key not in _backbones:
+            _backbones[key] = load_backbone(
+                self.model, self.pretrained, device=device, precision=self.precision
+            )
+        return _backbones[key]
+
+    def open(self, limit: int | None = None) -> SegmentationDataset:
+        """The data set, cut to `limit` images (the profile's own limit if None). Raises DataError."""
+        return open_dataset(self.dataset, self.root, limit=limit or self.limit)
+
+    def open_whole(self) -> SegmentationDataset:
+        """The data set with all its images, whatever the limit. Raises DataError."""
+        return open_dataset(self.dataset, self.root)
+
+    def recipe(self, recipe: Recipe | str) -> Recipe:
+        """A recipe for this profile: a name stands for its settings for this data set."""
+        return recipe if isinstance(recipe, Recipe) else Recipe.named(recipe, self.dataset)
+
+
+_backbones: dict[tuple, Backbone] = {}
+
+
+def profile_names() -> list[str]:
+    """Names of the shipped profiles."""
+    return sorted(path.stem for path in paths.data("profiles").glob("*.yaml"))
+
+
+def profiles() -> dict[str, str]:
+    """Shipped profiles: {name: one line about it}."""
+    return {name: Profile.named(name).title for name in profile_names()}

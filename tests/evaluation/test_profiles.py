@@ -1,0 +1,115 @@
+"""Profiles, and `measure`, which notebooks and commands call."""
+
+import pytest
+from engine_cases import seeded_backbone, small_recipe
+from fake_datasets import build
+
+from ovsslib import Recipe, measure
+from ovsslib.errors import DataError, OvssError, RecipeError
+from ovsslib.evaluation import profiles, results
+from ovsslib.evaluation.datasets import VIEWS
+from ovsslib.evaluation.profiles import Profile
+from ovsslib.evaluation.store import ResultsStore
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    """A small data set with a seeded model."""
+    monkeypatch.setenv("OVSSLIB_CACHE", str(tmp_path / "cache"))
+    fake = build("folder", tmp_path / "data", images=5)
+    made = Profile("small", model="seeded", dataset="folder", root=str(fake.root))
+    monkeypatch.setitem(profiles._backbones, ("seeded", None, "cpu", "fp32"), seeded_backbone())
+    return made
+
+
+def test_every_shipped_profile_is_complete():
+    names = profiles.profile_names()
+    assert "embedded" in names and "embedded-quick" in names
+    assert {f"openai-vitb16-{name}" for name in VIEWS if not name.startswith("scenes")} < set(names)
+    for name, title in profiles.profiles().items():
+        found = Profile.named(name)
+        assert found.dataset in VIEWS and title == found.title != ""
+        if name.startswith("openai-vitb16-"):
+            assert (found.model, found.pretrained) == ("ViT-B-16-quickgelu", "openai")
+            assert name == f"openai-vitb16-{found.dataset}" and found.limit is None
+        else:
+            assert found.model == "sceneclip" and found.dataset.startswith("scenes")
+    assert Profile.named("embedded-quick").limit == 60
+
+
+def test_unknown_profiles_and_fields(tmp_path):
+    with pytest.raises(RecipeError, match="did you mean 'embedded-quick'.*openai-vitb16-voc21"):
+        Profile.named("embeded-quick")
+    with pytest.raises(RecipeError, match="no field 'modell'"):
+        Profile.named("embedded").but(modell="x")
+    own = tmp_path / "mine.yaml"
+    own.write_text("dataset: voc21\nlimit: 3\n")
+    assert Profile.named(str(own)).name == "mine" and Profile.named(str(own)).limit == 3
+    own.write_text("data: voc21\n")
+    with pytest.raises(RecipeError, match="not a profile"):
+        Profile.named(str(own))
+    assert Profile("a").but(limit=None, device="cuda").limit is None
+
+
+def test_a_missing_data_set_is_an_error_that_says_where(tmp_path, monkeypatch):
+    monkeypatch.delenv("OVSSLIB_DATA", raising=False)
+    with pytest.raises(OvssError, match="OVSSLIB_DATA"):
+        Profile.named("openai-vitb16-voc21").open()
+
+
+def test_names_stand_for_the_settings_of_the_data_set():
+    voc = Profile.named("openai-vitb16-voc21")
+    assert voc.recipe("sclip") == Recipe.named("sclip", "voc21") != Recipe.named("sclip")
+
+
+def test_measure_looks_up_and_prints_a_table(profile, monkeypatch):
+    base = small_recipe()
+    wanted = [base, base.but({"attention.terms": "qq"}), base.but(labels={"closing": 3}, name="closed")]
+    first = measure(wanted, profile, progress=False)
+    assert list(first) == ["sclip", "sclip (attention.terms=qq)", "closed"] and first.images == 5
+    monkeypatch.setattr(results.Segmenter, "prepare", None)  # nothing may be computed again
+    again = measure(wanted, profile)
+    table = again.table(["miou", "calibration_error"], baseline="sclip")
+    assert table.equals(first.table(["miou", "calibration_error"], baseline="sclip"))
+    assert table.index.name == "folder, 5 images"
+    row = table.loc["closed"]
+    assert row["mIoU"].endswith("]") and " % [" in row["mIoU"]
+    assert " points [" in row["mIoU: against sclip"]
+    assert row["mIoU: verdict"] in ("better", "worse", "no difference shown")
+    assert table.loc["sclip", "mIoU: verdict"] == ""
+    numbers = again.numbers("miou", baseline="sclip").set_index("recipe")
+    expected = first["closed"].miou - first["sclip"].miou
+    assert numbers.loc["closed", "difference"] == pytest.approx(expected)
+    assert numbers.loc["closed", "difference_low"] <= expected <= numbers.loc["closed", "difference_high"]
+    unpaired = again.table(baseline="sclip", paired=False)
+    assert list(unpaired) == ["mIoU", "against sclip"]
+    assert "5 images" in again.provenance and "seeded/random" in again.provenance
+    assert "<table" in again._repr_html_() and "<table" in again["sclip"]._repr_html_()
+    with pytest.raises(DataError, match="no result is called 'x'"):
+        again.table(baseline="x")
+    with pytest.raises(DataError, match="unknown metric 'mio'"):
+        again.table("mio")
+
+
+def test_limits_and_mappings(profile, tmp_path):
+    kept = ResultsStore(tmp_path / "own", shipped=tmp_path / "none")
+    found = measure({"A": small_recipe()}, profile.but(limit=2), progress=False, store=kept)
+    assert found.images == 2 and found["A"].limit == 2
+    frame = kept.frame()
+    assert set(frame["limit"].dropna()) == {2} and set(frame["dataset"]) == {"folder"}
+    assert measure(small_recipe(), profile, 3, progress=False, store=kept).images == 3
+    again = small_recipe()
+    assert list(results.named_recipes([again, again], profile)) == ["sclip", "sclip (again)"]
+    with pytest.raises(RecipeError, match="two recipes are called"):
+        results.named_recipes([again, again, again], profile)
+
+
+def test_lower_is_better_for_the_calibration_error(profile):
+    base = small_recipe()
+    sharp = base.but({"labels.logit_scale": 4000.0}, name="sharp")
+    flat = base.but({"labels.logit_scale": 0.001}, name="flat")
+    found = measure([sharp, flat], profile, progress=False).numbers(
+        ["calibration_error"], baseline="sharp"
+    )
+    row = found.set_index("recipe").loc["flat"]
+    assert row["difference_high"] < 0 and row["verdict"] == "better"

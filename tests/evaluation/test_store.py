@@ -1,0 +1,253 @@
+"""The results store: keys, records that survive damage, tables."""
+
+import json
+
+import numpy as np
+import pytest
+from engine_cases import seeded_backbone, small_dataset, small_recipe
+
+from ovsslib import Recipe, Segmenter, evaluate
+from ovsslib.errors import DataError
+from ovsslib.evaluation import fingerprints, store
+from ovsslib.evaluation.claims import assess, configuration_key, load_claims
+from ovsslib.evaluation.report import METRICS, Report
+from ovsslib.evaluation.store import ResultsStore, configuration, pack_counts, unpack_counts
+from ovsslib.recipe import parse_changes
+
+
+def report(recipe: Recipe | None = None, seed: int = 0, images: int = 12, **fields) -> Report:
+    random = np.random.default_rng(seed)
+    label = random.integers(0, 5000, (images, 3)) * (random.random((images, 3)) < 0.7)
+    prediction = random.integers(0, 5000, (images, 3))
+    counts = np.stack([np.minimum(label, prediction) // 2, prediction, label], axis=1)
+    pixels = random.integers(1, 99, (images, 15))
+    values = {
+        "recipe": recipe or Recipe.named("sclip", "voc21"),
+        "dataset": "voc21",
+        "model": "ViT-B-16-quickgelu/openai",
+        "names": ("zebra", "ant", "cat"),
+        "counts": counts,
+        "boundary_counts": random.integers(1, 40, (images, 4)),
+        "calibration_counts": np.stack([pixels, pixels // 2, pixels * 400_000], axis=2),
+        "indices": np.arange(images),
+        "seconds_per_image": 0.5,
+        "provenance": {"commit": "abc"},
+    }
+    return Report(**{**values, **fields})
+
+
+def parts(one: Report, code: str = "c0") -> dict:
+    return {**fingerprints.evaluation_parts(one.recipe, "w", "fp32", "d", one.images), "code": code}
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return ResultsStore(tmp_path / "new", shipped=tmp_path / "shipped")
+
+
+def test_a_record_comes_back_as_it_was(kept):
+    one = report(skipped=[("x", "broken")], limit=12, notes=["a note"])
+    path = kept.put(parts(one), one)
+    again = kept.get(parts(one))
+    assert again.record() == one.record() and again.recipe == one.recipe
+    for name in ("counts", "boundary_counts", "calibration_counts", "indices"):
+        stored = getattr(again, name)
+        np.testing.assert_array_equal(stored, getattr(one, name))
+        assert stored.dtype == np.int64
+    assert list(again.per_class.index) == ["zebra", "ant", "cat"]
+    assert sorted(p.name for p in path.parent.iterdir()) == [f"{path.stem}.json", f"{path.stem}.npz"]
+
+
+def test_packed_counts_are_small_and_exact():
+    random = np.random.default_rng(0)
+    counts = np.zeros((400, 3, 34), dtype=np.int64)
+    for image in range(400):
+        used = random.choice(34, 8, replace=False)
+        counts[image][:, used] = random.integers(0, 66752, (3, 8))
+    calibration = np.zeros((400, 15, 3), dtype=np.int64)
+    calibration[:, 3:9] = random.integers(0, 66752, (400, 6, 3))
+    calibration[..., 2] *= 999_983
+    one = report(
+        counts=counts, calibration_counts=calibration, indices=np.arange(400), images=400,
+        boundary_counts=random.integers(0, 2000, (400, 4)),
+    )  # fmt: skip
+    packed = pack_counts(one)
+    assert len(packed) < 60_000
+    assert packed == pack_counts(one)
+    arrays = unpack_counts(packed)
+    np.testing.assert_array_equal(arrays["classes"], counts)
+    np.testing.assert_array_equal(arrays["calibration"], calibration)
+    with pytest.raises(ValueError):
+        unpack_counts(packed[:-200])
+
+
+def test_no_image_and_no_pixel_are_kept_too():
+    empty = report(
+        counts=np.zeros((2, 3, 3), int), calibration_counts=np.zeros((2, 15, 3), int), images=2,
+        indices=np.arange(2), boundary_counts=np.zeros((2, 4), int),
+    )  # fmt: skip
+    assert unpack_counts(pack_counts(empty))["classes"].shape == (2, 3, 3)
+    assert empty.record()["metrics"]["miou"] == [None, None, None]
+
+
+def test_every_part_of_the_key_matters(kept):
+    one = report()
+    kept.put(parts(one), one)
+    for name in parts(one):
+        assert kept.get({**parts(one), name: "other"}) is None
+    other = one.recipe.but({"labels.closing": 3})
+    assert kept.get({**parts(one), "recipe": other.key()}) is None
+
+
+def test_changed_code_is_trusted_only_if_asked(tmp_path, kept, monkeypatch):
+    one = report()
+    kept.put(parts(one), one)
+    later = parts(one, code="c1")
+    assert kept.get(later) is None
+    monkeypatch.setenv("OVSSLIB_TRUST_STORE", "1")
+    trusting = ResultsStore(tmp_path / "new", shipped=tmp_path / "shipped")
+    assert trusting.get(later).miou == one.miou
+    assert trusting.get({**later, "weights": "v"}) is None
+
+
+def test_damaged_records_count_as_absent(kept):
+    one = report()
+    path = kept.put(parts(one), one)
+    numbers = path.with_suffix(".npz")
+    whole = numbers.read_bytes()
+    numbers.write_bytes(whole[:-1])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert kept.get(parts(one)) is None
+    numbers.unlink()
+    with pytest.warns(UserWarning, match="damaged"):
+        assert kept.get(parts(one)) is None
+    path.write_text(path.read_text()[:100])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert kept.frame().empty
+    kept.put(parts(one), one)
+    assert kept.get(parts(one)).miou == one.miou
+
+
+def test_disk_full_leaves_no_record(kept, monkeypatch):
+    one = report()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store.os, "fsync", full)
+    with pytest.raises(DataError, match="No space left"):
+        kept.put(parts(one), one)
+    assert list(kept.folder.iterdir()) == []
+    assert kept.get(parts(one)) is None
+
+
+def test_shipped_records_are_found_and_never_written(tmp_path, kept):
+    one = report()
+    key = kept.put(parts(one), one).stem
+    assert kept.ship([key]) == 1
+    assert kept.ship([key], tmp_path / "elsewhere") == 1
+    fresh = ResultsStore(tmp_path / "empty", shipped=kept.shipped)
+    assert fresh.get(parts(one)).miou == one.miou and fresh.ship([key]) == 0
+    assert [p.stem for p in kept.records()] == [key]
+    with pytest.raises(DataError, match="no record nothing"):
+        kept.ship(["nothing"])
+
+
+def test_frame_is_tidy_and_settles_claims(kept):
+    base = report()
+    changed = report(base.recipe.but({"pamr": True, "labels.closing": 3}, name="mine"), seed=1)
+    part = report(seed=2, limit=12, recipe=Recipe.named("naclip", "voc21"))
+    for one in (base, changed, part):
+        kept.put(parts(one), one)
+    frame = kept.frame()
+    assert tuple(frame.columns) == store.COLUMNS
+    assert set(METRICS) < set(frame["metric"]) and "class_iou:ant" in set(frame["metric"])
+    row = frame[(frame["label"] == "mine") & (frame["metric"] == "miou")].iloc[0]
+    assert row["recipe"] == "sclip" and row["changes"] == "pamr=true; labels.closing=3"
+    assert row["low"] < row["value"] < row["high"] and row["value"] == round(changed.miou, 6)
+    claims = load_claims()
+    ledger = assess(claims[claims["dataset"] == "voc21"], frame)
+    measured = ledger[ledger["status"].str.startswith("measured")]
+    assert len(measured) and set(measured["recipe"]) == {"sclip"}
+    assert kept.frame(keys=[]).empty
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"pamr": {"iterations": 3}, "labels.logit_scale": 41.5},
+        {"attention": {"terms": "qq", "residual": False}, "windows.crop": 0},
+        {"text.templates": ["a {}", "the {}."], "text.names": "readable"},
+    ],
+)
+def test_changes_lead_back_to_the_recipe(changes):
+    recipe = Recipe.named("sclip", "voc21").but(changes, name="other name")
+    name, text = configuration(recipe, "voc21")
+    rebuilt = Recipe.named(name, "voc21").but(parse_changes(p for p in text.split("; ") if p))
+    assert rebuilt == recipe
+    assert configuration_key(name, text, "voc21") == recipe.key()
+
+
+def test_a_stage_that_is_taken_out_is_a_change():
+    recipe = Recipe.named("itaclip", "voc21").but(pamr=False)
+    assert configuration(recipe, "voc21") == ("itaclip", "pamr=false")
+
+
+# -- the code's part of the key ----------------------------------------------------------------------
+
+
+def test_code_hash_ignores_comments_docstrings_and_layout():
+    source = 'class A:\n    """Doc."""\n\n    x = 1  # why\n\ndef f(a, b=2):\n    return f"{a!r:>{b}} {A}"\n'
+    same = 'class A:\n    x = (1)\n    "text below"\ndef f(a,\n      b=2):\n    """D."""\n    return f"{a!r:>{b}} {A}"\n'
+    assert fingerprints.source_hash(source) == fingerprints.source_hash(same)
+    for other in ("x = 2", "y = 1", "x = 1.0", "x = '1'"):
+        assert fingerprints.source_hash(source.replace("x = 1", other)) != (
+            fingerprints.source_hash(source)
+        )
+
+
+def test_code_hash_is_the_same_in_every_python():
+    # Recorded with Python 3.11; the trees of newer versions have fields that must not count.
+    source = "def f(x, /, *, y: int = 1) -> str:\n    return f'{x}' 'b'\n"
+    assert fingerprints.source_hash(source)[:16] == "8ead0d6871e41524"
+
+
+def test_code_hash_follows_the_stages_of_the_recipe():
+    recipe = small_recipe()
+    assert fingerprints.code_hash(recipe) == fingerprints.code_hash(
+        recipe.but({"labels.logit_scale": 9})
+    )
+    assert fingerprints.code_hash(recipe) != fingerprints.code_hash(recipe.but(pamr=True))
+
+
+# -- the same request is never computed twice --------------------------------------------------------
+
+
+def test_evaluate_looks_up_before_it_computes(tmp_path, kept, monkeypatch):
+    monkeypatch.setenv("OVSSLIB_CACHE", str(tmp_path / "cache"))
+    backbone, dataset = seeded_backbone(), small_dataset(tmp_path / "data", images=3)
+    first = Segmenter(backbone, small_recipe())
+    second = Segmenter(backbone, small_recipe(attention={"terms": "qq"}))
+    one = evaluate(first, dataset, progress=False, store=kept)
+    passes = []
+    finish = Segmenter.finish
+    monkeypatch.setattr(
+        Segmenter, "finish", lambda self, *a, **k: passes.append(self) or finish(self, *a, **k)
+    )
+    renamed = Segmenter(backbone, small_recipe().but(name="renamed"))
+    again = evaluate([renamed, second, second], dataset, progress=False, store=kept)
+    assert passes == [second] * 3
+    assert again[0].recipe.name == "renamed" and again[0].miou == one.miou
+    assert again[1].miou == again[2].miou and len(list(kept.records())) == 2
+    evaluate(first, dataset, progress=False, store=kept, fresh=True)
+    assert len(passes) == 6
+    record = json.loads(next(iter(kept.records())).read_text())
+    assert record["provenance"]["versions"]["torch"] and record["provenance"]["machine"]
+
+
+def test_models_that_cannot_be_told_apart_are_not_kept(tmp_path, kept):
+    backbone, dataset = seeded_backbone(), small_dataset(tmp_path / "data", images=1)
+    backbone.weights_hash = ""
+    evaluate(Segmenter(backbone, small_recipe()), dataset, progress=False, store=kept)
+    assert list(kept.records()) == []
