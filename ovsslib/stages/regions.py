@@ -49,7 +49,7 @@ def _between_centres(edges: list[int], like: Tensor) -> Tensor:
     of them.
     """
     centres = [(first + last - 1) / 2 for first, last in pairwise(edges)]
-    weights = like.new_zeros(edges[-1], len(centres))
+    weights = torch.zeros(edges[-1], len(centres))  # filled where single values are cheap to write
     for position in range(edges[-1]):
         after = sum(centre <= position for centre in centres)
         if after in (0, len(centres)):
@@ -57,7 +57,7 @@ def _between_centres(edges: list[int], like: Tensor) -> Tensor:
         else:
             share = (position - centres[after - 1]) / (centres[after] - centres[after - 1])
             weights[position, after - 1], weights[position, after] = 1 - share, share
-    return weights
+    return weights.to(like)
 
 
 def mix_regions(
