@@ -1,0 +1,412 @@
+"""Pretraining of SceneCLIP: a small CLIP learns Scenes from captions alone, with CLIP's contrastive loss.
+
+No mask and no label enters: :mod:`ovsslib.scenes.training_data` hands out pictures and captions. The model is trained on
+pictures of half its size with patches of half its size, which on the 2x2 average of a picture is the same function
+(:func:`enlarge_patches`). Early training sees a quarter of the patches; the last part of the run sees whole pictures.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import platform
+import time
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ovsslib import paths
+from ovsslib.backbone import PIXEL_MEAN, PIXEL_STD
+from ovsslib.errors import DataError, ModelError
+from ovsslib.scenes.forward import TokenMix, encode_image, encode_text
+from ovsslib.scenes.optimiser import make_optimisers
+from ovsslib.scenes.training_data import training_loader
+from ovsslib.scenes.weights import load_sceneclip_state, save_sceneclip_state
+
+_LARGEST_SCALE = 100.0
+
+
+@dataclass(frozen=True)
+class PretrainingSettings:
+    """Everything that decides what is learnt; `data/models/sceneclip.yaml` explains the choices.
+
+    model: open_clip's configuration of the finished model. shrink: pictures and patches are smaller by this factor while
+    training. start: shipped weights to start from ("models/.../model.safetensors"), None for random ones. steps: of one
+    batch each. warmup: steps. final_share: last part of the run, without patch dropout. mix and final_mix: see TokenMix.
+    held_out_seed: world of the pictures that measure the held-out loss. context: tokens of a caption that are read.
+    """
+
+    model: dict[str, Any]
+    seed: int = 1
+    held_out_seed: int = 2
+    start: str | None = None
+    shrink: int = 2
+    steps: int = 3000
+    batch: int = 192
+    crops: int = 3
+    context: int = 32
+    lr: float = 1e-3
+    warmup: int = 60
+    weight_decay: float = 0.05
+    patch_dropout: float = 0.75
+    final_share: float = 0.15
+    final_lr: float = 0.3
+    mix: TokenMix = field(default_factory=TokenMix)
+    final_mix: TokenMix = field(default_factory=TokenMix)
+    bfloat16: bool = True
+    threads: int = 1
+    workers: int = 1
+    checkpoint_seconds: float = 180.0
+
+    def __post_init__(self) -> None:
+        size, patch = self.model["vision_cfg"]["image_size"], self.model["vision_cfg"]["patch_size"]
+        if size % patch or patch % self.shrink:
+            raise DataError(
+                f"image_size {size}, patch_size {patch}, shrink {self.shrink}: each must divide the one before"
+            )
+        if not 0 <= self.patch_dropout < 1 or not 0 <= self.final_share <= 1:
+            raise DataError(
+                f"patch_dropout {self.patch_dropout} and final_share {self.final_share} are shares, 0 to 1"
+            )
+
+    @property
+    def size(self) -> int:
+        """Side of the training pictures in pixels."""
+        return self.model["vision_cfg"]["image_size"] // self.shrink
+
+
+def read_settings(path: Path) -> PretrainingSettings:
+    """Settings from a YAML file. Raises DataError for unknown names and values out of range."""
+    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    known = {entry.name for entry in fields(PretrainingSettings)}
+    unknown = sorted(set(values) - known)
+    if unknown or "model" not in values:
+        what = f"unknown setting {unknown[0]!r}" if unknown else "no setting 'model'"
+        raise DataError(f"{path}: {what}; known: {', '.join(sorted(known))}")
+    for name in ("mix", "final_mix"):
+        if name in values:
+            values[name] = TokenMix(**values[name])
+    return PretrainingSettings(**values)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for reuse: handing every large tensor back to the system and fetching it anew costs
+    half the time of a step on a processor. Does nothing elsewhere than on Linux with glibc."""
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL("libc.so.6")
+        trim_threshold, most_maps, most_arenas = -1, -4, -8
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(most_maps, 0)
+        libc.mallopt(most_arenas, 1)
+
+
+def enlarge_patches(state: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
+    """Weights for pictures `factor` times as large: each value of a patch kernel is spread evenly over factor x factor
+    pixels, so that the new model on a picture is the old one on its block average, exactly."""
+    kernel = state["visual.conv1.weight"]
+    larger = kernel.repeat_interleave(factor, 2).repeat_interleave(factor, 3) / factor**2
+    return {**state, "visual.conv1.weight": larger}
+
+
+def shrink_patches(state: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
+    """The reverse of :func:`enlarge_patches`: kernels summed over blocks of factor x factor pixels."""
+    kernel = state["visual.conv1.weight"]
+    smaller = F.avg_pool2d(kernel, factor) * factor**2
+    return {**state, "visual.conv1.weight": smaller}
+
+
+def coarsen_patches(state: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
+    """Weights to start a model of `factor` times larger patches from: each patch is seen at 1 / factor of its size, and
+    positions are averaged. Factor 1 changes nothing."""
+    if factor == 1:
+        return state
+    table = state["visual.positional_embedding"]
+    side = math.isqrt(len(table) - 1)
+    patches = table[1:].T.reshape(1, -1, side, side)
+    coarse = F.avg_pool2d(patches, factor)[0].flatten(1).T
+    state = {**state, "visual.positional_embedding": torch.cat([table[:1], coarse])}
+    return enlarge_patches(state, factor)
+
+
+def make_model(settings: PretrainingSettings) -> nn.Module:
+    """The model in its training size: random weights by the settings' seed, or the start weights."""
+    config = json.loads(json.dumps(settings.model))
+    vision = config["vision_cfg"]
+    vision["image_size"] = settings.size
+    vision["patch_size"] //= settings.shrink
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = open_clip.CLIP(**config)
+        if settings.start:
+            _start_from(model, paths.data(settings.start), settings.shrink)
+    return model
+
+
+def _start_from(model: nn.Module, file: Path, shrink: int) -> None:
+    """Load start weights; token rows they never trained keep the model's random ones."""
+    state, kept = load_sceneclip_state(file)
+    patch = model.visual.conv1.kernel_size[0]
+    state = coarsen_patches(state, patch * shrink // state["visual.conv1.weight"].shape[-1])
+    state = shrink_patches(state, shrink)
+    table = model.token_embedding.weight.detach().clone()
+    table[kept] = state["token_embedding.weight"][kept]
+    state["token_embedding.weight"] = table
+    own = model.state_dict()
+    for key, value in state.items():
+        if key not in own or own[key].shape != value.shape:
+            raise ModelError(
+                f"{file} does not fit the settings' model: {key} is {tuple(value.shape)}"
+            )
+    model.load_state_dict(state, strict=False)
+
+
+def to_pixels(images: Tensor, device: torch.device) -> Tensor:
+    """(B, S, S, 3) uint8 -> (B, 3, S, S) float32, normalised as CLIP's."""
+    pixels = images.to(device).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (PIXEL_MEAN, PIXEL_STD))
+    return ((pixels - mean) / std).contiguous()
+
+
+def tokenise(captions: list[str], context: int) -> Tensor:
+    """Captions -> (B, L) int64 tokens, L the longest caption's length, at most `context`."""
+    tokens = open_clip.get_tokenizer("ViT-B-16")(captions, context_length=context)
+    return tokens[:, : int((tokens != 0).sum(1).max())]
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, weights: list[float]) -> Tensor:
+    """CLIP's loss: the mean of picture-to-caption and caption-to-picture cross-entropy.
+
+    images: (B, Q, E) unit rows, Q queries of the last block, whose losses are weighted by `weights` (Q). texts: (B, E).
+    scale: logit scale, capped at 100.
+    """
+    target = torch.arange(texts.shape[0], device=texts.device)
+    total = texts.new_zeros(())
+    for query, weight in enumerate(weights):
+        logits = scale.clamp(max=_LARGEST_SCALE) * images[:, query] @ texts.T
+        total = (
+            total
+            + weight * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        )
+    return total
+
+
+def learning_rate(settings: PretrainingSettings, step: int, progress: float) -> float:
+    """Warm-up over steps, then half a cosine over progress (0 to 1) down to zero, in the final part from a lower peak."""
+    start = 1 - settings.final_share
+    if progress < start:
+        share = progress / max(start, 1e-9)
+        low = settings.final_lr
+        rate = low + (1 - low) * (0.5 + 0.5 * math.cos(math.pi * share))
+    else:
+        share = (progress - start) / max(settings.final_share, 1e-9)
+        rate = settings.final_lr * (0.5 + 0.5 * math.cos(math.pi * min(1.0, share)))
+    return settings.lr * rate * min(1.0, (step + 1) / max(1, settings.warmup))
+
+
+class Trainer:
+    """One pretraining run in a folder: `checkpoint.pt` (replaced as a whole) and `log.csv` (a line a step)."""
+
+    def __init__(
+        self, settings: PretrainingSettings, out: Path, device: str | torch.device = "cpu"
+    ) -> None:
+        self.settings, self.out, self.device = settings, Path(out), torch.device(device)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.model = make_model(settings).to(self.device)
+        self.optimisers = make_optimisers(self.model, settings.lr, settings.weight_decay)
+        self.step, self.seconds, self.images = 0, 0.0, 0
+        self.seen_tokens = torch.zeros(self.model.vocab_size, dtype=torch.bool)
+        self.log: list[str] = []
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.out / "checkpoint.pt"
+
+    def resume(self) -> bool:
+        """Go on from the folder's checkpoint, if there is one."""
+        if not self._checkpoint.is_file():
+            return False
+        stored = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(stored["model"])
+        for optimiser, state in zip(self.optimisers, stored["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        self.step, self.seconds, self.images = stored["step"], stored["seconds"], stored["images"]
+        self.seen_tokens, self.log = stored["seen_tokens"].cpu(), stored["log"]
+        return True
+
+    def save(self) -> None:
+        """Write the checkpoint and the log, each through a temporary file."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "step": self.step,
+            "seconds": self.seconds,
+            "images": self.images,
+            "seen_tokens": self.seen_tokens,
+            "log": self.log,
+        }
+        temporary = self._checkpoint.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self._checkpoint)
+        temporary = self.out / "log.csv.tmp"
+        temporary.write_text(
+            "step,images,seconds,lr,loss\n" + "\n".join(self.log) + "\n", encoding="utf-8"
+        )
+        os.replace(temporary, self.out / "log.csv")
+
+    def learn(self, images: Tensor, captions: list[str], progress: float) -> float:
+        """One step on one batch. Returns the loss."""
+        settings = self.settings
+        final = progress >= 1 - settings.final_share
+        mix = settings.final_mix if final else settings.mix
+        # A generator of its own for every step: nothing to restore after an interruption.
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step)
+        rate = learning_rate(settings, self.step, progress)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        tokens = tokenise(captions, settings.context)
+        self.seen_tokens[tokens.unique()] = True
+        low = settings.bfloat16
+        texts = encode_text(self.model, tokens.to(self.device), low)
+        features = encode_image(
+            self.model,
+            to_pixels(images, self.device),
+            generator,
+            mix,
+            0.0 if final else settings.patch_dropout,
+            low,
+        )
+        weights = [1.0] if features.shape[1] == 1 else [1 - mix.patch_weight, mix.patch_weight]
+        loss = contrastive_loss(features, texts, self.model.logit_scale.exp(), weights)
+        if not torch.isfinite(loss):
+            raise ModelError(
+                f"the loss is {loss.item()} at step {self.step}; lower lr ({settings.lr}) and start anew"
+            )
+        loss.backward()
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.step += 1
+        self.images += len(captions)
+        self.log.append(
+            f"{self.step},{self.images},{self.seconds:.1f},{rate:.6f},{loss.item():.6f}"
+        )
+        return loss.item()
+
+    @torch.no_grad()
+    def held_out_loss(self, batches: int = 2) -> float:
+        """The plain contrastive loss (no mix, no patch dropout) on pictures of a world that is never trained on."""
+        settings = self.settings
+        loader = training_loader(
+            settings.held_out_seed, settings.batch, settings.size, 1, workers=0
+        )
+        total = 0.0
+        for count, (images, captions) in enumerate(loader, start=1):
+            tokens = tokenise(captions, settings.context).to(self.device)
+            features = encode_image(
+                self.model, to_pixels(images, self.device), torch.Generator(), low=settings.bfloat16
+            )
+            texts = encode_text(self.model, tokens, settings.bfloat16)
+            total += contrastive_loss(features, texts, self.model.logit_scale.exp(), [1.0]).item()
+            if count == batches:
+                break
+        return total / batches
+
+    def run(self, steps: int, minutes: float | None = None) -> None:
+        """Train until `steps`, or until `minutes` of training time are spent (earlier parts of the run included).
+
+        With `minutes` the schedule follows the clock, so the run cools down in time on any machine, but is then not
+        repeatable to the bit; with steps it is.
+        """
+        settings, saved = self.settings, time.monotonic()
+        loader = training_loader(
+            settings.seed,
+            settings.batch,
+            settings.size,
+            settings.crops,
+            self.step,
+            settings.workers,
+        )
+        unit, total = ("s", round(minutes * 60)) if minutes else ("step", steps)
+        bar = tqdm(
+            total=total,
+            initial=round(self.seconds) if minutes else self.step,
+            unit=unit,
+            mininterval=5,
+        )
+        before = time.monotonic()
+        for images, captions in loader:
+            progress = self.seconds / (minutes * 60) if minutes else self.step / steps
+            if progress >= 1:
+                break
+            loss = self.learn(images, captions, progress)
+            now = time.monotonic()
+            speed = len(captions) / (now - before)
+            self.seconds += now - before
+            before = now
+            bar.set_postfix(
+                loss=f"{loss:.3f}", images=self.images, images_per_s=f"{speed:.0f}", refresh=False
+            )
+            bar.update((min(total, round(self.seconds)) if minutes else self.step) - bar.n)
+            if now - saved > settings.checkpoint_seconds:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+        bar.close()
+
+    def export(self, file: Path) -> None:
+        """Write the weights in the finished model's size (see :mod:`ovsslib.scenes.weights`)."""
+        state = enlarge_patches(
+            {key: value.detach().cpu() for key, value in self.model.state_dict().items()},
+            self.settings.shrink,
+        )
+        about = {
+            "steps": str(self.step),
+            "images": str(self.images),
+            "seconds": f"{self.seconds:.0f}",
+            "seed": str(self.settings.seed),
+        }
+        seen = self.seen_tokens.clone()
+        seen[0] = (
+            False  # padding stands behind the end of the text, where a causal tower never looks
+        )
+        save_sceneclip_state(file, state, seen.nonzero()[:, 0], about)
+
+
+def pretrain(
+    settings: PretrainingSettings,
+    out: Path,
+    device: str | torch.device = "cpu",
+    resume: bool = True,
+    steps: int | None = None,
+    minutes: float | None = None,
+) -> Path:
+    """Train a SceneCLIP in the folder `out`; returns the path of the exported weights, `out/model.safetensors`.
+
+    resume: go on from the folder's checkpoint (after a kill, say) instead of starting anew. steps: instead of the
+    settings' number. minutes: spend this much time instead; the learning rate cools down in time. `out/config.json` is
+    the finished model's open_clip configuration, so `out` has the form of a shipped model folder.
+    """
+    keep_freed_memory()
+    if torch.device(device).type == "cpu":
+        torch.set_num_threads(settings.threads)
+    settings = replace(settings, steps=steps or settings.steps)
+    trainer = Trainer(settings, out, device)
+    if resume and trainer.resume():
+        tqdm.write(f"resumed at step {trainer.step}")
+    trainer.run(settings.steps, minutes)
+    tqdm.write(f"held-out loss {trainer.held_out_loss():.4f}")
+    file = trainer.out / "model.safetensors"
+    trainer.export(file)
+    text = json.dumps(settings.model, indent=2) + "\n"
+    (trainer.out / "config.json").write_text(text, encoding="utf-8")
+    return file

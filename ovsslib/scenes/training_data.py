@@ -1,0 +1,70 @@
+"""What SceneCLIP is trained on: batches of captioned crops, a function of the seed and the step alone."""
+
+from collections import deque
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from ovsslib.errors import DataError
+from ovsslib.scenes.crops import training_crops
+
+# Batches between two crops of one picture; many worker counts divide it.
+_SPREAD = 12
+
+
+class CaptionedBatches(IterableDataset):
+    """Batches of (images (B, S, S, 3) uint8 RGB, B captions); no mask or label is among them.
+
+    Every picture is drawn once and cropped `crops` times. Its crops go to different batches, 12 apart, since crops of
+    one picture in one batch would be each other's false negatives. Batch t depends on (seed, t) alone, whatever the
+    number of workers and wherever the iteration starts. Raises DataError for settings that cannot be met.
+    """
+
+    def __init__(self, seed: int, batch: int, size: int, crops: int, first: int = 0) -> None:
+        if crops < 1 or batch < 2 or batch % crops:
+            raise DataError(
+                f"batch {batch} must be at least 2 and a multiple of the crops a picture, {crops}"
+            )
+        self.seed, self.batch, self.size, self.crops, self.first = seed, batch, size, crops, first
+
+    def _draw(self, chunk: int) -> list[list[tuple[np.ndarray, str]]]:
+        """The crops of one chunk of pictures, sorted by which crop of its picture each is."""
+        pictures = self.batch // self.crops
+        pairs = list(training_crops(self.seed, chunk * pictures, pictures, self.size, self.crops))
+        return [pairs[which :: self.crops] for which in range(self.crops)]
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, list[str]]]:
+        worker = get_worker_info()
+        index, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        if _SPREAD % stride:
+            raise DataError(f"{stride} data workers: take a number that divides {_SPREAD}")
+        cv2.setNumThreads(1)
+        # Chunk t gives its first crops to batch t and its crop number j to batch t - 12 j: a window of chunks slides.
+        reach = _SPREAD // stride * (self.crops - 1)
+        step = self.first + index
+        window = deque(self._draw(step + ahead * stride) for ahead in range(reach))
+        while True:
+            window.append(self._draw(step + reach * stride))
+            pairs = [
+                pair
+                for which in range(self.crops)
+                for pair in window[which * _SPREAD // stride][which]
+            ]
+            yield (
+                torch.from_numpy(np.stack([image for image, _ in pairs])),
+                [text for _, text in pairs],
+            )
+            window.popleft()
+            step += stride
+
+
+def training_loader(
+    seed: int, batch: int, size: int, crops: int, first: int = 0, workers: int = 1
+) -> DataLoader:
+    """A loader of :class:`CaptionedBatches` from batch number `first` on. With 0 workers it draws in this process."""
+    batches = CaptionedBatches(seed, batch, size, crops, first)
+    extra = {"prefetch_factor": 4, "persistent_workers": True} if workers else {}
+    return DataLoader(batches, batch_size=None, num_workers=workers, **extra)

@@ -1,0 +1,281 @@
+"""Pretraining: it learns, it resumes exactly, it sees no label, and its forward pass is open_clip's."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import ovsslib
+from ovsslib.errors import DataError, ModelError
+from ovsslib.loading import build_model, load_state
+from ovsslib.scenes.forward import TokenMix, encode_image, encode_text
+from ovsslib.scenes.optimiser import orthogonal_factor
+from ovsslib.scenes.pretraining import (
+    PretrainingSettings,
+    Trainer,
+    coarsen_patches,
+    enlarge_patches,
+    learning_rate,
+    make_model,
+    pretrain,
+    read_settings,
+    shrink_patches,
+    tokenise,
+)
+from ovsslib.scenes.training_data import training_loader
+from ovsslib.scenes.weights import load_sceneclip_state, save_sceneclip_state
+
+MODEL = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 64, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+TINY = PretrainingSettings(
+    model=MODEL, seed=3, steps=50, batch=16, crops=2, lr=3e-3, warmup=5, patch_dropout=0.5, workers=0,
+    mix=TokenMix(0.5, 0.3, 1.0, True), final_mix=TokenMix(0.5, 0.3), checkpoint_seconds=0.0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    pretrain(replace(TINY, checkpoint_seconds=1e9), out)
+    return out
+
+
+def losses(out: Path) -> np.ndarray:
+    return np.loadtxt(out / "log.csv", delimiter=",", skiprows=1, ndmin=2)[:, 4]
+
+
+def test_fifty_steps_lower_the_loss(finished):
+    curve = losses(finished)
+    assert curve.shape == (50,)
+    assert curve[-10:].mean() < curve[:10].mean() - 0.1
+
+
+def test_a_killed_run_resumes_to_the_same_losses(finished, tmp_path):
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
+        "from test_pretraining import TINY, pretrain\n"
+        "pretrain(TINY, Path(sys.argv[1]))\n"
+    )
+    here = Path(__file__).resolve().parent
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(here)], cwd=here.parents[1],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    give_up = time.monotonic() + 120
+    while not (tmp_path / "log.csv").is_file() or len(losses_so_far(tmp_path)) < 8:
+        assert child.poll() is None or (tmp_path / "log.csv").is_file()
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    trainer = Trainer(TINY, tmp_path)
+    assert trainer.resume() and 0 < trainer.step
+    pretrain(TINY, tmp_path)
+    np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=0, atol=1e-6)
+
+
+def losses_so_far(out: Path) -> list[str]:
+    return (out / "log.csv").read_text(encoding="utf-8").splitlines()[1:]
+
+
+def test_the_loader_yields_images_and_captions_only():
+    loader = training_loader(5, 8, 32, 2, workers=1)
+    batch = next(iter(loader))
+    assert len(batch) == 2
+    images, captions = batch
+    assert images.shape == (8, 32, 32, 3) and images.dtype == torch.uint8
+    assert len(captions) == 8 and all(type(text) is str for text in captions)
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    straight = iter(training_loader(5, 4, 32, 2, workers=0))
+    [next(straight) for _ in range(3)]
+    later = iter(training_loader(5, 4, 32, 2, first=3, workers=2))
+    for _ in range(2):
+        (a, texts_a), (b, texts_b) = next(straight), next(later)
+        assert torch.equal(a, b) and texts_a == texts_b
+    with pytest.raises(DataError, match="multiple"):
+        training_loader(5, 5, 32, 2)
+
+
+def test_forward_equals_open_clip():
+    torch.manual_seed(0)
+    model = build_model(MODEL).eval()
+    for weight in model.parameters():  # open_clip starts some of them at zero
+        torch.nn.init.normal_(weight, std=0.15)
+    pixels = torch.randn(2, 3, 64, 64)
+    tokens = tokenise(["a dog on the grass", "two big people by the sea"], 77)
+    padded = F.pad(tokens, (0, 77 - tokens.shape[1]))
+    with torch.no_grad():
+        mine = encode_image(model, pixels, torch.Generator(), low=False)[:, 0]
+        torch.testing.assert_close(
+            mine, model.encode_image(pixels, normalize=True), atol=1e-5, rtol=1e-4
+        )
+        texts = encode_text(model, tokens, low=False)
+        torch.testing.assert_close(
+            texts, model.encode_text(padded, normalize=True), atol=1e-5, rtol=1e-4
+        )
+        rough = encode_image(model, pixels, torch.Generator(), low=True)[:, 0]
+    assert float((rough * mine).sum(1).min()) > 0.99
+
+
+def test_class_token_mix_cuts_the_class_tokens_own_evidence():
+    torch.manual_seed(0)
+    model = build_model(MODEL)
+    pixels = torch.randn(3, 3, 64, 64)
+    generator = torch.Generator().manual_seed(1)
+    features = encode_image(model, pixels, generator, TokenMix(1.0, 0.3), low=False)
+    assert features.shape == (3, 2, 32)
+    last = model.visual.transformer.resblocks[-1]
+    with (
+        torch.no_grad()
+    ):  # the last block's attention shut: only what the class token carries itself remains
+        last.attn.out_proj.weight.zero_()
+    carried = encode_image(model, pixels, generator, TokenMix(1.0, 0.0), low=False)[:, 0]
+    torch.testing.assert_close(carried, carried[:1].expand(3, -1))
+    free = encode_image(model, pixels, generator, TokenMix(0.0, 0.0), low=False)[:, 0]
+    assert float((free - free[:1]).detach().abs().max()) > 1e-4
+    with torch.no_grad():
+        torch.nn.init.normal_(last.attn.out_proj.weight, generator=torch.Generator().manual_seed(2))
+    features = encode_image(
+        model, pixels, torch.Generator().manual_seed(1), TokenMix(1.0, 0.3), low=False
+    )
+    one = encode_image(
+        model, pixels, torch.Generator().manual_seed(1), TokenMix(1.0, 0.0), low=False
+    )
+    assert one.shape == (3, 1, 32)
+    torch.testing.assert_close(one[:, 0], features[:, 0])
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_patch_query_passes_its_gradient_only_if_asked(gradient):
+    torch.manual_seed(0)
+    model = build_model(MODEL)
+    last = model.visual.transformer.resblocks[-1]
+    with (
+        torch.no_grad()
+    ):  # the attention path shut: what remains of the patches comes through the query
+        last.attn.out_proj.weight.zero_()
+    mix = TokenMix(1.0, 0.5, 1.0, gradient)
+    features = encode_image(
+        model, torch.randn(2, 3, 64, 64), torch.Generator().manual_seed(1), mix, low=False
+    )
+    features[:, 1].square().mul(torch.arange(32)).sum().backward()
+    grad = model.visual.conv1.weight.grad
+    assert (grad is not None and float(grad.abs().max()) > 1e-6) == gradient
+
+
+def test_enlarged_model_on_a_picture_is_the_small_one_on_its_average():
+    small = make_model(TINY)
+    torch.nn.init.normal_(small.visual.conv1.weight, std=0.1)
+    large = build_model(MODEL)
+    load_state(large, enlarge_patches(small.state_dict(), 2), "test")
+    picture = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = small.encode_image(F.avg_pool2d(picture, 2))
+        torch.testing.assert_close(large.encode_image(picture), expected, atol=1e-4, rtol=1e-3)
+    coarse = coarsen_patches(small.state_dict(), 2)
+    assert coarse["visual.positional_embedding"].shape == (5, 32)
+    assert coarse["visual.conv1.weight"].shape == (32, 3, 16, 16)
+    back = shrink_patches(enlarge_patches(small.state_dict(), 2), 2)
+    torch.testing.assert_close(
+        back["visual.conv1.weight"], small.state_dict()["visual.conv1.weight"]
+    )
+
+
+def test_exported_weights_open_and_know_their_words(finished):
+    state, kept = load_sceneclip_state(finished / "model.safetensors")
+    model = build_model(json.loads((finished / "config.json").read_text(encoding="utf-8")))
+    load_state(model, state, "test")
+    photo = tokenise(["a photo"], 77)[0, 2]
+    assert photo in kept and 0 not in kept
+    assert state["token_embedding.weight"].shape == (49408, 32)
+    assert float(state["token_embedding.weight"][photo].abs().max()) > 0
+    absent = np.setdiff1d(np.arange(49408), kept.numpy())
+    assert len(absent) > 40000 and float(state["token_embedding.weight"][absent].abs().max()) == 0
+
+
+def test_training_goes_on_from_shipped_weights(finished):
+    trained, kept = load_sceneclip_state(finished / "model.safetensors")
+    model = make_model(replace(TINY, start=str(finished / "model.safetensors")))
+    torch.testing.assert_close(
+        model.token_embedding.weight[kept], trained["token_embedding.weight"][kept]
+    )
+    other = replace(
+        TINY, start=str(finished / "model.safetensors"), model={**MODEL, "embed_dim": 16}
+    )
+    with pytest.raises(ModelError, match="does not fit"):
+        make_model(other)
+
+
+def test_damaged_or_foreign_weight_files_are_refused(tmp_path):
+    broken = tmp_path / "model.safetensors"
+    broken.write_bytes(b"not a weight file")
+    with pytest.raises(ModelError, match="cannot read"):
+        load_sceneclip_state(broken)
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, broken)
+    with pytest.raises(ModelError, match="no SceneCLIP"):
+        load_sceneclip_state(broken)
+    table = torch.arange(49408.0)[:, None].expand(-1, 2)
+    save_sceneclip_state(
+        broken, {"token_embedding.weight": table}, torch.tensor([7, 3]), {"seed": "1"}
+    )
+    state, kept = load_sceneclip_state(broken)
+    assert kept.tolist() == [3, 7] and state["token_embedding.weight"][7, 0] == 7
+
+
+def test_orthogonal_factor_levels_the_singular_values():
+    matrix = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonal_factor(matrix).float())
+    assert 0.6 < float(values.min()) and float(values.max()) < 1.3
+
+
+def test_learning_rate_warms_up_and_cools_to_zero():
+    settings = replace(TINY, final_share=0.2)
+    rates = [learning_rate(settings, step, step / 1000) for step in range(1001)]
+    assert rates[0] == pytest.approx(settings.lr / 5, rel=1e-3) and max(rates) <= settings.lr
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+    assert all(a >= b for a, b in pairwise(rates[5:]))
+
+
+def test_minutes_end_the_run_and_a_non_finite_loss_stops_it(tmp_path):
+    pretrain(TINY, tmp_path / "short", minutes=0.005)
+    assert 1 <= len(losses(tmp_path / "short")) < 50
+    trainer = Trainer(TINY, tmp_path / "broken")
+    with torch.no_grad():
+        trainer.model.visual.proj.fill_(float("nan"))
+    images, captions = next(iter(training_loader(3, 16, 32, 2, workers=0)))
+    with pytest.raises(ModelError, match="lower lr"):
+        trainer.learn(images, captions, 0.0)
+
+
+def test_shipped_settings_read_and_unknown_ones_are_named(tmp_path):
+    for name in ("sceneclip", "sceneclip-p32"):
+        settings = read_settings(ovsslib.paths.data(f"models/{name}.yaml"))
+        assert settings.size == 112 and settings.batch % settings.crops == 0
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("model: {}\nlearning_rate: 1\n", encoding="utf-8")
+    with pytest.raises(DataError, match="learning_rate"):
+        read_settings(wrong)
+    with pytest.raises(DataError, match="shares"):
+        replace(TINY, patch_dropout=1.5)
