@@ -8,6 +8,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class WindowContext:
         grid, coarse_grid: (h, w) patches of the tower, before any upsampling.
         coarse: (B, D, h, w) patch features before any upsampling.
         class_token: (B, D) class token after the last block's surgery, in the joint space.
+        queries: how many of the Q rows are words; texts of groups follow them.
         features: (B, D, h', w') features after the stages at "features".
         coarse_logits_at: function (scale) -> (B, Q, h, w) cosines of a pass over the windows resized by `scale`.
     """
@@ -55,6 +57,7 @@ class WindowContext:
     grid: tuple[int, int]
     coarse: Tensor
     class_token: Tensor
+    queries: int
     features: Tensor | None = None
     coarse_logits_at: Any = None
 
@@ -204,16 +207,27 @@ class Segmenter:
             tokens = self.last_block(trunk, pixels.to(self.backbone.device), text)
         return tokens if keep_cls else tokens[:, 1:].unflatten(1, trunk.grid)
 
-    def window_logits(self, trunks: Sequence[TrunkOutput], views: Sequence[Tensor], text: Tensor):
-        """Cosine logits (B, Q, h', w') of windows, given the trunk results of their views."""
+    def window_logits(
+        self,
+        trunks: Sequence[TrunkOutput],
+        views: Sequence[Tensor],
+        text: Tensor,
+        queries: int | None = None,
+    ) -> Tensor:
+        """Cosine logits (B, Q, h', w') of windows, given the trunk results of their views.
+
+        `queries`: how many rows of `text` are words (None: all). Texts of groups behind them are compared with
+        the patches too, but take no part in a first segmentation that is fed back.
+        """
+        queries = len(text) if queries is None else queries
         maps, context = [], None
         for trunk, pixels in zip(trunks, views, strict=True):
-            tokens = self.last_block(trunk, pixels, text)
+            tokens = self.last_block(trunk, pixels, text[:queries])
             coarse = _as_map(tokens, trunk.grid)
             now = WindowContext(
-                self.backbone, trunk, pixels, text, trunk.grid, coarse, tokens[:, 0]
+                self.backbone, trunk, pixels, text, trunk.grid, coarse, tokens[:, 0], queries
             )
-            now.coarse_logits_at = lambda scale, pixels=pixels: self._logits_at(pixels, text, scale)
+            now.coarse_logits_at = partial(self._logits_at, pixels, text, queries)
             features = coarse
             for _, settings in self.recipe.at("features"):
                 features = settings.on_features(features, now)
@@ -228,12 +242,13 @@ class Segmenter:
             logits = settings.on_similarity(logits, context)
         return logits
 
-    def _logits_at(self, pixels: Tensor, text: Tensor, scale: float) -> Tensor:
+    def _logits_at(self, pixels: Tensor, text: Tensor, queries: int, scale: float) -> Tensor:
         """Cosines (B, Q, h, w) of a further pass over the windows resized by `scale`."""
         size = [max(self.backbone.patch_size, round(side * scale)) for side in pixels.shape[-2:]]
         resized = F.interpolate(pixels.float(), size=size, mode="bilinear", antialias=scale < 1)
         trunk = self.backbone.trunk(resized, self.taps, self.inputs)
-        return cosine_logits(_as_map(self.last_block(trunk, resized, text), trunk.grid), text)
+        tokens = self.last_block(trunk, resized, text[:queries])
+        return cosine_logits(_as_map(tokens, trunk.grid), text)
 
     # -- once per image -------------------------------------------------------------------------------------
 
@@ -288,7 +303,8 @@ class Segmenter:
         """Segment an (H, W, 3) uint8 picture with encoded words."""
         pixels = self.prepare(image)
         features = self.query_features(text)
-        stitched = window_logits_of([self], pixels, [features], tuple(image.shape[:2]))[0]
+        size, queries = tuple(image.shape[:2]), len(text.query_class)
+        stitched = window_logits_of([self], pixels, [features], size, [queries])[0]
         labels, scores = self.finish(stitched, image, pixels, text, keep_scores)
         return Segmentation(
             mask=labels, names=list(text.vocabulary.names), scores=scores, image=image,
@@ -402,6 +418,7 @@ def window_logits_of(
     pixels: Tensor,
     texts: Sequence[Tensor],
     size: tuple[int, int] | None = None,
+    queries: Sequence[int] | None = None,
 ) -> list[Stitched]:
     """Stitched logits of one picture for several segmenters that share backbone, windows and views.
 
@@ -413,6 +430,7 @@ def window_logits_of(
         pixels: (3, h, w) normalised picture.
         texts: per segmenter (Q, D) unit text features.
         size: (H, W) to resize the stitched logits to; None keeps h x w.
+        queries: per segmenter how many rows of its text are words, texts of groups behind them; None: all.
     """
     first = segmenters[0]
     backbone = first.backbone
@@ -425,6 +443,7 @@ def window_logits_of(
     taps = set().union(*(s.taps for s in segmenters))
     inputs = set().union(*(s.inputs for s in segmenters))
     texts = [text.to(backbone.device).float() for text in texts]
+    queries = [len(text) for text in texts] if queries is None else queries
     grid = first.windows.boxes(*pixels.shape[-2:])
     crops = grid.crops(pixels.to(backbone.device))
     parts: list[list[Tensor]] = [[] for _ in segmenters]
@@ -438,8 +457,8 @@ def window_logits_of(
             views = [chunk] if first.views is None else first.views.views(chunk)
             joint = backbone.trunk(torch.cat(views), taps, inputs)
             trunks = [joint[i * step : (i + 1) * step] for i in range(len(views))]
-            for segmenter, text, part in zip(segmenters, texts, parts, strict=True):
-                part.append(segmenter.window_logits(trunks, views, text)[:count])
+            for segmenter, text, words, part in zip(segmenters, texts, queries, parts, strict=True):
+                part.append(segmenter.window_logits(trunks, views, text, words)[:count])
     size = size or tuple(pixels.shape[-2:])
     return [Stitched(torch.cat(part), grid, size) for part in parts]
 

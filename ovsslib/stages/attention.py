@@ -74,14 +74,13 @@ class AttentionSettings:
             )
         if self.gaussian_std is not None and self.gaussian_std <= 0:
             raise RecipeError(f"attention.gaussian_std={self.gaussian_std}: must be above 0 patches, or null")
-
-    def refuse(self, recipe) -> str | None:
-        """Why these settings cannot work with the rest of a recipe."""
         if self.terms == "value" and self.gaussian_std is not None:
-            return "terms='value' has no scores that a Gaussian neighbourhood could be added to"
+            raise RecipeError(
+                "attention.terms='value' has no scores that a Gaussian neighbourhood could be added to; "
+                "set attention.gaussian_std to null"
+            )
         if self.terms == "neighbour" and self.gaussian_std is None:
-            return "terms='neighbour' needs gaussian_std"
-        return None
+            raise RecipeError("attention.terms='neighbour' needs attention.gaussian_std; 5.0 is published")
 
     def weights(self, tap: Tap, grid: tuple[int, int], scale: float, adjust=None) -> Tensor:
         """Attention weights (B, heads, T, T) for the projections of a block.

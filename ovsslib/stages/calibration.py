@@ -51,9 +51,15 @@ class CalibrationSettings:
 
     def inert(self, recipe) -> str | None:
         """Why the label map cannot change here, or None."""
-        labels = recipe["labels"]
-        follows = "densecrf" in recipe or labels.probability_threshold or labels.area_threshold
-        if follows or ("hierarchy" in recipe and self.when == "before"):
+        ends = {self.temperature} if self.mode == "fixed" else {self.hot, self.cold}
+        if ends == {1.0}:
+            return "the temperature is 1 everywhere"
+        labels, hierarchy = recipe["labels"], recipe.get("hierarchy")
+        # the area threshold counts argmaxes, which a temperature leaves alone
+        if "densecrf" in recipe or labels.probability_threshold:
+            return None
+        # a hard hierarchy takes the best class of the best group, whatever the temperature
+        if hierarchy is not None and hierarchy.mode == "soft" and self.when == "before":
             return None
         return "a temperature keeps each pixel's order of classes, and no threshold, hierarchy or CRF follows it"
 

@@ -39,11 +39,12 @@ class LocalMaskSettings:
 
     def on_weights(self, weights: Tensor, context) -> Tensor:
         """Apply the mask to (B, heads, T, T) weights."""
-        mask = neighbourhood(context.grid, self.std).to(weights).clone()
+        mask = neighbourhood(context.grid, self.std).to(weights.device).clone()
         mask[0, 1:] = 1.0
-        patches = weights[..., 1:]
+        # in float32: far patches times a small mask are below what half precision can hold
+        patches = weights[..., 1:].float()
         masked = patches * mask[:, 1:]
         total = masked.sum(-1, keepdim=True).clamp_min(1e-12)
         out = weights.clone()
-        out[..., 1:] = masked * (patches.sum(-1, keepdim=True) / total)
+        out[..., 1:] = (masked * (patches.sum(-1, keepdim=True) / total)).to(weights.dtype)
         return out

@@ -5,7 +5,6 @@ attract each other in the attention scores of a second pass. The thesis's step o
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -97,22 +96,29 @@ def patch_labels(probabilities: Tensor, threshold: float, patch: int) -> Tensor:
     return present[counts.argmax(dim=0)]
 
 
-@lru_cache(maxsize=16)
-def _paths(grid: tuple[int, int], released: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Sampled cells on the lines between all patches: flat index (samples, P, P), which samples count, distance."""
-    h, w = grid
-    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    y, x = y.flatten(), x.flatten()
-    dy, dx = y[None] - y[:, None], x[None] - x[:, None]
+def path_decay(labels: Tensor, released: bool) -> Tensor:
+    """Weight h of every pair of patches of one label, 0 for others: (h, w) labels -> (P, P) float32.
+
+    1 if the straight line between the two stays in the label, else exp(-d / dmax) with the Chebyshev distance d.
+    Holds the pairs of one label and one sample of their lines at a time, whatever the length of the lines.
+    """
+    h, w = labels.shape
+    flat = labels.flatten()
+    first, second = (flat[:, None] == flat[None]).nonzero().unbind(1)
+    y, x = first // w, first % w
+    dy, dx = second // w - y, second % w - x
     distance = torch.maximum(dy.abs(), dx.abs())
-    longest = max(int(distance.max()), 1)
-    t = torch.linspace(0, 1, longest + 1, dtype=torch.float64)[:, None, None]
-    # torch.round rounds halves to even, as the released code does
-    rows = torch.round(y[:, None] + t * dy).long()
-    columns = torch.round(x[:, None] + t * dx).long()
-    sample = torch.arange(longest + 1)[:, None, None]
-    counts = sample <= distance if released else torch.ones_like(rows, dtype=torch.bool)
-    return rows * w + columns, counts, distance
+    longest = max(h - 1, w - 1, 1)
+    inside = torch.ones_like(first, dtype=torch.bool)
+    for number, t in enumerate(torch.linspace(0, 1, longest + 1, dtype=torch.float64).tolist()):
+        # torch.round rounds halves to even, as the released code does
+        rows, columns = torch.round(y + t * dy).long(), torch.round(x + t * dx).long()
+        ok = flat[rows * w + columns] == flat[first]
+        inside &= ok | (distance < number) if released else ok
+    decay = torch.exp(-distance.float() / longest)
+    out = torch.zeros(len(flat), len(flat), device=labels.device)
+    out[first, second] = torch.where(inside, 1.0, decay)
+    return out
 
 
 def feedback_matrix(labels: Tensor, std: float, path_test: bool, released: bool) -> Tensor:
@@ -123,13 +129,10 @@ def feedback_matrix(labels: Tensor, std: float, path_test: bool, released: bool)
     divided by their sums. Zero for the class token.
     """
     flat = labels.flatten()
-    same = flat[:, None] == flat[None]
-    matrix = same.float()
     if path_test:
-        cells, counts, distance = _paths(tuple(labels.shape), released)
-        inside = ((flat[cells] == flat[:, None]) | ~counts).all(dim=0)
-        decay = torch.exp(-distance.float() / max(int(distance.max()), 1))
-        matrix = matrix * torch.where(inside, 1.0, decay).to(matrix)
+        matrix = path_decay(labels, released)
+    else:
+        matrix = (flat[:, None] == flat[None]).float()
     length = min(int(6 * std + 1), len(flat))
     length += 1 - length % 2  # odd, as released: a grid of fewer patches gets a shorter kernel
     offsets = torch.arange(length) - length // 2
