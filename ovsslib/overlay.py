@@ -18,7 +18,7 @@ _WORDS_WITHOUT_NUMBERS = 8
 
 
 class Entry(NamedTuple):
-    """One line of a legend: a label of the map, its word, and its share of the picture in percent."""
+    """One line of a legend: a label of the map, its word, its share of the picture in percent."""
 
     label: int
     name: str
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 
 
 class _Grid(NamedTuple):
-    """Where the lines of a legend go: columns and rows of cells (pixels), and how many there are."""
+    """Where the lines of a legend go: how many columns and rows, of cells how large (pixels)."""
 
     columns: int
     rows: int

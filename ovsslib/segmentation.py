@@ -133,7 +133,7 @@ class Segmentation:
         )
 
     def show(self, opacity: float = 0.6, legend: bool = True, all_words: bool = False) -> None:
-        """Shows the overlay: in the notebook if there is one, else in the system's picture viewer."""
+        """Shows the overlay: in the notebook if there is one, else in the system's viewer."""
         drawn = self.overlay(opacity, legend, all_words)
         try:
             from IPython import get_ipython

@@ -1,0 +1,304 @@
+"""Builds the book: runs its notebooks on a profile, stages a source tree, renders it into public/.
+
+    python scripts/build_book.py                                  # the embedded profile
+    python scripts/build_book.py --quick                          # fewer images, for a first look
+    and for CI python scripts/build_book.py --profile openai-vitb16-voc21    # the whole book on
+    real CLIP and VOC python scripts/build_book.py --fresh                          # measures
+    everything again
+
+Warnings of Sphinx and of the notebooks are errors. Nothing is fetched from the network.
+"""
+
+import argparse
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from run_notebooks import (
+    ROOT,
+    WIDGET_VIEW,
+    Run,
+    find_notebooks,
+    profiles,
+    report_failures,
+    run_all,
+    without_traces,
+)
+
+IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
+
+
+class BookError(Exception):
+    """The book cannot be built; the message says why and what to do."""
+
+
+def choose_profile(profile: str, quick: bool, known: Sequence[str]) -> str:
+    """The profile to run, its quick variant if asked. Raises BookError for one that does not exist.
+    """
+    if profile not in known:
+        raise BookError(f"unknown profile {profile!r}; there are: {', '.join(known) or 'none'}")
+    if not quick or profile.endswith("-quick"):
+        return profile
+    if f"{profile}-quick" not in known:
+        raise BookError(
+            f"{profile!r} has no quick variant; leave QUICK out or choose another profile"
+        )
+    return f"{profile}-quick"
+
+
+def toc_files(toc: Mapping[str, Any]) -> list[str]:
+    """Every file that a table of contents names, in reading order (globs are left out)."""
+    files: list[str] = []
+
+    def walk(node: Any) -> None:
+        if isinstance(node, Mapping):
+            for key, value in node.items():
+                if key in ("root", "file"):
+                    files.append(value)
+                else:
+                    walk(value)
+        elif isinstance(node, list):
+            for item in node:
+                walk(item)
+
+    walk(toc)
+    return files
+
+
+def check_toc(root: Path) -> list[Path]:
+    """The notebooks that the table of contents names. Raises BookError for a file that is missing.
+    """
+    files = toc_files(yaml.safe_load((root / "_toc.yml").read_text()))
+    notebooks = {f"notebooks/{path.stem}": path for path in find_notebooks(root=root)}
+    missing = [
+        name
+        for name in files
+        if name not in notebooks
+        and not name.startswith("book/api/")
+        and not list(root.glob(f"{name}.md"))
+    ]
+    if missing:
+        raise BookError(f"_toc.yml names files that do not exist: {', '.join(missing)}")
+    left_out = [name for name in notebooks if name not in files]
+    if left_out:
+        raise BookError(f"_toc.yml leaves notebooks out: {', '.join(left_out)}")
+    return [notebooks[name] for name in files if name in notebooks]
+
+
+def readable(
+    notebook: nbformat.NotebookNode, parameters: Mapping[str, str]
+) -> nbformat.NotebookNode:
+    """A run notebook as the book shows it.
+
+    The `parameters` cell shows the values it ran with, papermill's own cell is hidden, widgets keep
+    only their static picture, and the alternative text that a figure carries reaches the page.
+    """
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" in tags:
+            cell.metadata["tags"] = [*tags, "remove-cell"]
+        if "parameters" in tags:
+            for name, value in parameters.items():
+                cell.source = re.sub(
+                    rf"^({name}\s*(?::[^=\n]*)?=\s*)[^#\n]*?([ \t]*#.*)?$",
+                    lambda found, value=value: f'{found[1]}"{value}"{found[2] or ""}',
+                    cell.source,
+                    flags=re.MULTILINE,
+                )
+        if "outputs" in cell:
+            cell.outputs = [
+                out
+                for out in cell.outputs
+                if WIDGET_VIEW not in out.get("data", {})
+                or any(kind in out.data for kind in IMAGES)
+            ]
+            _pass_alternative_text(cell)
+    return without_traces(notebook)
+
+
+def _pass_alternative_text(cell: nbformat.NotebookNode) -> None:
+    """Copies a figure's alternative text from its output, or its caption, to where MyST-NB looks
+    for it.
+    """
+    found = [
+        out.get("metadata", {}).get(kind, {}).get("alt")
+        for out in cell.outputs
+        for kind in IMAGES
+        if kind in out.get("data", {})
+    ]
+    settings = cell.metadata.setdefault("mystnb", nbformat.NotebookNode())
+    if found and "alt" not in settings.get("image", {}):
+        texts = [text for text in found if text]
+        caption = settings.get("figure", {}).get("caption")
+        alternative = " ".join(texts) or (
+            re.sub(r"[*`$]|\{[a-z:]+\}", "", caption) if caption else ""
+        )
+        if alternative:
+            settings.setdefault("image", nbformat.NotebookNode())["alt"] = " ".join(
+                alternative.split()
+            )
+    if not settings:
+        del cell.metadata["mystnb"]
+
+
+def figures_without_text(notebook: nbformat.NotebookNode) -> list[int]:
+    """Numbers of the shown cells whose pictures have no alternative text."""
+    return [
+        number
+        for number, cell in enumerate(notebook.cells)
+        if any(kind in out.get("data", {}) for out in cell.get("outputs", []) for kind in IMAGES)
+        and not {"remove-cell", "remove-output"} & set(cell.metadata.get("tags", []))
+        and not cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
+    ]
+
+
+def api_modules(package: Path) -> dict[str, list[str]]:
+    """The package's public modules by page: each top-level module or subpackage with all that is in
+    it.
+    """
+    pages: dict[str, list[str]] = {}
+    for module in pkgutil.walk_packages([str(package)], prefix=f"{package.name}."):
+        parts = module.name.split(".")
+        if not any(part.startswith("_") for part in parts):
+            pages.setdefault(parts[1], []).append(module.name)
+    return {page: sorted(modules) for page, modules in sorted(pages.items())}
+
+
+def write_api_pages(pages: Mapping[str, Sequence[str]], folder: Path) -> None:
+    """One page per top-level module or subpackage, made from the docstrings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for page, (first, *inner) in pages.items():
+        text = [f"# {page}", "", "```{eval-rst}", f".. automodule:: {first}", "```", ""]
+        for name in inner:
+            short = name.removeprefix(f"{first}.")
+            text += [f"## {short}", "", "```{eval-rst}", f".. automodule:: {name}", "```", ""]
+        (folder / f"{page}.md").write_text("\n".join(text))
+
+
+def configuration(root: Path, repository: str, branch: str) -> dict[str, Any]:
+    """`_config.yml`, with launch and source buttons if the repository has an address."""
+    config = yaml.safe_load((root / "_config.yml").read_text())
+    if repository:
+        config["repository"] = {"url": repository.rstrip("/"), "branch": branch, "path_to_book": ""}
+        config["html"]["use_repository_button"] = True
+        config["launch_buttons"] = {
+            "binderhub_url": "https://mybinder.org",
+            "colab_url": "https://colab.research.google.com",
+            "notebook_interface": "jupyterlab",
+        }
+    return config
+
+
+def stage(
+    root: Path, source: Path, runs: Sequence[Run], profile: str, config: dict[str, Any]
+) -> None:
+    """Puts together what Sphinx reads. Raises BookError for a figure without an alternative text.
+    """
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(root / "book", source / "book", ignore=shutil.ignore_patterns("__pycache__"))
+    write_api_pages(api_modules(root / "ovsslib"), source / "book" / "api")
+    (source / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    shutil.copy(root / "_toc.yml", source / "_toc.yml")
+    (source / "notebooks").mkdir()
+    bare = []
+    for run in runs:
+        content = readable(nbformat.read(run.output, as_version=4), {"profile": profile})
+        bare += [f"{run.notebook.name} cell {number}" for number in figures_without_text(content)]
+        nbformat.write(content, source / "notebooks" / run.notebook.name)
+    if bare:
+        raise BookError(
+            f"figures without an alternative text: {', '.join(bare)}; "
+            'give the cell the metadata {"mystnb": {"image": {"alt": "..."}}}'
+        )
+
+
+def render(source: Path, output: Path, root: Path) -> Path:
+    """Runs Jupyter Book over the staged tree; returns the folder of the pages. Warnings are errors.
+    """
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [str(program), "build", str(source), "--path-output", str(output)]
+    command += ["-W", "-n", "--keep-going", "--quiet"]
+    search_path = os.pathsep.join([str(root), str(source / "book" / "_ext")])
+    environment = os.environ | {"PYTHONPATH": search_path, "NO_COLOR": "1"}
+    shutil.rmtree(output, ignore_errors=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        lines = (done.stdout + done.stderr).splitlines()
+        telling = [line for line in lines if re.search(r"WARNING|ERROR|Error", line)] or lines[-30:]
+        raise BookError("Sphinx is not content:\n" + "\n".join(telling[:60]))
+    return output / "_build" / "html"
+
+
+def publish(pages: Path, public: Path) -> None:
+    """Puts the pages in place of the old ones in one step."""
+    (pages / ".nojekyll").touch()
+    fresh, old = public.with_name(public.name + ".new"), public.with_name(public.name + ".old")
+    for folder in (fresh, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(pages, fresh)
+    if public.exists():
+        public.rename(old)
+    fresh.rename(public)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def build(options: argparse.Namespace, root: Path = ROOT) -> Path:
+    """Runs, stages, renders and publishes; returns the folder of the pages. Raises BookError."""
+    started = time.monotonic()
+    profile = choose_profile(options.profile, options.quick, profiles(root))
+    notebooks = check_toc(root)
+    work = root / "build"
+    print(f"running {len(notebooks)} notebooks on the profile {profile}", flush=True)
+    runs = run_all(
+        notebooks,
+        work / "notebooks" / profile,
+        {"profile": profile},
+        options.jobs,
+        options.fresh,
+        report=lambda line: print(line, flush=True),
+        root=root,
+    )
+    failed = report_failures(runs)
+    if failed:
+        raise BookError(f"{failed} of {len(runs)} notebooks failed")
+    config = configuration(root, options.repository, options.branch)
+    stage(root, work / "source", runs, profile, config)
+    print("rendering the pages", flush=True)
+    pages = render(work / "source", work / "html", root)
+    publish(pages, options.output)
+    count = len(list(options.output.rglob("*.html")))
+    print(f"{count} pages in {options.output}, {time.monotonic() - started:.0f} s")
+    return options.output
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="embedded")
+    parser.add_argument("--quick", action="store_true", help="the profile's quick variant")
+    parser.add_argument("--fresh", action="store_true", help="measure everything again")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--output", type=Path, default=ROOT / "public")
+    parser.add_argument(
+        "--repository", default=os.environ.get("REPOSITORY", ""), help="its web address"
+    )
+    parser.add_argument("--branch", default="main")
+    try:
+        build(parser.parse_args(arguments))
+    except BookError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
