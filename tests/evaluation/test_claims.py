@@ -22,6 +22,7 @@ from ovsslib.evaluation.claims import (
     runs_for,
 )
 from ovsslib.evaluation.credibility import load_credibility
+from ovsslib.recipe import Recipe, parse_changes
 
 # Typed from the printed tables, not from the CSV files: (id, number as printed).
 SPOTS = [
@@ -259,6 +260,20 @@ def test_same_settings_written_differently_match(claims):
     for written in ("pamr=true", " pamr = true ", "pamr=true; attention.terms=qq+kk"):
         row = status(claims, id, results(changes=written, value=61.7, low=61.0, high=62.4))
         assert row["status"] == AGREES, written
+
+
+def test_every_configuration_is_one_of_this_library(claims):
+    """A misspelt stage or field would never match a result, and nobody would notice."""
+    levels = zip(claims["recipe"], claims["changes"], claims["dataset"], strict=True)
+    references = [
+        (*versus.partition(";")[::2], dataset)
+        for versus, dataset in zip(claims["versus"], claims["dataset"], strict=True)
+    ]
+    configurations = {key for key in [*levels, *references] if key[0]}
+    assert len(configurations) > 200
+    for recipe, changes, dataset in configurations:
+        parts = [part.strip() for part in changes.split(";") if part.strip()]
+        Recipe.named(recipe, dataset).but(parse_changes(parts))
 
 
 def test_gains_need_the_same_reference(claims):
