@@ -110,11 +110,16 @@ def path_decay(labels: Tensor, released: bool) -> Tensor:
     distance = torch.maximum(dy.abs(), dx.abs())
     longest = max(h - 1, w - 1, 1)
     inside = torch.ones_like(first, dtype=torch.bool)
+    walking = torch.arange(len(first), device=labels.device)  # pairs whose line goes on
     for number, t in enumerate(torch.linspace(0, 1, longest + 1, dtype=torch.float64).tolist()):
+        if released:
+            walking = walking[distance[walking] >= number]
         # torch.round rounds halves to even, as the released code does
-        rows, columns = torch.round(y + t * dy).long(), torch.round(x + t * dx).long()
-        ok = flat[rows * w + columns] == flat[first]
-        inside &= ok | (distance < number) if released else ok
+        rows = torch.round(y[walking] + t * dy[walking]).long()
+        columns = torch.round(x[walking] + t * dx[walking]).long()
+        stays = flat[rows * w + columns] == flat[first[walking]]
+        inside[walking[~stays]] = False
+        walking = walking[stays]
     decay = torch.exp(-distance.float() / longest)
     out = torch.zeros(len(flat), len(flat), device=labels.device)
     out[first, second] = torch.where(inside, 1.0, decay)
