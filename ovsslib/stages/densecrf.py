@@ -95,23 +95,30 @@ def mean_field(
     )
 
 
-def _joined(image: np.ndarray, clipped: np.ndarray, active: np.ndarray, parameters: CRFParameters):
-    """Mean field over `active` labels (K,) plus one for the rest: ((K+1, H, W), joined inputs
-    (K+1, H, W)).
+def _joined(
+    image: np.ndarray, probabilities: np.ndarray, active: np.ndarray, parameters: CRFParameters
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean field over `active` labels (K,) and, joined into one more, the rest.
+
+    Returns the result (K + 1, H, W), and the rest's probability that went in (H, W), both float32.
     """
-    kept = clipped[active]
-    rest = np.maximum(clipped.sum(0, dtype=np.float32) - kept.sum(0, dtype=np.float32), _FLOOR)
-    joined = np.concatenate([kept, rest[None]])
+    joined = np.empty((len(active) + 1, *probabilities.shape[1:]), np.float32)
+    np.clip(probabilities[active], _FLOOR, 1, out=joined[:-1])
+    # Label by label, so that a large input is never copied whole.
+    rest = np.full(joined.shape[1:], _FLOOR, np.float32)
+    for label in np.setdiff1d(np.arange(len(probabilities)), active):
+        rest += np.clip(probabilities[label], _FLOOR, 1)
+    joined[-1] = rest
     attraction = np.ones(len(joined), np.float32)
     # Each of the many labels in the rest would be drawn to its own small probability only; next to
     # that of the active ones this is nothing, whereas a joined label would be drawn to the sum of
     # all of them.
     attraction[-1] = 0
-    return mean_field(image, -np.log(joined), parameters, attraction), joined
+    return mean_field(image, -np.log(joined), parameters, attraction), rest
 
 
 def labels_that_matter(
-    image: np.ndarray, clipped: np.ndarray, parameters: CRFParameters, tolerance: float
+    image: np.ndarray, probabilities: np.ndarray, parameters: CRFParameters, tolerance: float
 ) -> np.ndarray:
     """The labels that the CRF must hold apart so that few pixels change.
 
@@ -121,24 +128,24 @@ def labels_that_matter(
     `tolerance` of the coarse pixels is taken.
 
     Args:
-        image: (H, W, 3) uint8. clipped: (C, H, W) float32, clipped probabilities.
+        image: (H, W, 3) uint8. probabilities: (C, H, W) float32.
         parameters: of the full-size run. tolerance: share of pixels, 0..1.
 
     Returns:
         (K,) int64 label indices, ascending.
     """
-    count, height, width = clipped.shape
+    count, height, width = probabilities.shape
     step = max(1, round((height * width / _COARSE_PIXELS) ** 0.5))
     # Medium strides keep every candidate that a region of a few pixels supports, at a fraction of
     # the cost.
-    fine = max(1, step // 3)
-    sample = clipped[:, fine // 2 :: fine, fine // 2 :: fine]
+    fine = max(1, step // 2)
+    sample = np.maximum(probabilities[:, fine // 2 :: fine, fine // 2 :: fine], _FLOOR)
     strong = sample >= _CANDIDATE_RATIO * sample.max(0)
     candidates = np.flatnonzero(strong.reshape(count, -1).any(1))
     if step == 1 or len(candidates) <= _FEW_LABELS:
         return candidates
     small_image = image[step // 2 :: step, step // 2 :: step]
-    small = np.ascontiguousarray(clipped[:, step // 2 :: step, step // 2 :: step])
+    small = np.ascontiguousarray(probabilities[:, step // 2 :: step, step // 2 :: step])
     coarse = CRFParameters(
         parameters.smoothness_weight,
         parameters.smoothness_xy / step,
@@ -201,16 +208,19 @@ def densecrf(
     count = len(probabilities)
     if scale != 1:
         probabilities = scale * probabilities + np.float32((1 - scale) / count)
-    clipped = np.clip(probabilities, _FLOOR, 1)
     if tolerance > 0 and count > _FEW_LABELS:
-        active = labels_that_matter(image, clipped, parameters, tolerance)
+        active = labels_that_matter(image, probabilities, parameters, tolerance)
         if len(active) < count - 1:
-            refined, joined = _joined(image, clipped, active, parameters)
-            result = clipped
-            result *= refined[-1] / joined[-1]  # the rest keeps its proportions
+            refined, rest = _joined(image, probabilities, active, parameters)
+            share = refined[-1] / rest
+            result = np.empty_like(probabilities)
+            for label in range(count):
+                # The rest keeps its proportions.
+                np.multiply(np.clip(probabilities[label], _FLOOR, 1), share, out=result[label])
             result[active] = refined[:-1]
             return result
-    return mean_field(image, -np.log(clipped), parameters, np.ones(count, np.float32))
+    unary = -np.log(np.clip(probabilities, _FLOOR, 1))
+    return mean_field(image, unary, parameters, np.ones(count, np.float32))
 
 
 def _named(parameters: str | CRFParameters) -> CRFParameters:
@@ -247,7 +257,8 @@ def _check_input(image: np.ndarray, probabilities: np.ndarray) -> None:
         raise ImageError(
             f"DenseCRF needs the photo itself as uint8 RGB (0..255), not {image.dtype}"
         )
-    if not np.isfinite(probabilities).all() or probabilities.min() < 0:
+    # NaN fails both comparisons; no copy of the input is made.
+    if not (probabilities.min() >= 0 and probabilities.max() < np.inf):
         raise DataError(
             "DenseCRF needs probabilities: finite values, 0 or more; apply a softmax first"
         )
