@@ -4,8 +4,7 @@ words.
 Run `python bench/densecrf.py [--kinds peaky noisy]`. A scene has 9 coloured regions with texture;
 the cosines of a patch grid rise by 0.08 for the right word over patchy noise. "peaky" is what a
 confident model gives, "noisy" has twice the noise and dozens of words that win a few patches each.
-Prints
-seconds of processor time (both are single-threaded), the ratio, and equal pixels.
+Prints seconds of processor time (both are single-threaded), the ratio, and equal pixels.
 """
 
 import argparse
