@@ -2,7 +2,6 @@
 
 import io
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ovsslib import palette
+from ovsslib import export, palette
 from ovsslib.errors import DataError, ImageError, WordsError
 from ovsslib.overlay import Entry, draw_overlay
 
@@ -165,22 +164,18 @@ class Segmentation:
             picture.putpalette(self.colours.tobytes())
         else:
             picture = Image.fromarray(self.mask.astype(np.uint16))
-        try:
-            handle, temporary = tempfile.mkstemp(suffix=".png", prefix=".ovss-", dir=path.parent)
-        except OSError as error:
-            raise DataError(
-                f"cannot write {path}: {error.strerror}; "
-                "give a folder that exists and can be written"
-            ) from error
-        try:
-            with os.fdopen(handle, "wb") as file:
-                picture.save(file, format="PNG")
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except OSError as error:
-            Path(temporary).unlink(missing_ok=True)
-            raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-        return path
+        return export.write_png(picture, path)
+
+    def to_coco(
+        self, image_id: int = 1, file_name: str = "", first_id: int = 1, components: bool = False
+    ) -> dict[str, list[dict[str, Any]]]:
+        """The masks as COCO annotations with run lengths, ready for JSON; see
+        :func:`ovsslib.export.to_coco`."""
+        return export.to_coco(self, image_id, file_name, first_id, components)
+
+    def cutouts(self, folder: str | os.PathLike[str]) -> dict[str, Path]:
+        """Writes one transparent PNG per word into a folder; see :func:`ovsslib.export.cutouts`."""
+        return export.cutouts(self, folder)
 
     def __str__(self) -> str:
         rows = self.table()
