@@ -23,7 +23,13 @@ from ovsslib.errors import DataError
 from ovsslib.evaluation import metrics
 from ovsslib.evaluation.datasets import VIEWS
 from ovsslib.evaluation.distributed import Processes, assert_complete
-from ovsslib.evaluation.fingerprints import data_fingerprint, evaluation_parts, key_of
+from ovsslib.evaluation.fingerprints import (
+    data_fingerprint,
+    evaluation_parts,
+    key_of,
+    network_fingerprints,
+    words_fingerprint,
+)
 from ovsslib.evaluation.report import Report, provenance
 from ovsslib.evaluation.resume import ImageCounts, ResumeLog
 from ovsslib.evaluation.sharing import (
@@ -127,11 +133,23 @@ def _key_parts(segmenters: Sequence[Segmenter], dataset: Any, on_error: str) -> 
     known = [s.backbone.weights_hash for s in segmenters]
     data = data_fingerprint(dataset, tolerant=on_error == "skip") if any(known) else None
     return [
-        evaluation_parts(s.recipe, s.backbone.weights_hash, s.backbone.precision, data, len(dataset))
-        if data and s.backbone.weights_hash
-        else None
+        _parts_of(s, dataset, data) if data and s.backbone.weights_hash else None
         for s in segmenters
     ]
+
+
+def _parts_of(segmenter: Segmenter, dataset: Any, data: str) -> dict:
+    recipe, backbone = segmenter.recipe, segmenter.backbone
+    settings = recipe["text"]
+    return evaluation_parts(
+        recipe,
+        backbone.weights_hash,
+        backbone.precision,
+        data,
+        len(dataset),
+        words_fingerprint(settings, settings.vocabulary(dataset.vocabulary)),
+        network_fingerprints(recipe, backbone),
+    )
 
 
 def _identity(segmenter: Segmenter, parts: dict | None) -> str:

@@ -1,4 +1,4 @@
-"""What makes two evaluations the same: recipe, weights, precision, data, and the code that computes.
+"""What makes two evaluations the same: recipe, weights, precision, data, words, and the code that computes.
 
 The code's part is a hash over the syntax trees of the modules that compute, so that comments, docstrings and
 layout may change freely. The trees are written out by hand, since `ast.dump` differs between Python versions.
@@ -8,15 +8,23 @@ import ast
 import hashlib
 import inspect
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ovsslib.auxiliary import auxiliary_texts
+from ovsslib.backbone import Backbone
 from ovsslib.errors import DataError
+from ovsslib.loading import check_file
+from ovsslib.prompts import TextSettings
 from ovsslib.recipe import Recipe
+from ovsslib.stages.upsampling import Upsampling, find_weights
+from ovsslib.vocabulary import Vocabulary
 
 _ALWAYS = (
     "backbone.py", "geometry.py", "segmenter.py", "pictures.py", "prompts.py", "classifier.py", "vocabulary.py",
+    "words.py", "auxiliary.py",
     "evaluation/metrics.py", "stages/attention.py", "stages/windows.py", "stages/labels.py",
 )  # fmt: skip
 # Fields of syntax nodes that newer versions of Python add, or that hold no meaning.
@@ -24,15 +32,30 @@ _SILENT_FIELDS = {"type_params", "type_comment", "kind", "ctx"}
 
 
 def evaluation_parts(
-    recipe: Recipe, weights: str, precision: str, data: str, images: int
+    recipe: Recipe,
+    weights: str,
+    precision: str,
+    data: str,
+    images: int,
+    words: str = "",
+    networks: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides the numbers of an evaluation, as plain values."""
+    """Everything that decides the numbers of an evaluation, as plain values.
+
+    Args:
+        weights, precision: of the backbone.
+        data: fingerprint of the images and label maps that are used, `images` of them.
+        words: as :func:`words_fingerprint` gives it.
+        networks: further weights by stage, as :func:`network_fingerprints` gives them.
+    """
     return {
         "recipe": recipe.key(),
         "weights": weights,
         "precision": precision,
         "data": data,
         "images": images,
+        "words": words,
+        "networks": dict(networks or {}),
         "code": code_hash(recipe),
     }
 
@@ -48,8 +71,10 @@ def code_hash(recipe: Recipe) -> str:
     files = {package / name for name in _ALWAYS}
     for settings in recipe.stages.values():
         files.add(Path(inspect.getfile(type(settings))).resolve())
-    if recipe["text"].auxiliary_weight > 0:
-        files.add(package / "auxiliary.py")
+        if isinstance(settings, Upsampling):
+            files.add(package / "networks/loftup.py")
+        if hasattr(settings, "feedback"):  # it refines its first segmentation by PAMR
+            files.add(package / "stages/pamr.py")
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(f"{file.stem} {_file_hash(file, file.stat().st_mtime_ns)}\n".encode())
@@ -97,6 +122,30 @@ def _without_docstring(body: list) -> list:
             and isinstance(statement.value.value, str)
         )
     ]
+
+
+def words_fingerprint(settings: TextSettings, vocabulary: Vocabulary) -> str:
+    """Hash (16 hexadecimal digits) of what is sent to the text tower: classes, groups, sentences, auxiliary texts."""
+    sentences = [
+        settings.prompts_for(query, vocabulary.kinds[index])
+        for query, index in zip(vocabulary.queries, vocabulary.query_class, strict=True)
+    ]
+    extra = None
+    if settings.auxiliary_weight > 0:
+        extra = auxiliary_texts(vocabulary, settings.auxiliary, skip_missing=True)
+    text = json.dumps([vocabulary.fingerprint, sentences, extra])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def network_fingerprints(recipe: Recipe, backbone: Backbone) -> dict[str, str]:
+    """Hash of the weights that stages bring along (LoftUp), by stage. Raises ModelError if they are missing."""
+    found = {}
+    for name, settings in recipe.stages.items():
+        if isinstance(settings, Upsampling) and settings.method == "loftup":
+            source = find_weights(settings.weights, backbone.name)
+            file = Path(source)
+            found[name] = check_file(file)[:16] if file.is_file() else source
+    return found
 
 
 def data_fingerprint(dataset: Any, tolerant: bool = False) -> str | None:

@@ -299,7 +299,7 @@ for _ in sys.stdin:
 
 
 def test_kill_at_five_points_then_resume_gives_the_identical_record(backbone, tmp_path):
-    fake = build("folder", tmp_path / "data", images=40)
+    fake = build("folder", tmp_path / "data", images=24)
     expected = run(segmenters(backbone), open_dataset("folder", fake.root))
     shared = tmp_path / "shared"
     with subprocess.Popen(
@@ -314,7 +314,7 @@ def test_kill_at_five_points_then_resume_gives_the_identical_record(backbone, tm
 
         for random in np.random.default_rng(5).random(5):
             child, before = start(), sizes(shared)
-            wanted = before + 100 + int(8000 * random)
+            wanted = before + 100 + int(4000 * random)
             deadline = time.monotonic() + 60
             while sizes(shared) < wanted:
                 assert time.monotonic() < deadline

@@ -1,5 +1,6 @@
 """The results store: keys, records that survive damage, tables."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -219,6 +220,32 @@ def test_code_hash_follows_the_stages_of_the_recipe():
         recipe.but({"labels.logit_scale": 9})
     )
     assert fingerprints.code_hash(recipe) != fingerprints.code_hash(recipe.but(pamr=True))
+
+
+def test_words_and_sentences_are_part_of_the_key():
+    text = Recipe.named("itaclip", "voc21")["text"]
+    vocabulary = text.vocabulary("voc21")
+    first = fingerprints.words_fingerprint(text, vocabulary)
+    assert first == fingerprints.words_fingerprint(text, text.vocabulary("voc21"))
+    single = dataclasses.replace(text, prompts="single")
+    unmixed = dataclasses.replace(text, auxiliary=None, auxiliary_weight=0.0)
+    others = [
+        fingerprints.words_fingerprint(single, vocabulary),
+        fingerprints.words_fingerprint(unmixed, vocabulary),
+        fingerprints.words_fingerprint(text, dataclasses.replace(text, names="readable").vocabulary("voc21")),
+    ]
+    assert len({first, *others}) == 4
+
+
+def test_weights_of_further_networks_are_part_of_the_key(tmp_path):
+    file = tmp_path / "loftup.safetensors"
+    file.write_bytes(b"weights")
+    recipe = small_recipe().but(upsampling={"method": "loftup", "weights": str(file)})
+    first = fingerprints.network_fingerprints(recipe, seeded_backbone())
+    file.write_bytes(b"others")
+    second = fingerprints.network_fingerprints(recipe, seeded_backbone())
+    assert set(first) == {"upsampling"} and first != second
+    assert fingerprints.network_fingerprints(small_recipe(), seeded_backbone()) == {}
 
 
 # -- the same request is never computed twice --------------------------------------------------------
