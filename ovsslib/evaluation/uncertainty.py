@@ -130,6 +130,22 @@ def paired_difference(
     return _interval(value, first - second, level)
 
 
+def metric_draws(
+    all_counts: list[np.ndarray], metric: str = "miou", resamples: int = RESAMPLES, seed: int = 0
+) -> np.ndarray:
+    """A metric of several counts over the same draws of images, (len(all_counts), resamples, ...).
+
+    For statistics that combine more than two recipes (effects, rankings): any function of the rows
+    is paired over the images. Counts as in :func:`interval`, all of the same images in the same
+    order. Raises DataError when their shapes differ, and as :func:`interval` does.
+    """
+    checked = [_checked(counts, (metric,), 0.95, resamples) for counts in all_counts]
+    if len({counts.shape for counts in checked}) != 1:
+        shapes = sorted({counts.shape for counts in checked})
+        raise DataError(f"paired counts must be of the same images and classes, not {shapes}")
+    return np.stack(_bootstrap(checked, (metric,), resamples, seed)[metric])
+
+
 def verdict(difference: Interval) -> str | list[str]:
     """What a difference shows: "better", "worse", or "no difference shown" if its interval holds 0.
 
