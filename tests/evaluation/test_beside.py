@@ -1,0 +1,52 @@
+"""Claims and measured numbers side by side, never in one column."""
+
+import numpy as np
+import pytest
+
+from ovsslib.errors import DataError
+from ovsslib.evaluation.beside import beside, claimed_text
+from ovsslib.evaluation.claims import claim
+from ovsslib.evaluation.profiles import Profile
+from ovsslib.evaluation.report import Report
+from ovsslib.evaluation.results import Results
+from ovsslib.recipe import Recipe
+
+
+def results():
+    random = np.random.default_rng(1)
+
+    def report(name, right):
+        label = random.integers(50, 100, (6, 2))
+        hit = (right * label).astype(np.int64)
+        predicted = hit + (label - hit)[:, ::-1]
+        counts = np.stack([hit, predicted, label], axis=1)
+        zeros = np.zeros((6, 4), dtype=np.int64), np.zeros((6, 15, 3), dtype=np.int64)
+        return Report(
+            Recipe(name), "scenes", "sceneclip/embedded", ("a", "b"), counts, *zeros, np.arange(6)
+        )
+
+    made = {"low": report("low", 0.4), "high": report("high", 0.8)}
+    return Results(made, Profile.named("embedded-quick"))
+
+
+def test_texts_carry_unit_sign_and_kind():
+    assert claimed_text(claim("itaclip-t2-qk-miou")) == "19.0 %"
+    assert claimed_text(claim("thesis-t4.1-loftup-gain-miou")) == "+2.64 points (projected)"
+    expected = claimed_text(claim("thesis-p3.5.3-expected-phase2c-gain-miou"))
+    assert expected.startswith("+5") and expected.endswith("points (expected)")
+
+
+def test_claims_keep_columns_of_their_own():
+    column = {"low": "itaclip-t2-qk-miou", "high": None}
+    table = beside(results(), {"VOC21": column}, baseline="low")
+    assert list(table.index) == ["low", "high"]
+    assert table.columns[0] == "claimed: VOC21" and table.columns[1] == "measured: scenes, mIoU"
+    assert table["claimed: VOC21"].tolist() == ["19.0 %", ""]
+    assert table["verdict"].tolist()[0] == "" and "better" in table["verdict"].tolist()[1]
+
+
+def test_unknown_rows_and_claims_are_refused():
+    with pytest.raises(DataError, match="no result is called"):
+        beside(results(), {"VOC21": {"middle": "itaclip-t2-qk-miou"}})
+    with pytest.raises(DataError, match="no claim"):
+        beside(results(), {"VOC21": {"low": "itaclip-t2-qkk-miou"}})
