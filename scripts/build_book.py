@@ -42,8 +42,7 @@ class BookError(Exception):
 
 
 def choose_profile(profile: str, quick: bool, known: Sequence[str]) -> str:
-    """The profile to run, its quick variant if asked. Raises BookError for one that does not exist.
-    """
+    """The profile to run, its quick variant if asked. BookError for an unknown one."""
     if profile not in known:
         raise BookError(f"unknown profile {profile!r}; there are: {', '.join(known) or 'none'}")
     if not quick or profile.endswith("-quick"):
@@ -75,8 +74,7 @@ def toc_files(toc: Mapping[str, Any]) -> list[str]:
 
 
 def check_toc(root: Path) -> list[Path]:
-    """The notebooks that the table of contents names. Raises BookError for a file that is missing.
-    """
+    """The notebooks that the table of contents names. BookError for a missing file."""
     files = toc_files(yaml.safe_load((root / "_toc.yml").read_text()))
     notebooks = {f"notebooks/{path.stem}": path for path in find_notebooks(root=root)}
     missing = [
@@ -201,8 +199,7 @@ def configuration(root: Path, repository: str, branch: str) -> dict[str, Any]:
 def stage(
     root: Path, source: Path, runs: Sequence[Run], profile: str, config: dict[str, Any]
 ) -> None:
-    """Puts together what Sphinx reads. Raises BookError for a figure without an alternative text.
-    """
+    """Puts together what Sphinx reads. BookError for a figure without text."""
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(root / "book", source / "book", ignore=shutil.ignore_patterns("__pycache__"))
     write_api_pages(api_modules(root / "ovsslib"), source / "book" / "api")
@@ -222,8 +219,7 @@ def stage(
 
 
 def render(source: Path, output: Path, root: Path) -> Path:
-    """Runs Jupyter Book over the staged tree; returns the folder of the pages. Warnings are errors.
-    """
+    """Runs Jupyter Book over the staged tree; returns the pages. Warnings are errors."""
     program = Path(sys.executable).with_name("jupyter-book")
     command = [str(program), "build", str(source), "--path-output", str(output)]
     command += ["-W", "-n", "--keep-going", "--quiet"]

@@ -78,8 +78,7 @@ def parameter_names(notebook: Mapping[str, Any]) -> set[str]:
 
 
 def source_hash(root: Path = ROOT) -> str:
-    """One hash of the library's code and of the data it ships; large files count by name and size.
-    """
+    """One hash of the library's code and of the data it ships; large files count by size."""
     digest = hashlib.sha256()
     for folder in ("ovsslib", "data"):
         for path in sorted((root / folder).rglob("*")):
@@ -122,6 +121,7 @@ def run_one(
     partial = output.with_suffix(".partial.ipynb")
     command = [sys.executable, "-m", "papermill", str(notebook), str(partial)]
     command += ["--cwd", str(notebook.parent), "--no-progress-bar", "--kernel", "python3"]
+    command += ["--language", "python"]
     for name, value in parameters.items():
         command += ["-r", name, value]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
