@@ -8,6 +8,7 @@ must have been counted exactly once. So the result is that of one process, image
 """
 
 import os
+from contextlib import contextmanager
 from datetime import timedelta
 
 import numpy as np
@@ -61,22 +62,30 @@ class Processes:
         if self.count == 1:
             return array
         tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self._device)
-        try:
+        with _all_present():
             dist.all_reduce(tensor)
-        except RuntimeError as error:
-            raise DataError(
-                "one of the processes is lost, so the evaluation is not complete; start it again and it goes on "
-                f"where it stopped ({str(error).splitlines()[0][:120]})"
-            ) from error
         return tensor.cpu().numpy()
 
     def gather(self, items: list) -> list:
-        """The lists of all processes, one behind the other."""
+        """The lists of all processes, one behind the other. Raises DataError if one of them is lost."""
         if self.count == 1:
             return items
         parts: list = [None] * self.count
-        dist.all_gather_object(parts, items)
+        with _all_present():
+            dist.all_gather_object(parts, items)
         return [item for part in parts for item in part]
+
+
+@contextmanager
+def _all_present():
+    """Turn what gloo and nccl raise when another process is gone into an error that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise DataError(
+            "one of the processes is lost, so the evaluation is not complete; start it again and it goes on "
+            f"where it stopped ({str(error).splitlines()[0][:120]})"
+        ) from error
 
 
 def local_device(device: str) -> str:
