@@ -156,7 +156,11 @@ class Factorial:
                 drawn = (contrast @ self.draws) / (whole @ self.draws)
                 share = (contrast @ self.values / total, *np.quantile(drawn, [0.025, 0.975]))
             rows.append(
-                row | {f"share{end}": 100 * x for end, x in zip(("", "_low", "_high"), share, strict=True)}
+                row
+                | {
+                    f"share{end}": 100 * x
+                    for end, x in zip(("", "_low", "_high"), share, strict=True)
+                }
             )
         return pd.DataFrame(rows)
 
@@ -308,7 +312,9 @@ def configurations(
         made[label] = base.but(changes, name=label)
     for name in names:
         if made[name] == base:
-            raise RecipeError(f"switch {name!r} ({dict(switches[name])}) changes nothing in {base.name!r}")
+            raise RecipeError(
+                f"switch {name!r} ({dict(switches[name])}) changes nothing in {base.name!r}"
+            )
     return made
 
 
@@ -342,7 +348,10 @@ def factorial(
 
 
 def from_results(
-    switches: Sequence[str], results: Results, metric: str = "miou", resamples: int = uncertainty.RESAMPLES
+    switches: Sequence[str],
+    results: Results,
+    metric: str = "miou",
+    resamples: int = uncertainty.RESAMPLES,
 ) -> Factorial:
     """The factorial of measured results, whose names are those of :func:`configurations`."""
     names = [configuration_name(switches, n) for n in range(1 << len(switches))]

@@ -23,7 +23,12 @@ from ovsslib.errors import DataError
 from ovsslib.evaluation.analysis import SMALL_PIXELS, components, object_classes
 from ovsslib.evaluation.predictions import Predictions, true_label
 
-SMALL, OCCLUSION, BOUNDARY, CONFUSION = "small object", "occlusion", "stuff-thing boundary", "confusion"
+SMALL, OCCLUSION, BOUNDARY, CONFUSION = (
+    "small object",
+    "occlusion",
+    "stuff-thing boundary",
+    "confusion",
+)
 CAUSES = (SMALL, OCCLUSION, BOUNDARY, CONFUSION)
 SPECK_PIXELS = 30
 """Parts with fewer pixels are left out: slips of a label map rather than objects."""
@@ -132,9 +137,7 @@ def objects(label: np.ndarray, things: Sequence[int], ignore: int = 255) -> list
             (int(one), numbers == n) for n in range(1, len(sizes)) if sizes[n] >= SPECK_PIXELS
         ]
     solid = [i for i, (one, _) in enumerate(parts) if one in things]
-    touching = {
-        i: cv2.dilate(parts[i][1].astype(np.uint8), _TOUCH).astype(bool) for i in solid
-    }
+    touching = {i: cv2.dilate(parts[i][1].astype(np.uint8), _TOUCH).astype(bool) for i in solid}
     joined = {i: i for i in range(len(parts))}
     for cutter in solid:
         cut: dict[int, int] = {}
@@ -154,9 +157,7 @@ def objects(label: np.ndarray, things: Sequence[int], ignore: int = 255) -> list
     return made
 
 
-def hidden_share(
-    label: np.ndarray, pixels: np.ndarray, own: int, things: Sequence[int]
-) -> float:
+def hidden_share(label: np.ndarray, pixels: np.ndarray, own: int, things: Sequence[int]) -> float:
     """Share 0..1 of an object's convex hull where other things lie."""
     points = np.argwhere(pixels)[:, ::-1].astype(np.int32)
     hull = np.zeros(pixels.shape, dtype=np.uint8)
@@ -171,7 +172,9 @@ def surrounding(
     """The class of stuff that takes most of the rim around an object; None if no stuff does."""
     rim = cv2.dilate(pixels.astype(np.uint8), _TOUCH).astype(bool) & ~pixels
     values, counts = np.unique(label[rim & (label != ignore)], return_counts=True)
-    near = [(count, int(value)) for value, count in zip(values, counts, strict=True) if value in stuff]
+    near = [
+        (count, int(value)) for value, count in zip(values, counts, strict=True) if value in stuff
+    ]
     return max(near)[1] if near else None
 
 

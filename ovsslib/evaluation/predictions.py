@@ -172,7 +172,11 @@ def _masks(
         pixels = first.prepare(image)
         leaders, leader_of = share_logits([job.segmenter for job in jobs], rows)
         stitched = window_logits_of(
-            [jobs[i].segmenter for i in leaders], pixels, [rows[i] for i in leaders], image.shape[:2]
+            [jobs[i].segmenter for i in leaders],
+            pixels,
+            [rows[i] for i in leaders],
+            image.shape[:2],
+            [len(texts[i]) for i in leaders],
         )
         by_leader = dict(zip(leaders, stitched, strict=True))
         masks = []

@@ -160,7 +160,9 @@ def recipe_of(entry: Entry, profile: Profile) -> Recipe:
     if name is None:
         name, changes = source.recipe, source.changes
     if not name:
-        raise DataError(f"claim {entry.claim!r} names no recipe; give one for the entry {entry.name!r}")
+        raise DataError(
+            f"claim {entry.claim!r} names no recipe; give one for the entry {entry.name!r}"
+        )
     parts = [part.strip() for part in changes.split(";") if part.strip()]
     parts = [part for part in parts if not part.startswith(_LEFT_OUT)]
     return profile.recipe(name).but(parse_changes(parts))
@@ -284,7 +286,9 @@ class ProxyValidity:
         pairs = self.pairs()
         pairs = pairs[pairs["order"] == DISAGREE]
         size = pairs["measured_difference"].abs()
-        order = pairs.assign(size=size).sort_values(["clear", "size"], ascending=False, kind="stable")
+        order = pairs.assign(size=size).sort_values(
+            ["clear", "size"], ascending=False, kind="stable"
+        )
         return order.drop(columns=["size", "order"]).reset_index(drop=True)
 
 
@@ -307,7 +311,9 @@ def ranking_of(
     sources = [claim(entry.claim) for entry in comparison.entries]
     for source in sources:
         if source.metric != "miou" or source.value_high is not None:
-            raise DataError(f"claim {source.id!r} is not one mIoU; a ranking compares mIoU with mIoU")
+            raise DataError(
+                f"claim {source.id!r} is not one mIoU; a ranking compares mIoU with mIoU"
+            )
     draws = uncertainty.metric_draws(list(counts), "miou", resamples, seed)
     values = [uncertainty.METRICS["miou"](one.sum(axis=0)) for one in counts]
     return Ranking(
