@@ -8,6 +8,7 @@ FRESH    ?= 0
 QUICK    ?= 0
 JOBS     ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 WORD     ?= LoftUp
+BENCH    ?= $(sort $(basename $(notdir $(wildcard bench/*.py))))
 
 VENV      := .venv
 RUN       := $(VENV)/bin/python
@@ -20,7 +21,7 @@ export TOKENIZERS_PARALLELISM = false
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test check-book lab bench clean clean-all
+.PHONY: help install book notebooks test check-book lab bench clean clean-all
 
 help:  ## list the targets
 	@echo "make TARGET [NAME=value ...]"
@@ -31,6 +32,9 @@ install: $(INSTALLED)  ## make .venv with every package at its pinned version
 book: $(INSTALLED)  ## run the notebooks and build the book: PROFILE=embedded, FRESH=1 measures again, QUICK=1
 	@$(RUN) scripts/build_book.py --profile "$(PROFILE)" --jobs $(JOBS) \
 		$(if $(filter 1,$(FRESH)),--fresh) $(if $(filter 1,$(QUICK)),--quick)
+
+notebooks: $(INSTALLED)  ## run every notebook with its defaults and keep the outputs, which the tests compare
+	@$(RUN) scripts/run_notebooks.py --store --jobs $(JOBS)
 
 test: $(INSTALLED)  ## ruff, the unit tests, and every notebook against its stored outputs
 	@$(RUN) -m ruff check .
@@ -43,8 +47,8 @@ check-book: $(INSTALLED)  ## open every page of the built book in headless Chrom
 lab: $(INSTALLED)  ## open the notebooks in JupyterLab
 	@$(VENV)/bin/jupyter lab notebooks
 
-bench: $(INSTALLED)  ## time a recipe against the bare forward pass of its backbone
-	@OMP_NUM_THREADS=$(JOBS) $(RUN) scripts/bench.py
+bench: $(INSTALLED)  ## time the costly parts against plain versions of themselves: BENCH="flow pamr" for some
+	@for name in $(BENCH); do echo "== $$name"; OMP_NUM_THREADS=$(JOBS) $(RUN) bench/$$name.py || exit 1; done
 
 clean:  ## remove the built book and the tools' caches
 	rm -rf build public .pytest_cache .ruff_cache dist
