@@ -1,7 +1,8 @@
-"""Where the accuracy goes: what the grid of patches allows, what the words cost, and which errors are left.
+"""Where the accuracy goes: what the grid of patches allows, what the words cost, and which errors
+are left.
 
-All numbers are percent (or percentage points) with 95% bootstrap intervals over images. Every function gives tidy
-tables; the counts behind them are kept in the objects.
+All numbers are percent (or percentage points) with 95% bootstrap intervals over images. Every
+function gives tidy tables; the counts behind them are kept in the objects.
 """
 
 import math
@@ -31,12 +32,13 @@ NEAR, SMALL, BOTH, NEITHER = "near a boundary", "small object", "both", "neither
 CAUSES = (NEAR, SMALL, BOTH, NEITHER)
 
 
-# -- ceilings -------------------------------------------------------------------------------------------------
+# -- ceilings --------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=64)
 def area_matrix(size: int, cells: int) -> np.ndarray:
-    """(cells, size) float64: mean over equal cells, pixels that a cell holds in part weighed by that part."""
+    """(cells, size) float64: mean over equal cells, pixels that a cell holds in part weighed by
+    that part."""
     edges = np.arange(cells + 1) * size / cells
     low, high = np.arange(size), np.arange(size) + 1
     overlap = np.minimum(edges[1:, None], high) - np.maximum(edges[:-1, None], low)
@@ -44,15 +46,18 @@ def area_matrix(size: int, cells: int) -> np.ndarray:
 
 
 def through_grid(label: np.ndarray, cell: float, ignore: int = 255) -> np.ndarray:
-    """A label map seen through a grid of cells: one-hot area averages per cell, bilinear back, argmax.
+    """A label map seen through a grid of cells: one-hot area averages per cell, bilinear back,
+    argmax.
 
     Args:
         label: (H, W) integers.
-        cell: side of a cell in pixels; each side of the map has the nearest whole number of cells, at least one.
+        cell: side of a cell in pixels; each side of the map has the nearest whole number of cells,
+            at least one.
         ignore: label of pixels that belong to no class.
 
     Returns:
-        (H, W) of the same type, with a class at ignored pixels too; equals count for the lower class.
+        (H, W) of the same type, with a class at ignored pixels too; equals count for the lower
+        class.
     """
     if cell <= 0:
         raise DataError(f"cell={cell}: a cell is a positive number of pixels")
@@ -77,16 +82,18 @@ def ceilings(
     limit: int | None = None,
     short_side: int | None = None,
 ) -> pd.DataFrame:
-    """What the best possible labels of a grid of patches would score: the ground truth through the grid.
+    """What the best possible labels of a grid of patches would score: the ground truth through the
+    grid.
 
     Args:
         dataset, limit: as :func:`ovsslib.evaluate` takes them.
         cells: sides of a cell in pixels of the picture that the model sees.
-        short_side: short side of that picture (`windows.short_side` of a recipe); None: the original size.
+        short_side: short side of that picture (`windows.short_side` of a recipe); None: the
+            original size.
 
     Returns:
-        One row per grid and metric (miou, boundary_f1): grid ("14x14 per 224 pixels"), cell_pixels, metric, value,
-        low, high, unit ("percent"), images.
+        One row per grid and metric (miou, boundary_f1): grid ("14x14 per 224 pixels"), cell_pixels,
+        metric, value, low, high, unit ("percent"), images.
     """
     chosen = dataset if limit is None or limit >= len(dataset) else dataset[:limit]
     if not len(chosen):
@@ -108,14 +115,21 @@ def ceilings(
         for metric, values in (("miou", counts[place]), ("boundary_f1", boundaries[place])):
             found = uncertainty.interval(np.stack(values), metric=metric).percent()
             rows.append(
-                {"grid": f"{side}x{side} per {WINDOW} pixels", "cell_pixels": cell, "metric": metric,
-                 "value": found.value, "low": found.low, "high": found.high, "unit": "percent",
-                 "images": len(chosen)}
-            )  # fmt: skip
+                {
+                    "grid": f"{side}x{side} per {WINDOW} pixels",
+                    "cell_pixels": cell,
+                    "metric": metric,
+                    "value": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                    "unit": "percent",
+                    "images": len(chosen),
+                }
+            )
     return pd.DataFrame(rows)
 
 
-# -- an oracle for the words ----------------------------------------------------------------------------------
+# -- an oracle for the words -----------------------------------------------------------------------
 
 
 def report_of(predictions: Predictions, notes: Sequence[str] = ()) -> Report:
@@ -144,26 +158,39 @@ def report_of(predictions: Predictions, notes: Sequence[str] = ()) -> Report:
 
 @dataclass(frozen=True, eq=False)
 class OracleWords:
-    """Reports by recipe name, with all words of the data set and with each image's own words only."""
+    """Reports by recipe name, with all words of the data set and with each image's own words
+    only."""
 
     all_words: dict[str, Report]
     present_words: dict[str, Report]
 
     def table(self, metric: str = "miou") -> pd.DataFrame:
-        """One row per recipe: all_words, present_words (value, low, high; percent), gain (points, paired)."""
+        """One row per recipe: recipe, metric; all_words, present_words (percent), gain (points,
+        paired), each with _low and _high; verdict; images."""
         rows = []
         for name, ordinary in self.all_words.items():
             oracle = self.present_words[name]
             first, second = ordinary.interval(metric), oracle.interval(metric)
             gain = oracle.difference(ordinary, metric)
             rows.append(
-                {"recipe": name, "metric": metric,
-                 "all_words": first.value, "all_words_low": first.low, "all_words_high": first.high,
-                 "present_words": second.value, "present_words_low": second.low,
-                 "present_words_high": second.high, "unit": "percent",
-                 "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high, "gain_unit": "points",
-                 "verdict": uncertainty.verdict(gain), "images": ordinary.images}
-            )  # fmt: skip
+                {
+                    "recipe": name,
+                    "metric": metric,
+                    "all_words": first.value,
+                    "all_words_low": first.low,
+                    "all_words_high": first.high,
+                    "present_words": second.value,
+                    "present_words_low": second.low,
+                    "present_words_high": second.high,
+                    "unit": "percent",
+                    "gain": gain.value,
+                    "gain_low": gain.low,
+                    "gain_high": gain.high,
+                    "gain_unit": "points",
+                    "verdict": uncertainty.verdict(gain),
+                    "images": ordinary.images,
+                }
+            )
         return pd.DataFrame(rows)
 
 
@@ -175,9 +202,10 @@ def oracle_words(
 ) -> OracleWords:
     """Accuracy if an oracle told, for every image, which of the words occur in it.
 
-    Segmenters as in :func:`ovsslib.evaluate`; `options` go to :func:`predict`. Recipes that differ must have
-    different names. The whole segmentation runs with the shorter list, so that stages that look at the words
-    (feedback, hierarchy, thresholds) see it too. A background class always stays in the list.
+    Segmenters as in :func:`ovsslib.evaluate`; `options` go to :func:`predict`. Recipes that differ
+    must have different names. The whole segmentation runs with the shorter list, so that stages
+    that look at the words (feedback, hierarchy, thresholds) see it too. A background class always
+    stays in the list.
     """
     wanted = [segmenters] if isinstance(segmenters, Segmenter) else list(segmenters)
     names = [one.recipe.name for one in wanted]
@@ -192,13 +220,14 @@ def oracle_words(
     )
 
 
-# -- errors ---------------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
 def near_boundary(
     label: np.ndarray, pixels: float = BOUNDARY_PIXELS, ignore: int = 255
 ) -> np.ndarray:
-    """(H, W) bool: labelled pixels with a pixel of another class at most `pixels` away (Euclidean)."""
+    """(H, W) bool: labelled pixels with a pixel of another class at most `pixels` away
+    (Euclidean)."""
     known = label != ignore
     near = np.zeros(label.shape, dtype=bool)
     for one in np.unique(label[known]):
@@ -213,7 +242,8 @@ def near_boundary(
 
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Connected parts of a mask (8 neighbours): (H, W) int32 numbers from 1, and sizes (n + 1,), [0] outside."""
+    """Connected parts of a mask (8 neighbours): (H, W) int32 numbers from 1, and sizes (n + 1,),
+    [0] outside."""
     count, numbers = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     return numbers, np.bincount(numbers.ravel(), minlength=count)
 
@@ -221,7 +251,8 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def small_objects(
     label: np.ndarray, classes: Sequence[int], below: int = SMALL_PIXELS
 ) -> np.ndarray:
-    """(H, W) bool: pixels of connected parts, of the given classes, with fewer than `below` pixels."""
+    """(H, W) bool: pixels of connected parts, of the given classes, with fewer than `below`
+    pixels."""
     small = np.zeros(label.shape, dtype=bool)
     for one in np.intersect1d(np.unique(label), np.asarray(classes, dtype=int)):
         numbers, sizes = components(label == one)
@@ -232,7 +263,8 @@ def small_objects(
 
 
 def object_classes(vocabulary: Any) -> list[int]:
-    """Class numbers of the things of a vocabulary; of all but the background if no class is a thing."""
+    """Class numbers of the things of a vocabulary; of all but the background if no class is a
+    thing."""
     things = [c for c, kind in enumerate(vocabulary.kinds) if kind == "thing"]
     things = things or list(range(len(vocabulary)))
     return [c for c in things if c != vocabulary.background]
@@ -246,8 +278,8 @@ class ErrorAnalysis:
         recipe, dataset, model: what was analysed.
         names, kinds: classes in label order, with "thing", "stuff" or "material".
         matrix: (C, C) int64 pixels by (label, prediction).
-        wrong, pixels: (N, 4) int64 per image: wrong pixels, and all labelled pixels, by place (`CAUSES`: near a
-            boundary alone, in a small object alone, both, neither).
+        wrong, pixels: (N, 4) int64 per image: wrong pixels, and all labelled pixels, by place
+            (`CAUSES`: near a boundary alone, in a small object alone, both, neither).
         counts: (N, 3, C) int64.
         corrected: (4, N, 3, C) int64: counts if the errors of a place were right.
     """
@@ -269,11 +301,13 @@ class ErrorAnalysis:
         return len(self.wrong)
 
     def causes(self, resamples: int = uncertainty.RESAMPLES) -> pd.DataFrame:
-        """One row per place of an error; the four places exclude each other and make up all labelled pixels.
+        """One row per place of an error; the four places exclude each other and make up all
+        labelled pixels.
 
-        Columns: cause; share_of_errors, low, high (percent of the wrong pixels); share_of_pixels (percent of the
-        labelled ones); error_rate (percent of the place's own pixels); miou_gain, miou_gain_low, miou_gain_high
-        (points of mIoU if all of these pixels were right); wrong_pixels; images.
+        Columns: cause; share_of_errors, low, high (percent of the wrong pixels); share_of_pixels
+        (percent of the labelled ones); error_rate (percent of the place's own pixels); miou_gain,
+        miou_gain_low, miou_gain_high (points of mIoU if all of these pixels were right);
+        wrong_pixels; images.
         """
         draws = _share_draws(self.wrong, resamples)
         wrong, pixels = self.wrong.sum(axis=0), self.pixels.sum(axis=0)
@@ -285,17 +319,26 @@ class ErrorAnalysis:
                 self.corrected[place], self.counts, resamples=resamples
             ).percent()
             rows.append(
-                {"cause": cause, "share_of_errors": _percent(wrong[place], wrong.sum()), "low": 100 * low,
-                 "high": 100 * high, "share_of_pixels": _percent(pixels[place], pixels.sum()),
-                 "error_rate": _percent(wrong[place], pixels[place]), "miou_gain": gain.value,
-                 "miou_gain_low": gain.low, "miou_gain_high": gain.high, "wrong_pixels": int(wrong[place]),
-                 "images": self.images}
-            )  # fmt: skip
+                {
+                    "cause": cause,
+                    "share_of_errors": _percent(wrong[place], wrong.sum()),
+                    "low": 100 * low,
+                    "high": 100 * high,
+                    "share_of_pixels": _percent(pixels[place], pixels.sum()),
+                    "error_rate": _percent(wrong[place], pixels[place]),
+                    "miou_gain": gain.value,
+                    "miou_gain_low": gain.low,
+                    "miou_gain_high": gain.high,
+                    "wrong_pixels": int(wrong[place]),
+                    "images": self.images,
+                }
+            )
         return pd.DataFrame(rows)
 
     def confusions(self, top: int = 10) -> pd.DataFrame:
-        """The most frequent confusions: label, predicted, kinds ("thing taken for stuff"), wrong_pixels,
-        share_of_errors (percent of all wrong pixels), share_of_label (percent of the label's pixels).
+        """The most frequent confusions: label, predicted, kinds ("thing taken for stuff"),
+        wrong_pixels, share_of_errors (percent of all wrong pixels), share_of_label (percent of the
+        label's pixels).
         """
         errors = self.matrix.copy()
         np.fill_diagonal(errors, 0)
@@ -305,20 +348,28 @@ class ErrorAnalysis:
             if not errors[true, predicted]:
                 break
             rows.append(
-                {"label": self.names[true], "predicted": self.names[predicted],
-                 "kinds": f"{self.kinds[true]} taken for {self.kinds[predicted]}",
-                 "wrong_pixels": int(errors[true, predicted]),
-                 "share_of_errors": _percent(errors[true, predicted], errors.sum()),
-                 "share_of_label": _percent(errors[true, predicted], self.matrix[true].sum())}
-            )  # fmt: skip
+                {
+                    "label": self.names[true],
+                    "predicted": self.names[predicted],
+                    "kinds": f"{self.kinds[true]} taken for {self.kinds[predicted]}",
+                    "wrong_pixels": int(errors[true, predicted]),
+                    "share_of_errors": _percent(errors[true, predicted], errors.sum()),
+                    "share_of_label": _percent(errors[true, predicted], self.matrix[true].sum()),
+                }
+            )
         columns = [
-            "label", "predicted", "kinds", "wrong_pixels", "share_of_errors", "share_of_label",
-        ]  # fmt: skip
+            "label",
+            "predicted",
+            "kinds",
+            "wrong_pixels",
+            "share_of_errors",
+            "share_of_label",
+        ]
         return pd.DataFrame(rows, columns=columns)
 
     def kinds_of_errors(self) -> pd.DataFrame:
-        """Wrong pixels by the kinds of label and prediction: label_kind, predicted_kind, wrong_pixels,
-        share_of_errors (percent)."""
+        """Wrong pixels by the kinds of label and prediction: label_kind, predicted_kind,
+        wrong_pixels, share_of_errors (percent)."""
         errors = self.matrix.copy()
         np.fill_diagonal(errors, 0)
         rows = []
@@ -340,8 +391,8 @@ def errors(
     Args:
         predictions: from :func:`predict`.
         boundary: pixels (of the original picture) from another class that count as near.
-        small: connected parts of things with fewer pixels are small objects (the thesis's limit: 1,000). A
-            vocabulary without things has every class but the background counted as such.
+        small: connected parts of things with fewer pixels are small objects (the thesis's limit:
+            1,000). A vocabulary without things has every class but the background counted as such.
     """
     dataset, words = predictions.dataset, predictions.vocabulary
     classes, ignore = dataset.classes, dataset.ignore_index
@@ -375,7 +426,8 @@ def errors(
 
 
 def _share_draws(wrong: np.ndarray, resamples: int) -> np.ndarray:
-    """(resamples, places): each place's share of the wrong pixels in draws of images; NaN without any."""
+    """(resamples, places): each place's share of the wrong pixels in draws of images; NaN without
+    any."""
     parts = []
     for block, start in enumerate(range(0, resamples, 250)):
         weights = uncertainty.draw_weights(len(wrong), min(250, resamples - start), 0, block)

@@ -1,8 +1,10 @@
-"""What a recipe costs: seconds and peak memory of every stage (thesis, Table 4.9), and whether it fits a budget.
+"""What a recipe costs: seconds and peak memory of every stage (thesis, Table 4.9), and whether it
+fits a budget.
 
-Stages are timed where they run: their methods are wrapped for the time of a measurement, and a stage's time is its
-own, without that of stages it calls. On CUDA every reading waits for the device first; the first runs, which load
-kernels and fill caches, do not count. Times belong to a machine and are never compared across machines.
+Stages are timed where they run: their methods are wrapped for the time of a measurement, and a
+stage's time is its own, without that of stages it calls. On CUDA every reading waits for the device
+first; the first runs, which load kernels and fill caches, do not count. Times belong to a machine
+and are never compared across machines.
 """
 
 import ctypes
@@ -39,9 +41,9 @@ PREPARE, TRUNK, LAST = "resize and normalise", "trunk: all blocks but the last",
 WORDS, STITCH = "similarity with the words", "stitching"
 # Methods of a stage's settings that the flow calls; those of "attention" are the last block's own.
 _HOOKS = (
-    "views", "merge", "tokens", "on_weights", "feedback", "on_features", "on_similarity", "on_logits",
-    "on_scaled_logits", "on_scores", "on_probabilities", "class_scores", "labels", "close", "on_labels",
-    "group_features",
+    "views", "merge", "tokens", "on_weights", "feedback", "on_features", "on_similarity",
+    "on_logits", "on_scaled_logits", "on_scores", "on_probabilities", "class_scores", "labels",
+    "close", "on_labels", "group_features",
 )  # fmt: skip
 _NOT_TIMED = ("text", "windows", "attention")
 _SAMPLE_SECONDS = 0.001
@@ -50,7 +52,8 @@ _STRIP = 24_000_000  # logits that the flow holds at a time where no stage follo
 
 @dataclass
 class _Reading:
-    """What one stage took in one run: own seconds, calls, and the highest memory while it was at work."""
+    """What one stage took in one run: own seconds, calls, and the highest memory while it was at
+    work."""
 
     seconds: float = 0.0
     calls: int = 0
@@ -58,7 +61,8 @@ class _Reading:
 
 
 class _MemoryPeak:
-    """The highest memory (bytes) since the last reset: PyTorch's on CUDA, else of the process, by sampling."""
+    """The highest memory (bytes) since the last reset: PyTorch's on CUDA, else of the process, by
+    sampling."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -67,7 +71,7 @@ class _MemoryPeak:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> "_MemoryPeak":
+    def __enter__(self):
         if self.device.type != "cuda":
             self._thread = threading.Thread(target=self._sample, daemon=True)
             self._thread.start()
@@ -96,9 +100,11 @@ class _MemoryPeak:
 
 @dataclass
 class StageTimer:
-    """Times stages by their own share of a run: nested stages are taken out of the stage that calls them.
+    """Times stages by their own share of a run: nested stages are taken out of the stage that calls
+    them.
 
-    Not for several threads at once. Use :meth:`stage` around any code, or :meth:`attached` to wrap a segmenter.
+    Not for several threads at once. Use :meth:`stage` around any code, or :meth:`attached` to wrap
+    a segmenter.
     """
 
     device: torch.device
@@ -196,14 +202,14 @@ def stage_times(
     Args:
         image: (H, W, 3) uint8.
         text: encoded words (`segmenter.text`); encoding them is no part of an image's time.
-        repeats: runs that are timed; the medians count. Memory is read in a further run, since reading it takes
-            time too.
+        repeats: runs that are timed; the medians count. Memory is read in a further run, since
+            reading it takes time too.
         warm_up: runs before, which do not count.
 
     Returns:
-        One row per stage in the order of the flow, then "everything else" and "total": stage, calls (per image),
-        seconds (median), share (percent of the total), peak_gb (highest memory while the stage worked, in GiB: on
-        CUDA PyTorch's tensors, on a CPU the whole process).
+        One row per stage in the order of the flow, then "everything else" and "total": stage, calls
+        (per image), seconds (median), share (percent of the total), peak_gb (highest memory while
+        the stage worked, in GiB: on CUDA PyTorch's tensors, on a CPU the whole process).
 
     Raises:
         DataError: repeats or warm_up out of range.
@@ -244,7 +250,8 @@ def _run(
 
 
 def text_seconds(segmenter: Segmenter, vocabulary: Vocabulary) -> float:
-    """Seconds to encode all prompts of a vocabulary anew, without the caches: paid once per list of words."""
+    """Seconds to encode all prompts of a vocabulary anew, without the caches: paid once per list of
+    words."""
     settings, device = segmenter.recipe["text"], segmenter.backbone.device
     strategy = settings.strategy()
     kinds = [vocabulary.kinds[index] for index in vocabulary.query_class]
@@ -259,7 +266,7 @@ def text_seconds(segmenter: Segmenter, vocabulary: Vocabulary) -> float:
     return timer.readings["text"].seconds
 
 
-# -- budgets --------------------------------------------------------------------------------------------------
+# -- budgets ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -271,8 +278,9 @@ class Fit:
         peak_gb: weights and what the work takes at its highest point.
         weights_gb, working_gb: the two parts.
         budget_gb: the budget.
-        method: "measured on cuda" (PyTorch's tensors; the driver's own few hundred megabytes come on top),
-            "measured on cpu" (growth of the process, of which tensors are the most), or "estimated".
+        method: "measured on cuda" (PyTorch's tensors; the driver's own few hundred megabytes come
+            on top), "measured on cpu" (growth of the process, of which tensors are the most), or
+            "estimated".
         recipe, model, picture, queries: of what.
     """
 
@@ -290,8 +298,8 @@ class Fit:
     def __str__(self) -> str:
         word = "fits" if self.fits else "does not fit"
         return (
-            f"{self.recipe} with {self.model}, {self.picture} pixels, {self.queries} queries: {self.peak_gb:.2f} GB "
-            f"({self.method}), {word} into {self.budget_gb:g} GB"
+            f"{self.recipe} with {self.model}, {self.picture} pixels, {self.queries} queries: "
+            f"{self.peak_gb:.2f} GB ({self.method}), {word} into {self.budget_gb:g} GB"
         )
 
 
@@ -302,14 +310,15 @@ def fits(
     budget_gb: float = BUDGET_GB,
     measure: bool = True,
 ) -> Fit:
-    """Whether segmenting a picture of a size, with a number of queries, stays within a memory budget.
+    """Whether segmenting a picture of a size, with a number of queries, stays within a memory
+    budget.
 
     Args:
         image_size: (height, width) of the picture in pixels.
         queries: number of words that are compared (synonyms count).
         budget_gb: in GiB; the thesis's card has 6.
-        measure: run it once on a random picture. If the estimate says that this machine has no room for it, or
-            with False, the estimate counts (:func:`estimated_bytes`).
+        measure: run it once on a random picture. If the estimate says that this machine has no room
+            for it, or with False, the estimate counts (:func:`estimated_bytes`).
 
     Raises:
         DataError: a size, a number of queries or a budget that is not positive.
@@ -317,7 +326,8 @@ def fits(
     height, width = (int(side) for side in image_size)
     if min(height, width, queries) < 1 or not budget_gb > 0:
         raise DataError(
-            f"image_size={image_size}, queries={queries}, budget_gb={budget_gb}: all must be positive"
+            f"image_size={image_size}, queries={queries}, budget_gb={budget_gb}: all must be "
+            "positive"
         )
     device = segmenter.backbone.device
     weights = weight_bytes(segmenter)
@@ -344,9 +354,9 @@ def weight_bytes(segmenter: Segmenter) -> int:
 def estimated_bytes(segmenter: Segmenter, image_size: tuple[int, int], queries: int) -> int:
     """Bytes that the work takes at its highest point, by counting the largest tensors.
 
-    Per window: tokens and the feed-forward network's hidden layer, three attention matrices, features and logits on
-    their grid. Per picture: the windows' logits; behind the stitching four tensors of all logits (what the flow
-    itself asks for before such work), PAMR's affinities.
+    Per window: tokens and the feed-forward network's hidden layer, three attention matrices,
+    features and logits on their grid. Per picture: the windows' logits; behind the stitching four
+    tensors of all logits (what the flow itself asks for before such work), PAMR's affinities.
     """
     backbone, recipe = segmenter.backbone, segmenter.recipe
     height, width = image_size
@@ -412,21 +422,26 @@ def _measured_bytes(segmenter: Segmenter, image_size: tuple[int, int], queries: 
 
 
 def _give_back_free_memory() -> None:
-    """Have the allocator return what it keeps in store, so that the growth of the process is the work's."""
+    """Have the allocator return what it keeps in store, so that the growth of the process is the
+    work's."""
     gc.collect()
     with suppress(OSError, AttributeError):  # glibc only
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def random_text(segmenter: Segmenter, queries: int, seed: int = 0) -> TextFeatures:
-    """Unit text features of made-up words, with a background where the recipe's thresholds need one."""
+    """Unit text features of made-up words, with a background where the recipe's thresholds need
+    one."""
     labels = segmenter.recipe["labels"]
     threshold = labels.probability_threshold or labels.area_threshold
     names = tuple(f"word {n}" for n in range(queries))
     vocabulary = Vocabulary(
-        names, tuple((n,) for n in names), ("thing",) * queries, (None,) * queries,
+        names,
+        tuple((n,) for n in names),
+        ("thing",) * queries,
+        (None,) * queries,
         background=0 if threshold else None,
-    )  # fmt: skip
+    )
     generator = torch.Generator().manual_seed(seed)
     features = F.normalize(
         torch.randn(queries, segmenter.backbone.dim, generator=generator), dim=-1

@@ -1,11 +1,12 @@
-"""The full factorial of a recipe's switches: what each is worth alone, together, and whether they help each other.
+"""The full factorial of a recipe's switches: what each is worth alone, together, and whether they
+help each other.
 
-An ablation that adds one step after the other shows each step's gain in one company only. Here all 2^k
-combinations are measured; every statistic below is a fixed linear combination of their scores, and its interval
-comes from the same draws of images for all combinations (paired).
+An ablation that adds one step after the other shows each step's gain in one company only. Here all
+2^k combinations are measured; every statistic below is a fixed linear combination of their scores,
+and its interval comes from the same draws of images for all combinations (paired).
 
-Effects and interactions: Box, Hunter and Hunter, Statistics for Experimenters (2005), chapter 5. Shares: Shapley,
-A value for n-person games (1953).
+Effects and interactions: Box, Hunter and Hunter, Statistics for Experimenters (2005), chapter 5.
+Shares: Shapley, A value for n-person games (1953).
 """
 
 import dataclasses
@@ -51,7 +52,8 @@ HELP, HINDER, NO_INTERACTION = "help each other", "hinder each other", "no inter
 class Factorial:
     """Scores of all combinations of k switches.
 
-    Configuration number n has switch i on if bit i of n is set; 0 is the base, 2^k - 1 has all of them on.
+    Configuration number n has switch i on if bit i of n is set; 0 is the base, 2^k - 1 has all of
+    them on.
 
     Attributes:
         switches: names of the k switches.
@@ -73,15 +75,16 @@ class Factorial:
         return configuration_name(self.switches, configuration)
 
     def number(self, on: Sequence[str]) -> int:
-        """Number of the configuration with just these switches on. Raises DataError for an unknown one."""
+        """Number of the configuration with just these switches on. Raises DataError for an unknown
+        one."""
         for name in on:
             if name not in self.switches:
                 raise DataError(f"no switch {name!r}; there are {', '.join(self.switches)}")
         return sum(1 << self.switches.index(name) for name in set(on))
 
     def table(self) -> pd.DataFrame:
-        """All configurations, best first: configuration, one column of bools per switch, value, low, high
-        (percent), gain, gain_low, gain_high (points over the base, paired), verdict.
+        """All configurations, best first: configuration, one column of bools per switch, value,
+        low, high (percent), gain, gain_low, gain_high (points over the base, paired), verdict.
         """
         rows = []
         for n in range(len(self.values)):
@@ -101,8 +104,9 @@ class Factorial:
     def main_effects(self) -> pd.DataFrame:
         """One row per switch, in points of the metric, with paired intervals and verdicts.
 
-        Columns: switch; effect (mean gain of the switch over all settings of the others); alone (gain over the
-        base); last (gain on top of all the others); each with _low, _high and _verdict.
+        Columns: switch; effect (mean gain of the switch over all settings of the others); alone
+        (gain over the base); last (gain on top of all the others); each with _low, _high and
+        _verdict.
         """
         top = len(self.values) - 1
         rows = []
@@ -116,11 +120,12 @@ class Factorial:
         return pd.DataFrame(rows)
 
     def interactions(self) -> pd.DataFrame:
-        """One row per pair of switches: first, second, interaction, interaction_low, interaction_high (points),
-        verdict; the largest first.
+        """One row per pair of switches: first, second, interaction, interaction_low,
+        interaction_high (points), verdict; the largest first.
 
-        The interaction is the gain of the first with the second on, minus its gain with the second off, averaged
-        over the settings of the others (twice the convention of Box et al.). Positive: they help each other.
+        The interaction is the gain of the first with the second on, minus its gain with the second
+        off, averaged over the settings of the others (twice the convention of Box et al.).
+        Positive: they help each other.
         """
         count = len(self.switches)
         rows = []
@@ -131,18 +136,24 @@ class Factorial:
                 row = names | self._row("interaction", contrast)
                 rows.append(row | {"verdict": _reworded(row, HELP, HINDER, NO_INTERACTION)})
         columns = [
-            "first", "second", "interaction", "interaction_low", "interaction_high", "verdict",
-        ]  # fmt: skip
+            "first",
+            "second",
+            "interaction",
+            "interaction_low",
+            "interaction_high",
+            "verdict",
+        ]
         frame = pd.DataFrame(rows, columns=columns)
         order = frame["interaction"].abs().sort_values(ascending=False, kind="stable").index
         return frame.loc[order].reset_index(drop=True)
 
     def shapley(self) -> pd.DataFrame:
-        """How the gain of everything over the base divides among the switches: switch, points, points_low,
-        points_high, verdict, share, share_low, share_high (percent of the whole gain).
+        """How the gain of everything over the base divides among the switches: switch, points,
+        points_low, points_high, verdict, share, share_low, share_high (percent of the whole gain).
 
-        A switch gets its mean gain over all orders of switching on; the points add up to the whole gain. Shares are
-        NaN where the whole gain's interval holds zero: parts of nothing are not shares.
+        A switch gets its mean gain over all orders of switching on; the points add up to the whole
+        gain. Shares are NaN where the whole gain's interval holds zero: parts of nothing are not
+        shares.
         """
         whole = _step(len(self.values), len(self.values) - 1, 0)
         total, low, high = self._interval(whole)
@@ -165,15 +176,16 @@ class Factorial:
         return pd.DataFrame(rows)
 
     def additivity(self, groups: Mapping[str, Sequence[str]] | None = None) -> pd.DataFrame:
-        """The test of "synergy": the gain of everything together against the sum of the single gains.
+        """The test of "synergy": the gain of everything together against the sum of the single
+        gains.
 
         Args:
-            groups: name -> switches that are put on together and count as one (such as `PHASES`); None: every
-                switch by itself. Groups must not share a switch.
+            groups: name -> switches that are put on together and count as one (such as `PHASES`);
+                None: every switch by itself. Groups must not share a switch.
 
         Returns:
-            Rows quantity, value, low, high (points), verdict: the gain of each group, their sum, the gain of all
-            together, and "synergy" (together minus sum).
+            Rows quantity, value, low, high (points), verdict: the gain of each group, their sum,
+            the gain of all together, and "synergy" (together minus sum).
         """
         groups = {name: (name,) for name in self.switches} if groups is None else dict(groups)
         members = [name for switches in groups.values() for name in switches]
@@ -202,8 +214,11 @@ class Factorial:
         value, low, high = self._interval(contrast)
         found = uncertainty.Interval(value, low, high, 0.95, self.draws.shape[1])
         return {
-            name: value, f"{name}_low": low, f"{name}_high": high, verdict: uncertainty.verdict(found)
-        }  # fmt: skip
+            name: value,
+            f"{name}_low": low,
+            f"{name}_high": high,
+            verdict: uncertainty.verdict(found),
+        }
 
 
 def configuration_name(switches: Sequence[str], configuration: int) -> str:
@@ -227,7 +242,8 @@ def _step(size: int, to: int, start: int) -> np.ndarray:
 
 
 def main_contrast(count: int, switch: int) -> np.ndarray:
-    """(2^count,): mean over the configurations with a switch on minus mean over those with it off."""
+    """(2^count,): mean over the configurations with a switch on minus mean over those with it
+    off."""
     on = np.arange(1 << count) >> switch & 1
     return np.where(on, 1.0, -1.0) / (1 << count - 1)
 
@@ -263,12 +279,13 @@ def from_counts(
 
     Args:
         switches: names of the k switches.
-        counts: one array of per-image counts per configuration, in the order of their numbers: (2^k, N, 3, C) for
-            the metrics of `uncertainty.METRICS`, (2^k, N, 4) for boundary_f1.
+        counts: one array of per-image counts per configuration, in the order of their numbers:
+            (2^k, N, 3, C) for the metrics of `uncertainty.METRICS`, (2^k, N, 4) for boundary_f1.
         class_index: with metric "per_class_iou", the class that is looked at.
 
     Raises:
-        DataError: a wrong number of configurations, no or too many switches, counts that do not go together.
+        DataError: a wrong number of configurations, no or too many switches, counts that do not go
+            together.
     """
     switches = tuple(switches)
     if not 1 <= len(switches) <= _MOST_SWITCHES or len(set(switches)) < len(switches):
@@ -327,17 +344,19 @@ def factorial(
     resamples: int = uncertainty.RESAMPLES,
     **options: Any,
 ) -> Factorial:
-    """Measure all combinations of switches on a profile (from the results store where they are known).
+    """Measure all combinations of switches on a profile (from the results store where they are
+    known).
 
-    The trunk runs once per window for all of them, and combinations that differ only behind the stitching share
-    the stitched logits. 7 switches are 128 recipes; half of them with DenseCRF, which takes most of the time.
+    The trunk runs once per window for all of them, and combinations that differ only behind the
+    stitching share the stitched logits. 7 switches are 128 recipes; half of them with DenseCRF,
+    which takes most of the time.
 
     Args:
         base: recipe, or its name (with its settings for the profile's data set).
         switches: name -> changes as :meth:`Recipe.but` takes them; the thesis's seven if None.
         profile, limit: as :func:`measure` takes them.
-        metric: "miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "boundary_f1" or
-            "class_iou:NAME".
+        metric: "miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "boundary_f1"
+            or "class_iou:NAME".
         resamples: draws of images for the intervals.
         options: further arguments of :func:`measure` (store, progress, workers, fresh).
     """

@@ -1,14 +1,17 @@
-"""The failure miner: the worst objects of a data set by the cause that the thesis names (its section 4.10, Figure 4.4).
+"""The failure miner: the worst objects of a data set by the cause that the thesis names (its
+section 4.10, Figure 4.4).
 
 Causes are told from the label maps alone, so that the search runs on every data set:
 
 - small object: a connected part of a thing with fewer than 1,000 pixels, missed in part or whole;
-- occlusion: parts of a thing in whose convex hull another thing lies that touches them (a person behind a tree);
-- stuff-thing boundary: a thing predicted as the stuff that surrounds it (a rug taken for the floor);
+- occlusion: parts of a thing in whose convex hull another thing lies that touches them (a person
+  behind a tree);
+- stuff-thing boundary: a thing predicted as the stuff that surrounds it (a rug taken for the
+  floor);
 - confusion: a region predicted as a class that the picture does not show.
 
-An object is a connected part of a class; parts of one class that touch the same other thing count as one object that
-the other thing cuts apart.
+An object is a connected part of a class; parts of one class that touch the same other thing count
+as one object that the other thing cuts apart.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,17 +36,31 @@ CAUSES = (SMALL, OCCLUSION, BOUNDARY, CONFUSION)
 SPECK_PIXELS = 30
 """Parts with fewer pixels are left out: slips of a label map rather than objects."""
 HIDDEN_SHARE = 0.1
-"""Share of an object's convex hull that another thing must cover for the object to count as occluded."""
+"""Share of an object's convex hull that another thing must cover for the object to count as
+occluded."""
 _TOUCH = np.ones((5, 5), dtype=np.uint8)
 _COLUMNS = (
-    "cause", "index", "name", "label", "predicted", "object_pixels", "wrong_pixels", "missed", "iou",
-    "hidden", "top", "left", "bottom", "right",
-)  # fmt: skip
+    "cause",
+    "index",
+    "name",
+    "label",
+    "predicted",
+    "object_pixels",
+    "wrong_pixels",
+    "missed",
+    "iou",
+    "hidden",
+    "top",
+    "left",
+    "bottom",
+    "right",
+)
 
 
 @dataclass(frozen=True, eq=False)
 class _Object:
-    """A thing or a region of a label map: its class, its pixels, the share of its hull that others cover."""
+    """A thing or a region of a label map: its class, its pixels, the share of its hull that others
+    cover."""
 
     label: int
     pixels: np.ndarray
@@ -69,11 +86,12 @@ def mine(
         small: things with fewer pixels are small objects.
 
     Returns:
-        One row per failure: cause; index, name (of the image); label, predicted (class of the object, and what most
-        of its wrong pixels were taken for); object_pixels, wrong_pixels (those that the cause explains); missed
-        (percent of the object's pixels that are wrong); iou (percent, of the class in this image); hidden (percent
-        of the object's convex hull that another thing covers); top, left, bottom, right (its box, in pixels).
-        Worst is the most wrong pixels, for small objects the largest missed share, then the most wrong pixels.
+        One row per failure: cause; index, name (of the image); label, predicted (class of the
+        object, and what most of its wrong pixels were taken for); object_pixels, wrong_pixels
+        (those that the cause explains); missed (percent of the object's pixels that are wrong); iou
+        (percent, of the class in this image); hidden (percent of the object's convex hull that
+        another thing covers); top, left, bottom, right (its box, in pixels). Worst is the most
+        wrong pixels, for small objects the largest missed share, then the most wrong pixels.
 
     Raises:
         DataError: an unknown cause.
@@ -126,9 +144,11 @@ def _failures(
 
 
 def objects(label: np.ndarray, things: Sequence[int], ignore: int = 255) -> list[_Object]:
-    """Objects and regions of a label map, of `SPECK_PIXELS` pixels at least, classes in rising order.
+    """Objects and regions of a label map, of `SPECK_PIXELS` pixels at least, classes in rising
+    order.
 
-    Connected parts of every class; parts of a thing that touch one and the same part of another thing are joined.
+    Connected parts of every class; parts of a thing that touch one and the same part of another
+    thing are joined.
     """
     parts: list[tuple[int, np.ndarray]] = []
     for one in np.unique(label[label != ignore]):
@@ -205,8 +225,11 @@ def _row(
         "missed": 100 * missed,
         "iou": class_iou(mask, label, one.label, predictions.dataset.ignore_index),
         "hidden": 100 * one.hidden,
-        "top": int(top), "left": int(left), "bottom": int(bottom), "right": int(right),
-    }  # fmt: skip
+        "top": int(top),
+        "left": int(left),
+        "bottom": int(bottom),
+        "right": int(right),
+    }
     # A small object that is missed whole comes before a larger one that is missed in part.
     order = (-round(missed, 3), -count, index) if cause == SMALL else (-count, index)
     return cause, order, row
@@ -233,11 +256,13 @@ def figure_masks(
 
     Args:
         case: a row of :func:`mine`.
-        predictions: of the recipes to be shown (the thesis: baseline and full system), of one data set.
+        predictions: of the recipes to be shown (the thesis: baseline and full system), of one data
+            set.
 
     Returns:
-        The picture (H, W, 3) uint8, and title -> label map (H, W): the ground truth, then each recipe with the IoU
-        of the failing class in this image; as :func:`ovsslib.figures.mask_panel` takes them.
+        The picture (H, W, 3) uint8, and title -> label map (H, W): the ground truth, then each
+        recipe with the IoU of the failing class in this image; as
+        :func:`ovsslib.figures.mask_panel` takes them.
 
     Raises:
         DataError: no predictions, or two of one name.
@@ -258,7 +283,8 @@ def figure_masks(
 
 
 def compare(cases: pd.DataFrame, predictions: Sequence[Predictions]) -> pd.DataFrame:
-    """How several recipes do on the failures of one: the cases with a column "iou: RECIPE" (percent) for each."""
+    """How several recipes do on the failures of one: the cases with a column "iou: RECIPE"
+    (percent) for each."""
     frame = cases.copy()
     for one in predictions:
         values = []

@@ -1,7 +1,8 @@
 """Label maps of segmenters over a data set, for analyses that must see every pixel.
 
-The results store keeps counts only. What is wrong where needs the label maps themselves; they are made in one pass
-(trunk and stitched logits shared as in the engine) and kept, compressed, in the user's cache.
+The results store keeps counts only. What is wrong where needs the label maps themselves; they are
+made in one pass (trunk and stitched logits shared as in the engine) and kept, compressed, in the
+user's cache.
 """
 
 import dataclasses
@@ -53,7 +54,8 @@ class Predictions:
         return len(self.dataset)
 
     def mask(self, index: int) -> np.ndarray:
-        """Predicted labels (H, W) int32 of an image. Raises DataError for an index that is not there."""
+        """Predicted labels (H, W) int32 of an image. Raises DataError for an index that is not
+        there."""
         if not 0 <= index < len(self):
             raise DataError(f"there is no image {index} among the {len(self)} that were segmented")
         return self._archive[str(index)].astype(np.int32)
@@ -74,7 +76,8 @@ class _Job:
 
 
 def true_label(dataset: Any, index: int) -> np.ndarray:
-    """Label map (H, W) of an image of a data set, without reading its picture where that is possible."""
+    """Label map (H, W) of an image of a data set, without reading its picture where that is
+    possible."""
     alone = getattr(dataset, "label", None)
     return alone(index) if alone is not None else dataset[index][1]
 
@@ -92,14 +95,15 @@ def predict(
 
     Args:
         segmenters, dataset, limit: as :func:`ovsslib.evaluate` takes them.
-        present_only: give each image only the words of the classes in its label map (and the background class, if
-            the vocabulary has one: it stands for all else): what an oracle for the words would do.
+        present_only: give each image only the words of the classes in its label map (and the
+            background class, if the vocabulary has one: it stands for all else): what an oracle for
+                the words would do.
         keep: look in the user's cache first, and keep what is made there.
         progress: show a bar.
 
     Raises:
-        DataError: no images, or images and words that do not fit; ImageError, RecipeError, MemoryBudgetError as the
-        segmenters raise them.
+        DataError: no images, or images and words that do not fit; ImageError, RecipeError,
+        MemoryBudgetError as the segmenters raise them.
     """
     wanted = [segmenters] if isinstance(segmenters, Segmenter) else list(segmenters)
     chosen = dataset if limit is None or limit >= len(dataset) else dataset[:limit]
@@ -129,7 +133,8 @@ def _job(segmenter: Segmenter, dataset: Any, present_only: bool, keep: bool) -> 
     vocabulary = segmenter.recipe["text"].vocabulary(dataset.vocabulary)
     if len(vocabulary) != dataset.classes:
         raise DataError(
-            f"{dataset.name!r} has {dataset.classes} classes but {len(vocabulary)} words; give one word per class"
+            f"{dataset.name!r} has {dataset.classes} classes but {len(vocabulary)} words; give one "
+            "word per class"
         )
     path = None
     weights = segmenter.backbone.weights_hash
@@ -191,11 +196,12 @@ def restrict(text: TextFeatures, present: np.ndarray) -> tuple[TextFeatures, np.
 
     Args:
         text: features of all classes.
-        present: class numbers; those beyond the classes (ignored pixels) are passed over. The background class, if
-            there is one, is always kept; with no class at all, everything is.
+        present: class numbers; those beyond the classes (ignored pixels) are passed over. The
+            background class, if there is one, is always kept; with no class at all, everything is.
 
     Returns:
-        The features, whose vocabulary has the kept classes in their order, and their class numbers (K,) int32.
+        The features, whose vocabulary has the kept classes in their order, and their class numbers
+        (K,) int32.
     """
     words = text.vocabulary
     chosen = {int(c) for c in present if 0 <= c < len(words)} or set(range(len(words)))

@@ -1,8 +1,10 @@
-"""How far the embedded model and world rank things as real CLIP on real pictures does: proxy validity.
+"""How far the embedded model and world rank things as real CLIP on real pictures does: proxy
+validity.
 
-For every published comparison that can be measured here as well (methods, sums of attention, the feed-forward
-network, middle layers, stride, PAMR), Kendall's tau-b between the published numbers and the measured ones, with an
-interval over images, and the pairs that disagree by name. Published numbers come from the claims by their id.
+For every published comparison that can be measured here as well (methods, sums of attention, the
+feed-forward network, middle layers, stride, PAMR), Kendall's tau-b between the published numbers
+and the measured ones, with an interval over images, and the pairs that disagree by name. Published
+numbers come from the claims by their id.
 
 Kendall, The treatment of ties in ranking problems, Biometrika 33 (1945).
 """
@@ -32,7 +34,8 @@ _LEFT_OUT = ("windows.short_side",)
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that was published and can be measured: a name, the claim's id, and what to measure.
+    """One thing that was published and can be measured: a name, the claim's id, and what to
+    measure.
 
     `recipe` None: the recipe and the changes that the claim itself names.
     """
@@ -45,7 +48,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Published numbers that may be ranked against each other: one source's table, or tables on one data set.
+    """Published numbers that may be ranked against each other: one source's table, or tables on one
+    data set.
 
     `note` says what a reader should know about them, such as differing protocols.
     """
@@ -58,9 +62,12 @@ class Comparison:
 def _methods(column: str, more: tuple[Entry, ...] = ()) -> tuple[Entry, ...]:
     """Entries of the table in ResCLIP's paper, which has all methods without post-processing."""
     rows = (
-        ("CLIP", "clip", ""), ("MaskCLIP", "maskclip", ""), ("SCLIP", "sclip", ""),
-        ("ClearCLIP", "clearclip", ""), ("NACLIP", "naclip", "pamr=false"),
-    )  # fmt: skip
+        ("CLIP", "clip", ""),
+        ("MaskCLIP", "maskclip", ""),
+        ("SCLIP", "sclip", ""),
+        ("ClearCLIP", "clearclip", ""),
+        ("NACLIP", "naclip", "pamr=false"),
+    )
     made = [
         Entry(name, _RESCLIP.format(f"{recipe}-{column}"), recipe, changes)
         for name, recipe, changes in rows
@@ -89,7 +96,7 @@ COMPARISONS: tuple[Comparison, ...] = (
     Comparison(
         "methods, mean of 5 data sets",
         _methods("average5", (Entry("GEM", _CLEARCLIP.format("gem-average5"), "gem"),)),
-        "VOC20, Context59, COCO-Stuff, Cityscapes, ADE20K; without PAMR; GEM from ClearCLIP's paper",
+        "VOC20, Context59, COCO-Stuff, Cityscapes, ADE20K; no PAMR; GEM from ClearCLIP's paper",
     ),
     Comparison(
         "methods, mean of 3 data sets",
@@ -99,23 +106,39 @@ COMPARISONS: tuple[Comparison, ...] = (
     Comparison(
         "attention sums, VOC21",
         _table(
-            {"q-k": "itaclip-t2-qk-miou", "q-q": "itaclip-t2-qq-miou", "k-k": "itaclip-t2-kk-miou",
-             "v-v": "itaclip-t2-vv-miou", "q-q + k-k": "itaclip-t2-qq+kk-miou",
-             "q-q + v-v": "itaclip-t2-qq+vv-miou", "q-q + k-k + v-v": "itaclip-t2-qq+kk+vv-miou"}
+            {
+                "q-k": "itaclip-t2-qk-miou",
+                "q-q": "itaclip-t2-qq-miou",
+                "k-k": "itaclip-t2-kk-miou",
+                "v-v": "itaclip-t2-vv-miou",
+                "q-q + k-k": "itaclip-t2-qq+kk-miou",
+                "q-q + v-v": "itaclip-t2-qq+vv-miou",
+                "q-q + k-k + v-v": "itaclip-t2-qq+kk+vv-miou",
+            }
         ),
         "ITACLIP's Table 2, with PAMR",
     ),
     Comparison(
         "feed-forward network, COCO-Stuff",
-        _table({"kept": "itaclip-t3-kept-coco-stuff-miou", "removed": "itaclip-t3-removed-coco-stuff-miou"}),
+        _table(
+            {
+                "kept": "itaclip-t3-kept-coco-stuff-miou",
+                "removed": "itaclip-t3-removed-coco-stuff-miou",
+            }
+        ),
         "ITACLIP's Table 3, with PAMR",
     ),
     Comparison(
         "middle layers, VOC21",
         _table(
-            {"none": "itaclip-t4-none-miou", "7": "itaclip-t4-7-miou", "8": "itaclip-t4-8-miou",
-             "7, 8": "itaclip-t4-7+8-miou", "7, 8, 10": "itaclip-t4-7+8+10-miou",
-             "7, 8, 9, 10": "itaclip-t4-7+8+9+10-miou"}
+            {
+                "none": "itaclip-t4-none-miou",
+                "7": "itaclip-t4-7-miou",
+                "8": "itaclip-t4-8-miou",
+                "7, 8": "itaclip-t4-7+8-miou",
+                "7, 8, 10": "itaclip-t4-7+8+10-miou",
+                "7, 8, 9, 10": "itaclip-t4-7+8+9+10-miou",
+            }
         ),
         "ITACLIP's Table 4, without PAMR; the published numbers lie within 0.6 points",
     ),
@@ -132,28 +155,33 @@ COMPARISONS: tuple[Comparison, ...] = (
     Comparison(
         "PAMR on SCLIP, COCO-Stuff",
         _table(
-            {"off": "sclip-paper-main-sclip-coco-stuff-miou",
-             "on": "sclip-paper-main-sclip-pamr-coco-stuff-miou"}
+            {
+                "off": "sclip-paper-main-sclip-coco-stuff-miou",
+                "on": "sclip-paper-main-sclip-pamr-coco-stuff-miou",
+            }
         ),
         "SCLIP's paper",
     ),
     Comparison(
         "PAMR on NACLIP, COCO-Stuff",
         _table(
-            {"off": "naclip-paper-main-naclip-coco-stuff-miou",
-             "on": "naclip-repo-readme-naclip-coco-stuff-miou"}
+            {
+                "off": "naclip-paper-main-naclip-coco-stuff-miou",
+                "on": "naclip-repo-readme-naclip-coco-stuff-miou",
+            }
         ),
         "NACLIP's paper (off) and repository (on)",
     ),
-)  # fmt: skip
+)
 """All published comparisons that the embedded profile can measure."""
 
 
 def recipe_of(entry: Entry, profile: Profile) -> Recipe:
-    """What is measured for an entry: its recipe with the profile's settings, and the claim's changes.
+    """What is measured for an entry: its recipe with the profile's settings, and the claim's
+    changes.
 
-    Changes that concern the size of the real data set's pictures are left out. Raises DataError for an unknown
-    claim or one without a recipe.
+    Changes that concern the size of the real data set's pictures are left out. Raises DataError for
+    an unknown claim or one without a recipe.
     """
     source = claim(entry.claim)
     name, changes = entry.recipe, entry.changes
@@ -168,11 +196,12 @@ def recipe_of(entry: Entry, profile: Profile) -> Recipe:
     return profile.recipe(name).but(parse_changes(parts))
 
 
-# -- rankings -------------------------------------------------------------------------------------------------
+# -- rankings --------------------------------------------------------------------------------------
 
 
 def tau_b(published: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b of one list (n,) with each of many (n, ...): (...). NaN where one side is all ties."""
+    """Kendall's tau-b of one list (n,) with each of many (n, ...): (...). NaN where one side is all
+    ties."""
     first, second = np.triu_indices(len(published), 1)
     ours = np.sign(measured[first] - measured[second])
     theirs = np.sign(published[first] - published[second])
@@ -204,7 +233,8 @@ class Ranking:
         return tuple(entry.name for entry in self.comparison.entries)
 
     def tau(self) -> uncertainty.Interval:
-        """Kendall's tau-b with its 95% interval over images; NaN if all measured (or published) are equal."""
+        """Kendall's tau-b with its 95% interval over images; NaN if all measured (or published) are
+        equal."""
         value = kendalltau(self.published, self.measured).statistic
         drawn = tau_b(self.published, self.draws)
         known = drawn[~np.isnan(drawn)]
@@ -212,22 +242,31 @@ class Ranking:
         return uncertainty.Interval(float(value), float(low), float(high), 0.95, len(drawn))
 
     def table(self) -> pd.DataFrame:
-        """One row per entry: comparison, name, claim, published_on, published, measured, low, high (percent),
+        """One row per entry: comparison, name, claim, published_on, published, measured, low, high
+        (percent),
         published_rank, measured_rank (1 is best; equals share the mean rank)."""
         low, high = np.quantile(self.draws, [0.025, 0.975], axis=1)
         frame = pd.DataFrame(
-            {"comparison": self.comparison.name, "name": self.names,
-             "claim": [entry.claim for entry in self.comparison.entries], "published_on": self.datasets,
-             "published": self.published, "measured": self.measured, "low": low, "high": high}
-        )  # fmt: skip
+            {
+                "comparison": self.comparison.name,
+                "name": self.names,
+                "claim": [entry.claim for entry in self.comparison.entries],
+                "published_on": self.datasets,
+                "published": self.published,
+                "measured": self.measured,
+                "low": low,
+                "high": high,
+            }
+        )
         for side in ("published", "measured"):
             frame[f"{side}_rank"] = frame[side].rank(ascending=False, method="average")
         return frame
 
     def pairs(self) -> pd.DataFrame:
-        """One row per pair of entries: comparison, first, second, published and measured difference (first minus
-        second, points), low, high (paired interval), clear (the interval does not hold zero), order ("agree",
-        "disagree", or "tie" if either difference is zero)."""
+        """One row per pair of entries: comparison, first, second, published and measured difference
+        (first minus
+        second, points), low, high (paired interval), clear (the interval does not hold zero), order
+        ("agree", "disagree", or "tie" if either difference is zero)."""
         rows = []
         for i, j in itertools.combinations(range(len(self.names)), 2):
             theirs = round(float(self.published[i] - self.published[j]), 9)
@@ -235,11 +274,18 @@ class Ranking:
             low, high = np.quantile(self.draws[i] - self.draws[j], [0.025, 0.975])
             product = np.sign(theirs) * np.sign(ours)
             rows.append(
-                {"comparison": self.comparison.name, "first": self.names[i], "second": self.names[j],
-                 "published_difference": theirs, "measured_difference": ours, "low": float(low),
-                 "high": float(high), "clear": bool(low > 0 or high < 0),
-                 "order": {1: AGREE, -1: DISAGREE, 0: TIE}[int(product)]}
-            )  # fmt: skip
+                {
+                    "comparison": self.comparison.name,
+                    "first": self.names[i],
+                    "second": self.names[j],
+                    "published_difference": theirs,
+                    "measured_difference": ours,
+                    "low": float(low),
+                    "high": float(high),
+                    "clear": bool(low > 0 or high < 0),
+                    "order": {1: AGREE, -1: DISAGREE, 0: TIE}[int(product)],
+                }
+            )
         return pd.DataFrame(rows)
 
 
@@ -266,11 +312,17 @@ class ProxyValidity:
             counts = pairs["order"].value_counts()
             against = pairs[pairs["order"] == DISAGREE]
             rows.append(
-                {"comparison": ranking.comparison.name, "entries": len(ranking.names), "tau": tau.value,
-                 "low": tau.low, "high": tau.high, "pairs": len(pairs)}
+                {
+                    "comparison": ranking.comparison.name,
+                    "entries": len(ranking.names),
+                    "tau": tau.value,
+                    "low": tau.low,
+                    "high": tau.high,
+                    "pairs": len(pairs),
+                }
                 | {order: int(counts.get(order, 0)) for order in (AGREE, DISAGREE, TIE)}
                 | {"disagree_clear": int(against["clear"].sum()), "note": ranking.comparison.note}
-            )  # fmt: skip
+            )
         return pd.DataFrame(rows)
 
     def table(self) -> pd.DataFrame:
@@ -282,7 +334,8 @@ class ProxyValidity:
         return pd.concat([ranking.pairs() for ranking in self.rankings], ignore_index=True)
 
     def disagreements(self) -> pd.DataFrame:
-        """The pairs whose order differs from the published one, clear ones first, by measured difference."""
+        """The pairs whose order differs from the published one, clear ones first, by measured
+        difference."""
         pairs = self.pairs()
         pairs = pairs[pairs["order"] == DISAGREE]
         size = pairs["measured_difference"].abs()
@@ -300,8 +353,8 @@ def ranking_of(
 ) -> Ranking:
     """The ranking of a comparison from per-image counts (N, 3, C) of its entries, in their order.
 
-    Raises DataError for fewer than two entries, another number of counts, an unknown claim, or a claim that is not
-    an mIoU.
+    Raises DataError for fewer than two entries, another number of counts, an unknown claim, or a
+    claim that is not an mIoU.
     """
     if len(comparison.entries) < 2 or len(counts) != len(comparison.entries):
         raise DataError(

@@ -67,8 +67,8 @@ def test_area_matrix_averages_whole_and_split_pixels():
 
 
 def test_grid_moves_an_edge_to_where_it_is_computed_by_hand():
-    # Cells of 16: the right one holds 3/4 of class 1. Interpolated between the centres 8 and 24, class 1 has
-    # more than half beyond 8 + 16 * 2/3 = 18.67, so from column 19 on instead of 20.
+    # Cells of 16: the right one holds 3/4 of class 1. Interpolated between the centres 8 and 24,
+    # class 1 has # more than half beyond 8 + 16 * 2/3 = 18.67, so from column 19 on instead of 20.
     assert np.array_equal(analysis.through_grid(split_map(20), 16), split_map(19))
 
 
@@ -141,7 +141,8 @@ def test_object_classes_are_things_without_the_background():
 
 
 def error_case():
-    """A 40x40 map: grass, sky from column 20 on, a person of 4 pixels far from the edge; three kinds of errors."""
+    """A 40x40 map: grass, sky from column 20 on, a person of 4 pixels far from the edge; three
+    kinds of errors."""
     label = np.full((40, 40), 1, dtype=np.uint8)
     label[:, 20:] = 2
     label[10:12, 35:37] = 0

@@ -83,8 +83,8 @@ def test_stage_times_name_every_stage_and_add_up(tiny_backbone, picture):
     assert frame.columns.tolist() == ["stage", "calls", "seconds", "share", "peak_gb"]
     stages = frame.set_index("stage")
     assert stages.index.tolist() == [
-        compute.PREPARE, compute.TRUNK, compute.LAST, compute.WORDS, compute.STITCH, "pamr", "labels",
-        compute.OTHER, compute.TOTAL,
+        compute.PREPARE, compute.TRUNK, compute.LAST, compute.WORDS, compute.STITCH, "pamr",
+        "labels", compute.OTHER, compute.TOTAL,
     ]  # fmt: skip
     parts = stages.drop(compute.TOTAL)
     assert parts["share"].sum() == pytest.approx(100)
@@ -96,7 +96,8 @@ def test_stage_times_name_every_stage_and_add_up(tiny_backbone, picture):
 @pytest.mark.parametrize("name", ["itaclip", "resclip", "gem", "thesis-2c"])
 def test_stages_of_other_recipes_are_seen(name, tiny_backbone, picture):
     segmenter = Segmenter(tiny_backbone, Recipe.named(name).but(
-        {"windows": WINDOWS, "upsampling": False, "text.auxiliary": None, "text.auxiliary_weight": 0.0}
+        {"windows": WINDOWS, "upsampling": False, "text.auxiliary": None,
+         "text.auxiliary_weight": 0.0}
     ))  # fmt: skip
     text = segmenter.text(["person", "dog", "grass"])
     stages = compute.stage_times(segmenter, picture, text, repeats=1, warm_up=0)["stage"].tolist()

@@ -29,7 +29,8 @@ def counts_of_accuracy(right):
 
 
 def toy(gain, switches, spread=0):
-    """Counts of all configurations: right pixels = 3000 + gain(bits) + what varies from image to image."""
+    """Counts of all configurations: right pixels = 3000 + gain(bits) + what varies from image to
+    image."""
     base = np.random.default_rng(1).integers(-spread, spread + 1, IMAGES)
     own = np.random.default_rng(2)
     return [

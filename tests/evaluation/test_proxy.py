@@ -14,7 +14,8 @@ from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.proxy import Comparison, Entry, ProxyValidity, ranking_of
 
 SUMS = next(c for c in proxy.COMPARISONS if c.name.startswith("attention sums"))
-# Published in percent: q-k 19.0, q-q 58.9, k-k 52.2, v-v 57.7, qq+kk 67.9, qq+vv 64.9, qq+kk+vv 66.4.
+# Published in percent: q-k 19.0, q-q 58.9, k-k 52.2, v-v 57.7, qq+kk 67.9, qq+vv 64.9, qq+kk+vv
+# 66.4.
 PUBLISHED_ORDER = [0, 2, 3, 1, 5, 6, 4]
 
 
