@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ovsslib import paths
+from ovsslib.cli_edit import edit
 from ovsslib.errors import DataError, OvssError
 from ovsslib.recipe import Recipe, parse_changes, recipes
 
@@ -87,7 +88,9 @@ def show(frame: pd.DataFrame, title: str = "", index: bool = True) -> None:
     """Print a data frame as a table, numbers with two digits."""
     if not _speaks():
         return
-    table = Table(title=escape(title) or None, title_justify="left")
+    if title:
+        say(title)
+    table = Table()
     if index:
         table.add_column(str(frame.index.name or ""))
     for column in frame.columns:
@@ -140,6 +143,9 @@ def segment(
     show(result.table()[["name", "pixels", "share"]], f"{image.name}: {segmenter.recipe.name}", index=False)
 
 
+app.command()(edit)
+
+
 # -- measuring ---------------------------------------------------------------------------------------
 
 
@@ -171,8 +177,9 @@ def evaluate(
         changes = parse_changes(set_)
         named = {label: one.but(changes) for label, one in named.items()}
     found = measure(named, where, limit, fresh, workers=workers, on_error=on_error)
-    metrics = metric or ["miou", "pixel_accuracy", "mean_accuracy", "boundary_f1"]
-    _report(found, metrics, baseline, csv)
+    # Comparisons take three columns each: one metric fits a terminal.
+    usual = ["miou"] if baseline else ["miou", "pixel_accuracy", "mean_accuracy", "boundary_f1"]
+    _report(found, metric or usual, baseline, csv)
     _leave_processes()
 
 
@@ -194,8 +201,6 @@ def _report(found, metrics: list[str], baseline: str | None, csv: Path | None = 
     show(found.table(metrics, baseline), found.provenance)
     for label in found:
         report = found[label]
-        for note in report.notes:
-            say(f"note: {note}")
         if report.skipped:
             say(f"{label}: {len(report.skipped)} images were skipped, first {report.skipped[0][1]}")
     if csv is not None and _speaks():

@@ -9,8 +9,9 @@
       wide: {windows.stride: 56}
 
 Trials go through Ray Tune where Ray is installed (`pip install "ovsslib[cluster]"`), each with one GPU or one CPU
-core; else one after the other. Both call the same function, and both find finished trials in the results store, so
-that an ablation that was stopped goes on.
+core; else in one process, where trials share the trunk. Both call the same function, and both find finished trials in
+the results store, so that an ablation that was stopped goes on. On a cluster of several machines OVSSLIB_CACHE must
+name a folder that all of them see.
 """
 
 import importlib.util

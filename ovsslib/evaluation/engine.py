@@ -5,6 +5,7 @@ the trunk; those that differ only behind the stitching share the stitched logits
 appended to a log at once (`resume.py`), and finished evaluations go to the store (`store.py`).
 """
 
+import dataclasses
 import time
 import warnings
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ from ovsslib.evaluation.sharing import (
     with_smaller_chunks,
 )
 from ovsslib.evaluation.store import ResultsStore
+from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter, window_logits_of
 
 
@@ -54,7 +56,6 @@ class _Job:
     parts: dict[str, Any] | None
     log: ResumeLog
     done: dict[int, ImageCounts] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
     total: np.ndarray | None = None
 
     def add(self, record: ImageCounts) -> None:
@@ -164,11 +165,22 @@ def _stored(store: ResultsStore, parts: dict | None, on_error: str) -> Report | 
 
 
 def _named_as(report: Report, segmenter: Segmenter) -> Report:
-    """The report under the name that the caller's recipe has; equal recipes share a record."""
-    if report.recipe.name == segmenter.recipe.name:
+    """The report under the name that the caller's recipe has (equal recipes share a record), with its notes."""
+    notes = notes_on(segmenter.recipe, report.dataset)
+    for note in notes:
+        warnings.warn(note, stacklevel=4)
+    if report.recipe.name == segmenter.recipe.name and list(report.notes) == notes:
         return report
-    values = {name: getattr(report, name) for name in Report.__dataclass_fields__}
-    return Report(**{**values, "recipe": segmenter.recipe})
+    return dataclasses.replace(report, recipe=segmenter.recipe, notes=notes)
+
+
+def notes_on(recipe: Recipe, dataset: str) -> list[str]:
+    """What a reader of a result should know: a recipe that was tuned for another data set."""
+    if not recipe.dataset or recipe.dataset == dataset:
+        return []
+    return [
+        f"recipe {recipe.name!r} carries the settings that were tuned for {recipe.dataset}, and is measured on {dataset}"
+    ]
 
 
 def _resume_root(folder: str | Path | None, store: ResultsStore | None) -> Path | None:
@@ -226,16 +238,7 @@ class _Run:
             )
         text = segmenter.text(vocabulary)
         log = ResumeLog(_folder_of(self.folder, parts))
-        job = _Job(segmenter, text, segmenter.query_features(text), parts, log)
-        tuned = segmenter.recipe.dataset
-        if tuned and tuned != self.dataset.name:
-            note = (
-                f"recipe {segmenter.recipe.name!r} carries the settings that were tuned for {tuned}, and is measured on "
-                f"{self.dataset.name}"
-            )
-            warnings.warn(note, stacklevel=5)
-            job.notes.append(note)
-        return job
+        return _Job(segmenter, text, segmenter.query_features(text), parts, log)
 
     def _pass(self, indices: list[int], jobs: list[_Job]) -> None:
         groups = group_by_trunk([job.segmenter for job in jobs])
@@ -352,7 +355,7 @@ class _Run:
             limit=len(dataset) if len(dataset) < expected else None,
             seconds_per_image=counts["microseconds"].sum() / 1e6 / max(1, len(kept)),
             provenance=made,
-            notes=job.notes,
+            notes=notes_on(job.segmenter.recipe, dataset.name),
         )
 
 

@@ -133,6 +133,16 @@ class Report:
 
         Raises DataError for an unknown metric, or if no image was counted.
         """
+        key = (metric, level, resamples)
+        if key not in self._intervals:
+            self._intervals[key] = self._interval(*key)
+        return self._intervals[key]
+
+    @functools.cached_property
+    def _intervals(self) -> dict[tuple, Interval]:
+        return {}
+
+    def _interval(self, metric: str, level: float, resamples: int) -> Interval:
         if metric == "per_image_miou":
             values = metrics.image_miou(self.counts)
             return _mean_interval(values, None, level, resamples).percent()

@@ -55,6 +55,7 @@ class ResultsStore:
         self.folder = Path(folder) if folder is not None else paths.cache("results")
         self.shipped = Path(shipped) if shipped is not None else paths.data("results")
         self.trust = os.environ.get(TRUST_VARIABLE) == "1" if trust is None else trust
+        self._trusted: tuple[tuple[Path, ...], dict[str, Path]] | None = None
 
     def __repr__(self) -> str:
         return f"ResultsStore({str(self.folder)!r}, shipped={str(self.shipped)!r})"
@@ -73,13 +74,16 @@ class ResultsStore:
         for folder in (self.folder, self.shipped):
             if (folder / name).is_file():
                 return folder / name
-        if self.trust:
-            wanted = {key: value for key, value in parts.items() if key != "code"}
-            for path in self.records():
-                found = (_load(path) or {}).get("parts", {})
-                if {key: value for key, value in found.items() if key != "code"} == wanted:
-                    return path
-        return None
+        return self._without_code().get(_key_without_code(parts)) if self.trust else None
+
+    def _without_code(self) -> dict[str, Path]:
+        """Records by their key parts but the code's; read once per change of the folders."""
+        paths_now = tuple(self.records())
+        if self._trusted is None or self._trusted[0] != paths_now:
+            records = ((path, _load(path)) for path in reversed(paths_now))
+            index = {_key_without_code(r["parts"]): path for path, r in records if r is not None}
+            self._trusted = (paths_now, index)
+        return self._trusted[1]
 
     def put(self, parts: Mapping[str, Any], report: Report) -> Path:
         """Keep a report in the user's folder; returns the path of its JSON file.
@@ -154,6 +158,10 @@ class ResultsStore:
                 shutil.copyfile(source.with_suffix(suffix), target / f"{key}{suffix}")
             copied += 1
         return copied
+
+
+def _key_without_code(parts: Mapping[str, Any]) -> str:
+    return key_of({name: value for name, value in parts.items() if name != "code"})
 
 
 def _rows(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
