@@ -207,7 +207,7 @@ def load_inpainter(
     try:
         pipeline = pipelines.AutoPipelineForInpainting.from_pretrained(
             _source(model),
-            torch_dtype=_PRECISIONS[precision],
+            dtype=_PRECISIONS[precision],
             local_files_only=not download,
             use_safetensors=True,  # pickled weights could run code
             **settings,
@@ -274,7 +274,7 @@ def _is_cached(model: str) -> bool:
 
 
 def _not_found(model: str | os.PathLike, download: bool, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:300]
+    reason = " ".join(str(error).split())[:300].rstrip(".")
     source = str(model)
     note = ""
     if source == DEFAULT_MODEL:
@@ -288,8 +288,8 @@ def _not_found(model: str | os.PathLike, download: bool, error: Exception) -> st
     tried = "on the hub" if download else "in the local cache (nothing is downloaded unasked)"
     return (
         f"the inpainting model {str(model)!r} was not found as a folder or {tried}: {reason}. "
-        f"To get one, on a machine with network: hf download {source} --local-dir inpainting "
-        "(some 5 GB), put that folder anywhere on this machine and name it: "
+        f"To get one, on a machine with network: hf download {source} --local-dir inpainting, "
+        "put that folder anywhere on this machine and name it: "
         f"model='path/to/inpainting'.{note}"
     )
 
