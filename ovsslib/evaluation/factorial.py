@@ -20,6 +20,7 @@ import pandas as pd
 
 from ovsslib.errors import DataError, RecipeError
 from ovsslib.evaluation import uncertainty
+from ovsslib.evaluation.claims import claim
 from ovsslib.evaluation.profiles import DEFAULT, Profile
 from ovsslib.evaluation.report import CLASS_PREFIX
 from ovsslib.evaluation.results import Results, measure
@@ -265,6 +266,30 @@ def shapley_contrast(count: int, switch: int) -> np.ndarray:
             contrast[n | 1 << switch] += weight
             contrast[n] -= weight
     return contrast
+
+
+def claimed_additivity(metric: str = "miou") -> pd.DataFrame:
+    """The same sums from the thesis's own Table 4.3 (projected numbers): quantity, value (points).
+
+    Args:
+        metric: "miou" or "person_iou".
+
+    Raises:
+        DataError: a metric that the table does not have.
+    """
+    ending = metric.replace("_", "-")
+    rows = ("baseline", "phase1", "phase2a", "phase1+2a")
+    base, first, second, both = (claim(f"thesis-t4.3-{row}-{ending}").value for row in rows)
+    total = first + second - 2 * base
+    values = {
+        "gain of phase 1": first - base,
+        "gain of phase 2A": second - base,
+        "sum of the single gains": total,
+        "gain of all together": both - base,
+        "synergy": both - base - total,
+    }
+    rounded = [round(value, 9) for value in values.values()]
+    return pd.DataFrame({"quantity": list(values), "value": rounded})
 
 
 def from_counts(

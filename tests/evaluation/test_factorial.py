@@ -140,6 +140,13 @@ def test_groups_count_as_one_switch():
         result.number("D")
 
 
+def test_the_thesis_claims_less_than_the_sum():
+    table = study.claimed_additivity().set_index("quantity")["value"]
+    assert table["sum of the single gains"] == pytest.approx(16.41 + 9.71)
+    assert table["synergy"] == pytest.approx(22.15 - 16.41 - 9.71)
+    assert study.claimed_additivity("person_iou").iloc[-1]["value"] < 0
+
+
 def test_a_class_that_is_missing_from_a_draw_says_nothing_there():
     random = np.random.default_rng(4)
     counts = [random.integers(1, 100, (12, 3, 2)) for _ in range(2)]
