@@ -285,11 +285,13 @@ from ovsslib import evaluate
 from ovsslib.evaluation.datasets import open_dataset
 from ovsslib.evaluation.store import ResultsStore
 root, shared = Path(sys.argv[1]), Path(sys.argv[2])
+dataset, three = open_dataset("folder", root), segmenters(seeded_backbone())
+dataset.vocabulary  # reads the shipped vocabularies once
 for _ in sys.stdin:
     child = os.fork()
     if not child:
         evaluate(
-            segmenters(seeded_backbone()), open_dataset("folder", root), progress=False,
+            three, dataset, progress=False,
             resume_folder=shared / "resume", store=ResultsStore(shared / "store", shipped=shared / "none"),
         )
         os._exit(0)
