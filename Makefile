@@ -64,6 +64,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) with $$($(PYTHON) --version) (once, a few minutes)"
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "cannot make $(VENV). Debian, Ubuntu: apt install python3-venv"; exit 1; }
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[book,dev]"
+	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[book,dev]"
 	@touch $@
 	@echo "installed $$($(RUN) -m pip list --disable-pip-version-check 2>/dev/null | tail -n +3 | wc -l) packages"

@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -109,13 +110,18 @@ def worker_count(jobs: int, notebooks: int) -> int:
 
 
 def run_one(
-    notebook: Path, output: Path, parameters: Mapping[str, str], threads: int, fresh: bool
+    notebook: Path,
+    output: Path,
+    parameters: Mapping[str, str],
+    threads: int,
+    fresh: Path | None = None,
 ) -> Run:
-    """Runs one notebook in a process of its own, from its own folder; the output appears whole or
-    not at all.
+    """Runs one notebook in a process of its own, from its own folder; the output appears whole.
+
+    fresh: a folder of results that are new in this build; the library then knows no others.
     """
     started = time.monotonic()
-    if output.exists() and not fresh:
+    if output.exists() and fresh is None:
         return Run(notebook, output, 0.0, cached=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_suffix(".partial.ipynb")
@@ -125,8 +131,8 @@ def run_one(
     for name, value in parameters.items():
         command += ["-r", name, value]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    if fresh:
-        environment["OVSSLIB_FRESH"] = "1"
+    if fresh is not None:
+        environment["OVSSLIB_FRESH"] = str(fresh)
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     seconds = time.monotonic() - started
     error = None
@@ -171,6 +177,10 @@ def run_all(
     workers = worker_count(jobs, len(notebooks))
     threads = max(1, jobs // workers)
     sources = source_hash(root)
+    results = folder / "fresh-results" if fresh else None
+    if results is not None:
+        shutil.rmtree(results, ignore_errors=True)
+        results.mkdir(parents=True)
     finished: dict[Path, Run] = {}
     with ThreadPoolExecutor(workers) as pool:
         futures = []
@@ -178,7 +188,7 @@ def run_all(
             names = parameter_names(nbformat.read(path, as_version=4))
             given = {name: value for name, value in parameters.items() if name in names}
             output = folder / f"{path.stem}-{run_key(path, given, sources)}.ipynb"
-            futures.append(pool.submit(run_one, path, output, given, threads, fresh))
+            futures.append(pool.submit(run_one, path, output, given, threads, results))
         for future in as_completed(futures):
             run = future.result()
             finished[run.notebook] = run

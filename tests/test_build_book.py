@@ -166,6 +166,12 @@ def test_notebooks_run_once_and_stray_output_is_a_failure(project):
     )
     assert again[0].cached and again[0].output == first.output and lines[-1].endswith("unchanged")
 
+    path = notebooks[1]
+    nbformat.write(notebook("import os", "print(os.environ['OVSSLIB_FRESH'])"), path)
+    [new] = run_notebooks.run_all([path], project / "build", {}, 1, fresh=True, root=project)
+    [shown] = nbformat.read(new.output, as_version=4).cells[-1].outputs
+    assert shown.text.strip() == str(project / "build" / "fresh-results")
+
     run_notebooks.store_outputs(again)
     stored = nbformat.read(notebooks[0], as_version=4)
     assert "papermill" not in stored.metadata
