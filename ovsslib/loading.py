@@ -126,8 +126,10 @@ def read_state_dict(file: Path) -> tuple[dict[str, torch.Tensor], bool]:
         else:
             state, openai = torch.load(file, map_location="cpu", weights_only=True), False
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot read the checkpoint {file}: {str(error).splitlines()[0]}") from None
+        raise ModelError(_unreadable(file, error)) from None
     except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(error):  # no pickle at all: a web page, another format
+            raise ModelError(_unreadable(file, "its content is not PyTorch's")) from None
         raise ModelError(
             f"{file} is refused, since reading it would execute code ({type(error).__name__}); "
             "convert it to safetensors where you trust it"
@@ -139,6 +141,11 @@ def read_state_dict(file: Path) -> tuple[dict[str, torch.Tensor], bool]:
     openai = openai or all(key in state for key in _EXTRA_KEYS)
     state = {key.removeprefix("module."): value for key, value in state.items()}
     return {key: value for key, value in state.items() if key not in _EXTRA_KEYS}, openai
+
+
+def _unreadable(file: Path, error: Exception | str) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"cannot read the checkpoint {file}: {reason}; it is damaged, cut off, or no checkpoint"
 
 
 def check_file(file: Path, sha256: str | None = None) -> str:

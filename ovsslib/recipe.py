@@ -81,10 +81,10 @@ def stages() -> dict[str, StageInfo]:
 
 def stage_info(name: str) -> StageInfo:
     """One registered stage. Raises RecipeError that lists the known ones."""
-    known = stages()
-    if name not in known:
-        raise RecipeError(f"unknown stage {name!r}{_did_you_mean(name, known)}")
-    return known[name]
+    info = _REGISTRY.get(name)
+    if info is None:
+        raise RecipeError(f"unknown stage {name!r}{_did_you_mean(name, stages())}")
+    return info
 
 
 def _did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -1,0 +1,163 @@
+"""Time per picture of every recipe and stage, as a ratio to the bare vision forwards that it needs.
+
+Run `python bench/flow.py [--quick] [--only sclip,resclip] [--threads 2] [--clock cpu]`. The model is a seeded random
+ViT-B/16 in float32, the picture has 336 x 448 pixels (six windows of 224 at stride 112), the words are 56 and 171
+random queries. A bare forward is open_clip's own `encode_image` of one window. Every timing stands beside one of the
+bare forwards taken just before it, so that a busy machine slows both; printed are medians of the ratios.
+
+`--clock cpu` counts the processor time of this process instead of the time on the wall: use it with one thread where
+other work shares the machine.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+import ovsslib
+from ovsslib.backbone import Backbone
+from ovsslib.classifier import TextFeatures
+from ovsslib.loading import _resolve_config, build_model
+from ovsslib.networks.loftup import LoftUp
+from ovsslib.recipe import ALWAYS_ON, Recipe, recipe_names, stages
+from ovsslib.segmenter import Segmenter
+from ovsslib.vocabulary import Vocabulary
+
+HEIGHT, WIDTH = 336, 448
+QUERIES = (56, 171)
+# Official code, end to end on a CPU, in units of ten plain forwards: at 56 and at 171 queries.
+END_TO_END = {
+    "sclip + pamr": ("sclip", {"pamr": True}, (5.0, 14.5)),
+    "resclip + pamr": ("resclip", {"pamr": True}, (7.3, 29.9)),
+    "itaclip, stride 112": ("itaclip", {"windows.stride": 112}, (7.3, 25.8)),
+}
+
+
+def picture() -> np.ndarray:
+    """(336, 448, 3) uint8: a shaded ground with boxes and a little noise, the same every time."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    image = np.stack([rows / 2, columns / 2, (rows + columns) / 4], axis=-1)
+    for _ in range(12):
+        top, left = rng.integers(0, HEIGHT - 40), rng.integers(0, WIDTH - 40)
+        image[top : top + rng.integers(20, 120), left : left + rng.integers(20, 120)] = rng.integers(0, 256, 3)
+    return np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+
+
+def random_text(queries: int) -> TextFeatures:
+    """Unit rows for as many one-word classes."""
+    rows = torch.randn(queries, 512, generator=torch.Generator().manual_seed(queries))
+    words = Vocabulary.from_words([f"word {number}" for number in range(queries)])
+    return TextFeatures(F.normalize(rows, dim=-1), torch.arange(queries), words)
+
+
+class Bench:
+    """The model, the bare forwards, and the ratios to them."""
+
+    def __init__(self, clock: Callable[[], float], repeats: int):
+        torch.manual_seed(0)
+        self.net = build_model(_resolve_config("ViT-B-16-quickgelu")[1]).eval().requires_grad_(False)
+        self.backbone = Backbone(self.net, name="ViT-B-16-quickgelu", weights_hash="random")
+        self.image, self.texts = picture(), {q: random_text(q) for q in QUERIES}
+        self.clock, self.repeats = clock, repeats
+        base = self.base("sclip")
+        segmenter = Segmenter(self.backbone, base)
+        self.crops = base["windows"].boxes(HEIGHT, WIDTH).crops(segmenter.prepare(self.image))
+
+    @staticmethod
+    def base(name: str) -> Recipe:
+        """A recipe on the windows of the published protocol, without texts or thresholds of a data set."""
+        recipe = Recipe.named(name)
+        return recipe.but(windows={"short_side": 336, "crop": 224, "stride": 112})
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """Time of one call."""
+        start = self.clock()
+        work()
+        return self.clock() - start
+
+    @torch.no_grad()
+    def forwards(self) -> None:
+        """open_clip's own tower on the six windows, one at a time."""
+        for crop in self.crops:
+            self.net.encode_image(crop[None])
+
+    def costs(self, recipe: Recipe, queries: int) -> list[float]:
+        """Time of one picture in plain forwards, once per repeat."""
+        segmenter, text = Segmenter(self.backbone, recipe), self.texts[queries]
+        out = []
+        for _ in range(self.repeats):
+            plain = self.seconds(self.forwards) / len(self.crops)
+            out.append(self.seconds(lambda: segmenter.segment(self.image, text)) / plain)
+        return out
+
+    def needed(self, recipe: Recipe) -> int:
+        """Bare forwards that a recipe cannot do without."""
+        views = recipe.get("image_engineering")
+        windows = len(recipe["windows"].boxes(HEIGHT, WIDTH))
+        return windows * (len(views.use) if views else 1)
+
+    def row(self, title: str, recipe: Recipe, published: tuple[float, ...] = ()) -> None:
+        """Print one row: ratios to the forwards needed; units of ten forwards where there are published ones."""
+        cells = []
+        for number, queries in enumerate(QUERIES):
+            costs = statistics.median(self.costs(recipe, queries))
+            cells.append(f"{queries} queries: {costs / self.needed(recipe):5.2f}")
+            if published:
+                unit = costs / 10
+                cells[-1] += f" = {unit:.2f} units, official {published[number]}, {published[number] / unit:.1f}x"
+        print(f"{title:28s} | {self.needed(recipe):3d} forwards | {' | '.join(cells)}", flush=True)
+
+
+def stage_rows(loftup: Path) -> dict[str, Recipe]:
+    """SCLIP with each other stage turned on, one at a time."""
+    rows = {}
+    for name, info in stages().items():
+        if name in ALWAYS_ON:
+            continue
+        changes = {"weights": str(loftup)} if name == "upsampling" else True
+        rows[f"sclip + {name} ({info.point})"] = Bench.base("sclip").but({name: changes})
+    return rows
+
+
+def main() -> None:
+    """Print all rows, or those asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="sclip and the end-to-end rows only, once")
+    parser.add_argument("--only", default="", help="rows whose title contains one of these texts (commas between)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--repeats", type=int, default=0, help="0: 3, or 1 with --quick")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    clock = time.perf_counter if options.clock == "wall" else time.process_time
+    wanted = [text.strip() for text in options.only.split(",") if text.strip()]
+    bench = Bench(clock, options.repeats or (1 if options.quick else 3))
+    bench.forwards()
+    print(f"flow | ovsslib {ovsslib.__version__}, {options.threads} threads, {options.clock} clock, 336x448")
+    with tempfile.TemporaryDirectory() as folder:
+        loftup = Path(folder) / "loftup.pt"
+        torch.save(LoftUp(512).state_dict(), loftup)
+        rows = {"sclip": (bench.base("sclip"), ())}
+        for title, (name, changes, published) in END_TO_END.items():
+            rows[title] = (bench.base(name).but(changes), published)
+        if not options.quick:
+            for name in recipe_names():
+                recipe = bench.base(name)
+                if "upsampling" in recipe:
+                    recipe = recipe.but({"upsampling.weights": str(loftup)})
+                rows[name] = (recipe, ())
+            rows |= {title: (recipe, ()) for title, recipe in stage_rows(loftup).items()}
+        for title, (recipe, published) in rows.items():
+            if not wanted or any(text in title for text in wanted):
+                bench.row(title, recipe, published)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""All combinations of the thesis's phase switches, and all pairs of stages, on a tiny random model."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from conftest import relative_error
+
+from ovsslib.errors import RecipeError
+from ovsslib.networks.loftup import LoftUp
+from ovsslib.recipe import ALWAYS_ON, THESIS_SWITCHES, Recipe, make_settings, stages
+from ovsslib.segmenter import Segmenter
+
+OPTIONAL = [name for name in stages() if name not in ALWAYS_ON]
+SMALL = {"windows": {"short_side": 64, "crop": 64, "stride": 32}, "text.templates": ("a {}.",)}
+WORDS = ["cat", "dog", "grass", "sky", "car"]
+
+
+@pytest.fixture(scope="module")
+def loftup_file(tmp_path_factory):
+    """Random LoftUp weights of the tiny model's width."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("loftup") / "weights.pt"
+    torch.save(LoftUp(24).state_dict(), file)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def image():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (5, 7, 3))
+    return np.kron(coarse, np.ones((13, 11, 1))).astype(np.uint8)  # 65 x 77, blocks of one colour
+
+
+def changes_of(names, loftup_file):
+    changes = dict.fromkeys(names, True)
+    if "upsampling" in names:
+        changes["upsampling"] = {"weights": loftup_file}
+    if "clusters" in names:
+        changes["clusters"] = {"eps": 0.9}  # the released radius finds none in so few patches
+    if "sfr" in names:
+        changes["sfr"] = {"pamr_iterations": 2}
+    return changes
+
+
+def made(names, loftup_file):
+    """The recipe with these stages on, or the reason why there is none."""
+    try:
+        return Recipe("made").but(SMALL).but(changes_of(names, loftup_file))
+    except RecipeError as error:
+        return str(error)
+
+
+def test_every_combination_of_stages_is_made_or_refused_with_a_reason():
+    """Refusals hold for pairs, so a set of stages must be refused exactly if a pair in it is."""
+    refused = {
+        frozenset(pair)
+        for size in (1, 2)
+        for pair in itertools.combinations(OPTIONAL, size)
+        if isinstance(made(pair, None), str)
+    }
+    settings = {name: make_settings(name) for name in OPTIONAL}
+    for bits in range(2 ** len(OPTIONAL)):
+        names = frozenset(name for i, name in enumerate(OPTIONAL) if bits >> i & 1)
+        expected = any(pair <= names for pair in refused)
+        try:
+            Recipe("all", {name: settings[name] for name in names})
+            assert not expected, sorted(names)
+        except RecipeError as error:
+            assert expected, (sorted(names), error)
+            assert "cannot work: " in str(error) and len(str(error)) > 50
+
+
+def test_every_combination_of_thesis_switches_is_made():
+    seen = set()
+    for flags in itertools.product((False, True), repeat=len(THESIS_SWITCHES)):
+        recipe = Recipe.from_thesis_config(dict(zip(THESIS_SWITCHES, flags, strict=True)))
+        seen.add(recipe.key())
+    assert len(seen) == 2 ** len(THESIS_SWITCHES)
+
+
+@pytest.mark.parametrize("first", OPTIONAL)
+def test_pairs_run_to_a_mask_with_finite_scores(first, tiny_backbone, image, loftup_file):
+    others = OPTIONAL[OPTIONAL.index(first) :]
+    ran = 0
+    for second in others:
+        recipe = made({first, second}, loftup_file)
+        if isinstance(recipe, str):
+            assert "cannot work: " in recipe
+            continue
+        result = Segmenter(tiny_backbone, recipe)(image, WORDS, background=["wall"], keep_scores=True)
+        assert result.mask.shape == (65, 77) and result.mask.dtype == np.int32
+        assert 0 <= result.mask.min() and result.mask.max() < 6
+        assert result.scores.shape == (6, 65, 77) and np.isfinite(result.scores).all(), second
+        assert result.scores.min() >= 0 and result.scores.max() <= 1 + 1e-4
+        ran += 1
+    assert ran
+
+
+def test_everything_of_the_thesis_at_once_changes_the_mask(tiny_backbone, image, loftup_file):
+    masks = []
+    for name in ("thesis-baseline", "thesis-full", "thesis-2c"):
+        recipe = Recipe.named(name).but(SMALL)
+        if "upsampling" in recipe:
+            recipe = recipe.but({"upsampling.weights": loftup_file})
+        masks.append(Segmenter(tiny_backbone, recipe)(image, WORDS).mask)
+    assert (masks[0] != masks[1]).any() and (masks[1] != masks[2]).any()
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_each_stage_changes_scores_or_labels_or_says_that_it_is_inert(
+    name, tiny_backbone, loftup_file
+):
+    noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    larger = {"windows": {"short_side": 96, "crop": 0}}
+    plain = Recipe("plain").but(SMALL).but(larger)
+    recipe = made({name}, loftup_file).but(larger)
+    run = [
+        Segmenter(tiny_backbone, one)(noise, WORDS, keep_scores=True) for one in (plain, recipe)
+    ]
+    changed = relative_error(*(torch.from_numpy(one.scores) for one in run)) > 1e-5
+    relabelled = (run[0].mask != run[1].mask).any()
+    assert changed or relabelled
+    if name in recipe.inert():
+        assert not relabelled
+
+
+def test_groups_take_no_part_in_feedback(tiny_backbone, tiny_inputs):
+    """Group texts behind the words must not move the words' logits, whatever they are."""
+    text = tiny_inputs["text"]
+    groups = -text[:3]
+    for stage in ("feedback", "sfr"):
+        recipe = Recipe("g").but({"windows.crop": 0}).but({stage: True})
+        segmenter = Segmenter(tiny_backbone, recipe)
+        pixels = tiny_inputs["image_80x112"]
+        trunk = tiny_backbone.trunk(pixels, segmenter.taps)
+        alone = segmenter.window_logits([trunk], [pixels], text)
+        both = segmenter.window_logits([trunk], [pixels], torch.cat([text, groups]), queries=6)
+        assert both.shape[1] == 9
+        torch.testing.assert_close(both[:, :6], alone, atol=1e-6, rtol=1e-5)
