@@ -178,6 +178,16 @@ def test_notebooks_run_once_and_stray_output_is_a_failure(project):
     assert stored.cells[-1].outputs[0].text == "other\n"
 
 
+def test_a_fresh_build_knows_no_earlier_results(tmp_path, monkeypatch):
+    from ovsslib.evaluation.store import ResultsStore
+
+    monkeypatch.setenv("OVSSLIB_CACHE", str(tmp_path / "cache"))
+    assert ResultsStore().folder == tmp_path / "cache" / "results"
+    monkeypatch.setenv("OVSSLIB_FRESH", str(tmp_path))
+    assert ResultsStore().folder == ResultsStore().shipped == tmp_path
+    assert ResultsStore("other").folder.name == "other"
+
+
 def test_parameters_cell_shows_what_ran_and_the_injected_one_is_hidden():
     content = notebook(
         'profile = "embedded-quick"  # see data/profiles/\nlimit = None',

@@ -30,6 +30,7 @@ from ovsslib.recipe import Recipe, make_settings, recipe_names
 
 FORMAT = 1
 TRUST_VARIABLE = "OVSSLIB_TRUST_STORE"
+FRESH_VARIABLE = "OVSSLIB_FRESH"
 COLUMNS = (
     "model", "dataset", "recipe", "changes", "label", "metric", "value", "low", "high", "images", "limit", "commit",
     "precision", "key",
@@ -40,8 +41,9 @@ class ResultsStore:
     """Records by key.
 
     Args:
-        folder: where new records go; the user's cache if None.
-        shipped: folder of read-only records; those of the library if None.
+        folder: where new records go; the user's cache if None, or the folder that the environment variable
+            OVSSLIB_FRESH names.
+        shipped: folder of read-only records; those of the library if None, and none of them with OVSSLIB_FRESH.
         trust: take a record also if the code has changed since; None asks the environment variable
             OVSSLIB_TRUST_STORE (1: yes).
     """
@@ -52,8 +54,11 @@ class ResultsStore:
         shipped: str | Path | None = None,
         trust: bool | None = None,
     ):
-        self.folder = Path(folder) if folder is not None else paths.cache("results")
-        self.shipped = Path(shipped) if shipped is not None else paths.data("results")
+        # A build that measures everything again keeps its records to itself, so that each is measured once.
+        fresh = os.environ.get(FRESH_VARIABLE)
+        folder = folder if folder is not None else fresh or paths.cache("results")
+        self.folder = Path(folder)
+        self.shipped = Path(shipped if shipped is not None else fresh or paths.data("results"))
         self.trust = os.environ.get(TRUST_VARIABLE) == "1" if trust is None else trust
         self._trusted: tuple[tuple[Path, ...], dict[str, Path]] | None = None
 
