@@ -7,54 +7,72 @@ import typer
 
 from ovsslib.errors import DataError, RecipeError
 
+Photo = Annotated[Path, typer.Argument(help="A picture.")]
+Word = Annotated[str, typer.Option(help="What to edit; with --background: what to keep.")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="The edited picture, PNG.")]
+Words = Annotated[
+    str | None,
+    typer.Option(help="All words of the picture. Default: the word, and the usual background."),
+]
+Recolour = Annotated[str | None, typer.Option(help='Edit: another colour, "teal" or "#008080".')]
+Blur = Annotated[bool, typer.Option("--blur", help="Edit: blur it.")]
+GreyOut = Annotated[bool, typer.Option("--grey-out", help="Edit: take its colour.")]
+Background = Annotated[
+    str | None, typer.Option(help="Edit: all else to blur, grey, a colour or a picture file.")
+]
+Replace = Annotated[
+    str | None, typer.Option(help='Edit: paint "a red fox" in its place (diffusion model).')
+]
+Remove = Annotated[bool, typer.Option("--remove", help="Edit: paint over it (diffusion model).")]
+NewBackground = Annotated[
+    str | None, typer.Option(help="Edit: paint all else anew (diffusion model).")
+]
+Component = Annotated[str, typer.Option(help="all, or largest: the largest piece only.")]
+Grow = Annotated[float, typer.Option(help="Widen the mask by pixels; negative: shrink.")]
+Feather = Annotated[float, typer.Option(help="Soft rim outside the mask, pixels.")]
+Confidence = Annotated[
+    float | None, typer.Option(help="Only pixels whose score is at least this, 0 to 1.")
+]
+RecipeName = Annotated[str, typer.Option(help="A recipe; see `ovss recipes`.")]
+Model = Annotated[str, typer.Option(help="CLIP: open_clip name, sceneclip, or auto.")]
+Pretrained = Annotated[str | None, typer.Option(help="CLIP: pretrained tag, or a checkpoint file.")]
+InpainterName = Annotated[str | None, typer.Option(help="Diffusion model: model id, or folder.")]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch the diffusion model if it is missing.")
+]
+Negative = Annotated[str, typer.Option(help="What the painting should avoid.")]
+Seed = Annotated[int, typer.Option(help="Of the painting.")]
+Steps = Annotated[int, typer.Option(help="Denoising steps of the painting.")]
+Guidance = Annotated[float, typer.Option(help="How closely the prompt is followed.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
+
 
 def edit(
-    image: Annotated[Path, typer.Argument(help="A picture.")],
-    word: Annotated[str, typer.Option(help="What to edit; with --background: what to keep.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The edited picture, PNG.")],
-    words: Annotated[
-        str | None,
-        typer.Option(help="All words of the picture. Default: the word, and the usual background."),
-    ] = None,
-    recolour: Annotated[
-        str | None, typer.Option(help='Edit: another colour, "teal" or "#008080".')
-    ] = None,
-    blur: Annotated[bool, typer.Option("--blur", help="Edit: blur it.")] = False,
-    grey_out: Annotated[bool, typer.Option("--grey-out", help="Edit: take its colour.")] = False,
-    background: Annotated[
-        str | None, typer.Option(help="Edit: all else to blur, grey, a colour or a picture file.")
-    ] = None,
-    replace: Annotated[
-        str | None, typer.Option(help='Edit: paint "a red fox" in its place (diffusion model).')
-    ] = None,
-    remove: Annotated[
-        bool, typer.Option("--remove", help="Edit: paint over it (diffusion model).")
-    ] = False,
-    new_background: Annotated[
-        str | None, typer.Option(help="Edit: paint all else anew (diffusion model).")
-    ] = None,
-    component: Annotated[str, typer.Option(help="all, or largest piece only.")] = "all",
-    grow: Annotated[float, typer.Option(help="Widen the mask by pixels; negative: shrink.")] = 0,
-    feather: Annotated[float, typer.Option(help="Soft rim outside the mask, pixels.")] = 2,
-    confidence: Annotated[
-        float | None, typer.Option(help="Only pixels whose score is at least this, 0 to 1.")
-    ] = None,
-    recipe: Annotated[str, typer.Option(help="A recipe; see `ovss recipes`.")] = "sclip",
-    model: Annotated[str, typer.Option(help="CLIP: open_clip name, sceneclip, or auto.")] = "auto",
-    pretrained: Annotated[
-        str | None, typer.Option(help="CLIP: pretrained tag, or a checkpoint file.")
-    ] = None,
-    inpainter: Annotated[
-        str | None, typer.Option(help="Diffusion model: model id, or folder.")
-    ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch the diffusion model if it is missing.")
-    ] = False,
-    negative: Annotated[str, typer.Option(help="What the painting should avoid.")] = "",
-    seed: Annotated[int, typer.Option(help="Of the painting.")] = 0,
-    steps: Annotated[int, typer.Option(help="Denoising steps of the painting.")] = 30,
-    guidance: Annotated[float, typer.Option(help="How closely the prompt is followed.")] = 7.5,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
+    image: Photo,
+    word: Word,
+    out: Out,
+    words: Words = None,
+    recolour: Recolour = None,
+    blur: Blur = False,
+    grey_out: GreyOut = False,
+    background: Background = None,
+    replace: Replace = None,
+    remove: Remove = False,
+    new_background: NewBackground = None,
+    component: Component = "all",
+    grow: Grow = 0,
+    feather: Feather = 2,
+    confidence: Confidence = None,
+    recipe: RecipeName = "sclip",
+    model: Model = "auto",
+    pretrained: Pretrained = None,
+    inpainter: InpainterName = None,
+    download: Download = False,
+    negative: Negative = "",
+    seed: Seed = 0,
+    steps: Steps = 30,
+    guidance: Guidance = 7.5,
+    device: Device = "auto",
 ) -> None:
     """Edit what a word means in a picture; everything outside its mask stays as it is."""
     edits = {

@@ -10,6 +10,7 @@ checker included.
 import os
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import cv2
 import numpy as np
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import HFValidationError
 from PIL import Image
 
 from ovsslib.errors import (
@@ -203,17 +206,18 @@ def load_inpainter(
         raise RecipeError(f"unknown precision {precision!r}; known: auto, {', '.join(_PRECISIONS)}")
     if device != "cpu" and not (on_gpu and torch.cuda.is_available()):
         raise RecipeError(f"no device {device!r} here; use 'cpu'")
-    pipelines = _diffusers()
+    _require_packages()
+    source = _source(model, download)
     try:
-        pipeline = pipelines.AutoPipelineForInpainting.from_pretrained(
-            _source(model),
+        from diffusers import AutoPipelineForInpainting
+
+        pipeline = AutoPipelineForInpainting.from_pretrained(
+            source,
             dtype=_PRECISIONS[precision],
             local_files_only=not download,
             use_safetensors=True,  # pickled weights could run code
             **settings,
         )
-    except ModelError:
-        raise
     except Exception as error:
         # diffusers, transformers and the hub's client raise many kinds; all mean the same here
         raise ModelError(_not_found(model, download, error)) from error
@@ -239,21 +243,18 @@ def _kept(model: str) -> Inpainter:
     return load_inpainter(model)
 
 
-def _diffusers() -> Any:
-    try:
-        import diffusers
-        import transformers  # noqa: F401 - the text encoder of the pipelines
-    except ImportError as error:
+def _require_packages() -> None:
+    """Looks for the packages without importing them, which takes seconds."""
+    missing = [name for name in ("diffusers", "transformers", "accelerate") if not find_spec(name)]
+    if missing:
         raise MissingPackageError(
-            f"painting needs diffusers and transformers ({error}); install them: "
-            "pip install 'ovsslib[edit]'. recolour, blur, grey_out and background with a colour or "
-            "a picture work without"
-        ) from error
-    return diffusers
+            f"painting needs {' and '.join(missing)}; install with: pip install 'ovsslib[edit]'. "
+            "recolour, blur, grey_out and background with a colour or a picture work without"
+        )
 
 
-def _source(model: str | os.PathLike) -> str:
-    """What `from_pretrained` gets: folder or id. Raises ModelError for a folder of another kind."""
+def _source(model: str | os.PathLike, download: bool) -> str:
+    """What `from_pretrained` gets: a folder or an id. Raises ModelError if neither is there."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
@@ -263,17 +264,22 @@ def _source(model: str | os.PathLike) -> str:
             )
         return str(folder)
     if isinstance(model, os.PathLike) or folder.is_absolute() or str(model).count("/") > 1:
-        raise ModelError(_not_found(model, False, FileNotFoundError(f"no folder {folder}")))
-    if str(model) == DEFAULT_MODEL and not _is_cached(model) and _is_cached(COMMUNITY_COPY):
+        raise ModelError(_not_found(model, False, f"there is no folder {folder}"))
+    if download or _is_cached(str(model)):
+        return str(model)
+    if str(model) == DEFAULT_MODEL and _is_cached(COMMUNITY_COPY):
         return COMMUNITY_COPY
-    return str(model)
+    raise ModelError(_not_found(model, False, f"{HF_HUB_CACHE} has no model of this name"))
 
 
 def _is_cached(model: str) -> bool:
-    return isinstance(try_to_load_from_cache(model, "model_index.json"), str)
+    try:
+        return isinstance(try_to_load_from_cache(model, "model_index.json"), str)
+    except HFValidationError:  # no name that a model could have
+        return False
 
 
-def _not_found(model: str | os.PathLike, download: bool, error: Exception) -> str:
+def _not_found(model: str | os.PathLike, download: bool, error: object) -> str:
     reason = " ".join(str(error).split())[:300].rstrip(".")
     source = str(model)
     note = ""

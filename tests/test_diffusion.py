@@ -171,10 +171,12 @@ def test_models_that_cannot_be_found(tmp_path):
         load_inpainter(tmp_path / "missing", device="cpu")
     with pytest.raises(ModelError, match="'nobody/nothing' was not found.*download nobody/nothing"):
         load_inpainter("nobody/nothing", device="cpu")
+    with pytest.raises(ModelError, match="'what is this' was not found"):
+        load_inpainter("what is this", device="cpu")
 
 
-def test_the_default_model_has_moved(tmp_path, monkeypatch):
-    monkeypatch.setattr("ovsslib.diffusion._source", lambda model: str(tmp_path / "missing"))
+def test_the_default_model_has_moved(monkeypatch):
+    monkeypatch.setattr("ovsslib.diffusion._is_cached", lambda model: False)
     with pytest.raises(ModelError, match="took .* off the hub") as caught:
         load_inpainter(device="cpu")
     assert DEFAULT_MODEL in str(caught.value)
@@ -184,11 +186,11 @@ def test_the_default_model_has_moved(tmp_path, monkeypatch):
 def test_a_copy_of_the_default_model_is_found_in_the_cache(monkeypatch):
     have = set()
     monkeypatch.setattr("ovsslib.diffusion._is_cached", have.__contains__)
-    assert _source(DEFAULT_MODEL) == DEFAULT_MODEL
+    assert _source(DEFAULT_MODEL, download=True) == DEFAULT_MODEL
     have.add(COMMUNITY_COPY)
-    assert _source(DEFAULT_MODEL) == COMMUNITY_COPY
+    assert _source(DEFAULT_MODEL, download=False) == COMMUNITY_COPY
     have.add(DEFAULT_MODEL)
-    assert _source(DEFAULT_MODEL) == DEFAULT_MODEL
+    assert _source(DEFAULT_MODEL, download=False) == DEFAULT_MODEL
 
 
 def test_a_damaged_model_is_reported(model_folder, tmp_path):
