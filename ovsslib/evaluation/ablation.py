@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from ovsslib import paths
 from ovsslib.errors import DataError, RecipeError
 from ovsslib.evaluation.profiles import DEFAULT, Profile
 from ovsslib.evaluation.results import Results, measure
@@ -166,6 +167,7 @@ def _through_ray(grid: Grid, workers: int) -> None:
         tune.with_resources(trial, resources),
         param_space={"name": tune.grid_search(list(grid.recipes))},
         tune_config=tune.TuneConfig(metric="miou", mode="max"),
+        run_config=tune.RunConfig(storage_path=str(paths.cache("ray"))),
     )
     failed = [result.error for result in tuner.fit() if result.error]
     if failed:

@@ -100,9 +100,9 @@ class Tuner:
 
     seen: dict = {}
 
-    def __init__(self, trainable, param_space, tune_config):
+    def __init__(self, trainable, param_space, tune_config, run_config):
         self.trainable, self.space = trainable, param_space
-        self.seen.update(config=tune_config, resources=trainable.resources)
+        self.seen.update(config=tune_config, storage=run_config, resources=trainable.resources)
 
     def fit(self):
         return [self._run(name) for name in self.space["name"]["grid_search"]]
@@ -123,7 +123,7 @@ def fake_ray(monkeypatch):
         return trainable
 
     tune = types.SimpleNamespace(
-        Tuner=Tuner, TuneConfig=dict, with_resources=with_resources,
+        Tuner=Tuner, TuneConfig=dict, RunConfig=dict, with_resources=with_resources,
         grid_search=lambda values: {"grid_search": values},
     )  # fmt: skip
     ray = types.ModuleType("ray")
@@ -141,6 +141,7 @@ def test_through_ray_every_recipe_is_a_trial(profile, fake_ray):
     assert {name: Tuner.seen[name]["miou"] for name in grid.recipes} == {
         name: report.miou for name, report in found.reports.items()
     }
+    assert Tuner.seen["storage"]["storage_path"].endswith("cache/ray")
     assert Tuner.seen["resources"] == {"cpu": 1} and Tuner.seen["config"]["metric"] == "miou"
 
 
