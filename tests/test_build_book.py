@@ -1,17 +1,15 @@
 """The machinery of the book, tried on small notebooks of its own."""
 
 import argparse
-import sys
 
 import build_book
 import check_book
+import house_docstrings
 import nbformat
 import pytest
 import run_notebooks
 import yaml
 
-sys.path.insert(0, str(build_book.ROOT / "book" / "_ext"))
-import house_docstrings  # noqa: E402
 
 PIXEL = (  # a PNG of one pixel
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJ"
