@@ -226,7 +226,7 @@ def render(source: Path, output: Path, root: Path) -> Path:
     search_path = os.pathsep.join([str(root), str(source / "book" / "_ext")])
     environment = os.environ | {"PYTHONPATH": search_path, "NO_COLOR": "1"}
     shutil.rmtree(output, ignore_errors=True)
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if done.returncode:
         lines = (done.stdout + done.stderr).splitlines()
         telling = [line for line in lines if re.search(r"WARNING|ERROR|Error", line)] or lines[-30:]
