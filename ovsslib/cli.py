@@ -26,7 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Data sets: what there is, checking, converting, fetching.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Data sets: what there is, checking, converting, fetching.", no_args_is_help=True
+)
 words_app = typer.Typer(help="Vocabularies, and texts that define words.", no_args_is_help=True)
 scenes_app = typer.Typer(help="Draw the embedded world.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -35,7 +37,9 @@ app.add_typer(scenes_app, name="scenes")
 
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A change: stage=true, stage=false, or stage.field=value. Repeatable."),
+    typer.Option(
+        "--set", help="A change: stage=true, stage=false, or stage.field=value. Repeatable."
+    ),
 ]
 Model = Annotated[str | None, typer.Option(help="open_clip model name, or sceneclip.")]
 Pretrained = Annotated[str | None, typer.Option(help="Pretrained tag, or a checkpoint file.")]
@@ -139,8 +143,14 @@ def segment(
         try:
             result.overlay().save(overlay)
         except (OSError, ValueError) as error:
-            raise DataError(f"cannot write {overlay}: {error}; name a PNG or JPEG in a folder that exists") from error
-    show(result.table()[["name", "pixels", "share"]], f"{image.name}: {segmenter.recipe.name}", index=False)
+            raise DataError(
+                f"cannot write {overlay}: {error}; name a PNG or JPEG in a folder that exists"
+            ) from error
+    show(
+        result.table()[["name", "pixels", "share"]],
+        f"{image.name}: {segmenter.recipe.name}",
+        index=False,
+    )
 
 
 app.command()(edit)
@@ -151,7 +161,9 @@ app.command()(edit)
 
 @app.command()
 def evaluate(
-    recipe: Annotated[list[str] | None, typer.Option(help="A recipe; repeatable. Default: sclip.")] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="A recipe; repeatable. Default: sclip.")
+    ] = None,
     profile: ProfileName = None,
     dataset: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
     limit: Limit = None,
@@ -162,9 +174,13 @@ def evaluate(
     device: Device = None,
     precision: Precision = None,
     workers: Workers = 2,
-    on_error: Annotated[str, typer.Option(help="stop at an image that cannot be used, or skip it.")] = "stop",
+    on_error: Annotated[
+        str, typer.Option(help="stop at an image that cannot be used, or skip it.")
+    ] = "stop",
     metric: Annotated[list[str] | None, typer.Option(help="Repeatable; or class_iou:NAME.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="Recipe that the others are compared with.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Recipe that the others are compared with.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Write the numbers to a CSV file.")] = None,
 ) -> None:
@@ -183,7 +199,9 @@ def evaluate(
     _leave_processes()
 
 
-def _profile(name, model=None, pretrained=None, dataset=None, root=None, device=None, precision=None):
+def _profile(
+    name, model=None, pretrained=None, dataset=None, root=None, device=None, precision=None
+):
     """The profile with what the command line overrides; another model does not keep the profile's weights."""
     import dataclasses
 
@@ -193,7 +211,12 @@ def _profile(name, model=None, pretrained=None, dataset=None, root=None, device=
     if model is not None and pretrained is None:
         profile = dataclasses.replace(profile, pretrained=None)
     return profile.but(
-        model=model, pretrained=pretrained, dataset=dataset, root=root, device=device, precision=precision
+        model=model,
+        pretrained=pretrained,
+        dataset=dataset,
+        root=root,
+        device=device,
+        precision=precision,
     )
 
 
@@ -259,11 +282,16 @@ def reproduce(
 @app.command("recipes")
 def show_recipes(
     name: Annotated[str | None, typer.Argument(help="Print this one.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="With the settings for this data set, all written out.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="With the settings for this data set, all written out.")
+    ] = None,
 ) -> None:
     """List the recipes, or print one with its settings by data set."""
     if name is None:
-        show(pd.DataFrame({"recipe": recipes().keys(), "what it is": recipes().values()}), index=False)
+        show(
+            pd.DataFrame({"recipe": recipes().keys(), "what it is": recipes().values()}),
+            index=False,
+        )
         return
     chosen = Recipe.named(name, dataset)
     path = Path(name) if name.endswith((".yaml", ".yml")) else paths.data(f"recipes/{name}.yaml")
@@ -275,7 +303,9 @@ def show_profiles() -> None:
     """List the profiles: a model, a data set and where to run, under one name."""
     from ovsslib.evaluation.profiles import profiles
 
-    show(pd.DataFrame({"profile": profiles().keys(), "what it is": profiles().values()}), index=False)
+    show(
+        pd.DataFrame({"profile": profiles().keys(), "what it is": profiles().values()}), index=False
+    )
 
 
 # -- data sets ---------------------------------------------------------------------------------------
@@ -287,10 +317,17 @@ def list_data() -> None:
     from ovsslib.evaluation.datasets import VIEWS
 
     rows = [
-        {"data set": name, "folder": folder, "classes": classes, "validation images": images or "as made"}
+        {
+            "data set": name,
+            "folder": folder,
+            "classes": classes,
+            "validation images": images or "as made",
+        }
         for name, (folder, _, classes, images) in VIEWS.items()
     ]
-    rows.append({"data set": "folder", "folder": "any", "classes": "words.txt", "validation images": "any"})
+    rows.append(
+        {"data set": "folder", "folder": "any", "classes": "words.txt", "validation images": "any"}
+    )
     show(pd.DataFrame(rows), index=False)
 
 
@@ -313,11 +350,17 @@ def check_data(
 
 @data_app.command("prepare")
 def prepare_data(
-    name: Annotated[str, typer.Argument(help="coco_stuff, coco_object, cityscapes, context59, context60.")],
+    name: Annotated[
+        str, typer.Argument(help="coco_stuff, coco_object, cityscapes, context59, context60.")
+    ],
     root: Annotated[str, typer.Option(help="Folder of the data set, or of all data sets.")],
     split: Annotated[str, typer.Option(help="train or val.")] = "val",
-    source: Annotated[str | None, typer.Option(help="Context: trainval_merged.json or the .mat files.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make existing files again.")] = False,
+    source: Annotated[
+        str | None, typer.Option(help="Context: trainval_merged.json or the .mat files.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Make existing files again.")
+    ] = False,
 ) -> None:
     """Convert label files as they are released into the form that is evaluated."""
     from ovsslib.evaluation.prepare import prepare_dataset
@@ -348,7 +391,9 @@ def get_data(
 @words_app.command("show")
 def show_words(
     name: Annotated[str | None, typer.Argument(help="A vocabulary; none lists them.")] = None,
-    names: Annotated[str, typer.Option(help="Naming variant, such as readable, sclip, itaclip.")] = "readable",
+    names: Annotated[
+        str, typer.Option(help="Naming variant, such as readable, sclip, itaclip.")
+    ] = "readable",
 ) -> None:
     """The classes of a vocabulary and the queries that stand for each."""
     from ovsslib.vocabulary import Vocabulary, available
@@ -364,7 +409,9 @@ def show_words(
 def define(
     words: Annotated[list[str], typer.Argument(help="The words.")],
     kind: Annotated[str, typer.Option(help="definitions or synonyms.")] = "definitions",
-    model: Annotated[str | None, typer.Option(help="A language model of the local cache, or a folder.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A language model of the local cache, or a folder.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, auto.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Write a file in the official format.")] = None,
 ) -> None:
@@ -394,14 +441,18 @@ def make_scenes(
     from ovsslib.scenes import write_split
 
     with tqdm(total=count, desc="scenes", unit="picture") as bar:
-        report = write_split(out, count, seed, split, progress=lambda done, _: bar.update(done - bar.n))
+        report = write_split(
+            out, count, seed, split, progress=lambda done, _: bar.update(done - bar.n)
+        )
     say(f"{report.count} pictures in {report.folder}")
 
 
 @app.command()
 def pretrain(
-    name: Annotated[str, typer.Argument(help="sceneclip, sceneclip-p32 or loftup.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the result; it resumes there.")] = None,
+    name: Annotated[str, typer.Argument(help="sceneclip, sceneclip-p32 or loftup-sceneclip.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the result; it resumes there.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Instead of the settings' number.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Spend this much time instead.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda.")] = "cpu",
@@ -412,6 +463,19 @@ def pretrain(
     if name not in known:
         raise DataError(f"no model {name!r} can be trained; there are {', '.join(known)}")
     target = out if out is not None else paths.cache("pretraining") / name
+    if name.startswith("loftup"):
+        if steps is not None or minutes is not None:
+            raise DataError(
+                "--steps and --minutes are for SceneCLIP; a LoftUp's length is `epochs` in its settings"
+            )
+        from ovsslib.scenes.upsampler import pretrain_upsampler, read_upsampler_settings
+
+        card = pretrain_upsampler(read_upsampler_settings(settings), target, device)
+        say(
+            f"written: {target / 'model.safetensors'}; held-out loss {card['held_out_loss']:.4f}, "
+            f"of interpolation {card['held_out_loss_of_interpolation']:.4f}"
+        )
+        return
     from ovsslib.scenes.pretraining import pretrain as run
     from ovsslib.scenes.pretraining import read_settings
 

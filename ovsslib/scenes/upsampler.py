@@ -1,4 +1,4 @@
-"""A LoftUp for SceneCLIP, trained without labels: `ovss pretrain loftup`.
+"""A LoftUp for SceneCLIP, trained without labels: `ovss pretrain loftup-sceneclip`.
 
 Target: what SceneCLIP itself says when it looks closer. A 224-pixel window is enlarged and read in overlapping
 windows of the tower's own size; their patch features, averaged where windows overlap, make a grid that is

@@ -105,7 +105,7 @@ def find_weights(weights: str | None, backbone_name: str) -> str:
         if not file.is_file():
             raise ModelError(
                 f"there are no LoftUp weights for {weights!r} at {file}; train them with "
-                "`ovss pretrain loftup`, or set upsampling.method to bilinear"
+                "`ovss pretrain loftup-sceneclip`, or set upsampling.method to bilinear"
             )
         return str(file)
     return weights
