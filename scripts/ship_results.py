@@ -53,7 +53,9 @@ def main() -> int:
                 path.with_suffix(".npz").unlink(missing_ok=True)
                 dropped += 1
     size = sum(path.stat().st_size for path in store.shipped.glob("*")) / 1e6
-    print(f"{len(current)} records, {copied} new, {dropped} dropped, {size:.1f} MB in {store.shipped}")
+    print(
+        f"{len(current)} records, {copied} new, {dropped} dropped, {size:.1f} MB in {store.shipped}"
+    )
     if size > options.limit_mb:
         print(f"more than {options.limit_mb} MB; ship fewer records", file=sys.stderr)
         return 1

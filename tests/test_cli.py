@@ -35,7 +35,12 @@ def run(*arguments: object) -> int:
 
 SMALL = [
     part
-    for change in ("windows.crop=64", "windows.stride=64", "windows.short_side=64", "text.prompts=single")
+    for change in (
+        "windows.crop=64",
+        "windows.stride=64",
+        "windows.short_side=64",
+        "text.prompts=single",
+    )
     for part in ("--set", change)
 ]
 
@@ -94,7 +99,11 @@ def test_evaluate_prints_a_table_and_goes_on_from_the_store(folder, tmp_path, ca
     ]  # fmt: skip
     assert run(*arguments) == 0
     first = capsys.readouterr()
-    assert "maskclip" in first.out and "points [" in first.out and "tiny/vectors on folder" in first.out
+    assert (
+        "maskclip" in first.out
+        and "points [" in first.out
+        and "tiny/vectors on folder" in first.out
+    )
     assert "2 images" in first.out and "2/2" in first.err
     numbers = table.read_text()
     assert numbers.splitlines()[0].startswith("recipe,metric,value,low,high,difference")
@@ -119,12 +128,22 @@ def test_only_the_first_process_prints(folder, monkeypatch, capsys):
 
 
 def test_ablate(folder, tmp_path, capsys, monkeypatch):
-    small = {"windows.crop": 64, "windows.stride": 64, "windows.short_side": 64, "text.prompts": "single"}
-    grid = {"base": "sclip", "trials": {"small": small, "small, q": {**small, "attention.terms": "qq"}}}
+    small = {
+        "windows.crop": 64,
+        "windows.stride": 64,
+        "windows.short_side": 64,
+        "text.prompts": "single",
+    }
+    grid = {
+        "base": "sclip",
+        "trials": {"small": small, "small, q": {**small, "attention.terms": "qq"}},
+    }
     file, profile = tmp_path / "grid.yaml", tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(grid))
     profile.write_text(yaml.safe_dump({"dataset": "folder", "root": str(folder.root)}))
-    code = run("ablate", file, "--profile", profile, "--limit", 1, "--engine", "local", "--workers", 0)
+    code = run(
+        "ablate", file, "--profile", profile, "--limit", 1, "--engine", "local", "--workers", 0
+    )
     out = capsys.readouterr().out
     assert code == 0 and "small, q" in out and "against sclip" in out
 
@@ -173,7 +192,9 @@ def test_words_commands(tmp_path, capsys, monkeypatch):
     out = tmp_path / "texts.txt"
     assert run("words", "define", "otter", "lynx", "--out", out) == 0
     assert capsys.readouterr().out == "otter: a otter\nlynx: a lynx\n"
-    assert asked[0][0] == ["otter", "lynx"] and dict(auxiliary.read_official(out))["lynx"] == "a lynx"
+    assert (
+        asked[0][0] == ["otter", "lynx"] and dict(auxiliary.read_official(out))["lynx"] == "a lynx"
+    )
 
 
 def test_scenes_make(tmp_path, capsys):
@@ -197,6 +218,17 @@ def test_pretrain_calls_the_trainer(tmp_path, monkeypatch, capsys):
     assert settings.model["vision_cfg"]["patch_size"] == 32 and out == tmp_path and device == "cpu"
     assert more == {"steps": 3, "minutes": None}
     assert "model.safetensors" in capsys.readouterr().out
+
+
+def test_pretrain_loftup_calls_its_own_trainer(tmp_path, monkeypatch, capsys):
+    from ovsslib.scenes import upsampler
+
+    asked = []
+    monkeypatch.setattr(upsampler, "pretrain_upsampler", lambda *given: asked.append(given))
+    assert run("pretrain", "loftup", "--out", tmp_path) == 0
+    settings, out, device = asked[0]
+    assert settings.model == "sceneclip" and out == tmp_path and device == "cpu"
+    assert run("pretrain", "loftup", "--steps", 3) == 1 and len(asked) == 1
 
 
 def test_another_app_can_be_added():

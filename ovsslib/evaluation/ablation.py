@@ -71,7 +71,9 @@ def read_grid(path: str | Path, profile: Profile | None = None, limit: int | Non
         if recipe not in recipes.values():
             recipes[name] = recipe
     if len(recipes) == 1:
-        raise RecipeError(f"{path} changes nothing: give `axes` or `trials` that differ from {base.name!r}")
+        raise RecipeError(
+            f"{path} changes nothing: give `axes` or `trials` that differ from {base.name!r}"
+        )
     return Grid(profile, recipes, base.name, limit if limit is not None else content.get("limit"))
 
 
@@ -105,7 +107,12 @@ def name_of(changes: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, width=10**9).strip().removesuffix("...").strip()
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10**9)
+        .strip()
+        .removesuffix("...")
+        .strip()
+    )
 
 
 def run_trial(

@@ -288,7 +288,10 @@ class _Run:
             [job.segmenter for job in jobs], [job.rows for job in jobs]
         )
         stitched = window_logits_of(
-            [jobs[i].segmenter for i in leaders], pixels, [jobs[i].rows for i in leaders], image.shape[:2]
+            [jobs[i].segmenter for i in leaders],
+            pixels,
+            [jobs[i].rows for i in leaders],
+            image.shape[:2],
         )
         stitched_of = dict(zip(leaders, stitched, strict=True))
         shared = (time.perf_counter() - started) / len(jobs)
@@ -329,7 +332,9 @@ class _Run:
                 job.log.remove()
         return reports
 
-    def _report(self, job: _Job, counts: dict, skipped: list, elapsed: float, resumed: int) -> Report:
+    def _report(
+        self, job: _Job, counts: dict, skipped: list, elapsed: float, resumed: int
+    ) -> Report:
         kept = np.flatnonzero(counts["done"])
         dataset, backbone = self.dataset, job.segmenter.backbone
         expected = VIEWS.get(dataset.name, (None,) * 4)[3] or self.whole

@@ -70,7 +70,9 @@ class Profile:
         fields = {f.name for f in dataclasses.fields(self)}
         for field in changes:
             if field not in fields:
-                raise RecipeError(f"a profile has no field {field!r}; it has {', '.join(sorted(fields))}")
+                raise RecipeError(
+                    f"a profile has no field {field!r}; it has {', '.join(sorted(fields))}"
+                )
         return dataclasses.replace(self, **{k: v for k, v in changes.items() if v is not None})
 
     def backbone(self) -> Backbone:

@@ -82,7 +82,9 @@ class Report:
     @functools.cached_property
     def per_class(self) -> pd.Series:
         """IoU of each class by name; NaN for a class that is neither labelled nor predicted."""
-        return pd.Series(100 * metrics.per_class_iou(self.totals), index=list(self.names), name="IoU")
+        return pd.Series(
+            100 * metrics.per_class_iou(self.totals), index=list(self.names), name="IoU"
+        )
 
     @property
     def pixel_accuracy(self) -> float:
@@ -194,7 +196,9 @@ class Report:
     def _class_index(self, metric: str) -> int:
         name = metric.removeprefix(CLASS_PREFIX)
         if name not in self.names:
-            raise DataError(f"no class {name!r} in {self.dataset}; there are {', '.join(self.names)}")
+            raise DataError(
+                f"no class {name!r} in {self.dataset}; there are {', '.join(self.names)}"
+            )
         return self.names.index(name)
 
     def record(self) -> dict[str, Any]:
@@ -274,7 +278,9 @@ def _mean_interval(
         for side, values in zip(draws, sides, strict=True):
             known = ~np.isnan(values)
             with np.errstate(invalid="ignore"):
-                side.append((weights @ np.where(known, values, 0)) / (weights @ known.astype(float)))
+                side.append(
+                    (weights @ np.where(known, values, 0)) / (weights @ known.astype(float))
+                )
     drawn = np.concatenate(draws[0])
     value = float(np.nanmean(first)) if not np.isnan(first).all() else float("nan")
     if second is not None:
@@ -323,7 +329,11 @@ def commit() -> str:
 
     def git(*words: str) -> str:
         done = subprocess.run(
-            ["git", "-C", str(folder), *words], check=True, capture_output=True, text=True, timeout=20
+            ["git", "-C", str(folder), *words],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=20,
         )
         return done.stdout.strip()
 

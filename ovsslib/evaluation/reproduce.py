@@ -93,11 +93,12 @@ def reproduce(
                 label = f"{run.recipe}; {run.changes}" if run.changes else run.recipe
                 recipes[label] = Recipe.named(run.recipe, name).but(parse_changes(parts))
                 keys[label] = (model, name, run.recipe, run.changes)
-            found = measure(
-                recipes, where, limit, workers=workers, progress=progress, store=store
-            )
+            found = measure(recipes, where, limit, workers=workers, progress=progress, store=store)
         except OvssError as error:
-            failed += [(r.model, name, f"{r.recipe} {r.changes}".strip(), str(error)) for r in group.itertuples()]
+            failed += [
+                (r.model, name, f"{r.recipe} {r.changes}".strip(), str(error))
+                for r in group.itertuples()
+            ]
         else:
             measured |= {keys[label]: report for label, report in found.reports.items()}
     if not measured:
@@ -130,7 +131,9 @@ def results_frame(
     for (_, dataset, recipe, changes), report in measured.items():
         for metric in METRICS:
             rows.append(_row(report, dataset, recipe, changes, metric, report.interval(metric)))
-    for claim in claims[claims["metric"].str.contains("person_iou|class_iou|gain_")].to_dict("records"):
+    for claim in claims[claims["metric"].str.contains("person_iou|class_iou|gain_")].to_dict(
+        "records"
+    ):
         metric = claim["metric"].replace("person_iou", f"{CLASS_PREFIX}person")
         report = measured.get(_place(claim, claim["recipe"], claim["changes"]))
         if report is None:

@@ -43,6 +43,11 @@ class Results:
     def __len__(self) -> int:
         return len(self.reports)
 
+    def part(self, rows: Sequence[str] | Mapping[str, str]) -> "Results":
+        """Some of the results, in the order given; a mapping gives them new names: {new: old}. Raises DataError."""
+        names = rows if isinstance(rows, Mapping) else {row: row for row in rows}
+        return Results({new: self[old] for new, old in names.items()}, self.profile)
+
     def numbers(
         self,
         metrics: str | Sequence[str] = ("miou",),
@@ -205,6 +210,8 @@ def named_recipes(recipes: Recipes, profile: Profile) -> dict[str, Recipe]:
             changes = "; ".join(change_texts(named[label], recipe))
             label = f"{label} ({changes or 'again'})"
         if label in named:
-            raise RecipeError(f"two recipes are called {label!r}; give a mapping with a name for each")
+            raise RecipeError(
+                f"two recipes are called {label!r}; give a mapping with a name for each"
+            )
         named[label] = recipe
     return named

@@ -120,7 +120,8 @@ def with_smaller_chunks(backbone: Any, work: Callable[[], _Result]) -> _Result:
                 ) from error
             backbone.batch_of_windows //= 2
             warnings.warn(
-                f"memory ran out: from now on {backbone.batch_of_windows} windows at a time", stacklevel=2
+                f"memory ran out: from now on {backbone.batch_of_windows} windows at a time",
+                stacklevel=2,
             )
         gc.collect()
         if backbone.device.type == "cuda":

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -27,7 +28,11 @@ def profile(tmp_path, monkeypatch):
 
 def small_grid(profile: Profile) -> Grid:
     base = profile.recipe("sclip").but(SMALL, name="base")
-    recipes = {"base": base, "qq": base.but({"attention.terms": "qq"}), "closed": base.but({"labels.closing": 3})}
+    recipes = {
+        "base": base,
+        "qq": base.but({"attention.terms": "qq"}),
+        "closed": base.but({"labels.closing": 3}),
+    }
     return Grid(profile, recipes, "base", limit=2)
 
 
@@ -98,7 +103,7 @@ def test_a_local_ablation_resumes_from_the_store(profile, tmp_path, monkeypatch)
 class Tuner:
     """What is used of Ray Tune's Tuner: it calls the trial once per value of the grid."""
 
-    seen: dict = {}
+    seen: ClassVar[dict] = {}
 
     def __init__(self, trainable, param_space, tune_config, run_config):
         self.trainable, self.space = trainable, param_space
@@ -147,7 +152,9 @@ def test_through_ray_every_recipe_is_a_trial(profile, fake_ray):
 
 def test_a_failed_trial_is_an_error_and_the_others_are_kept(profile, fake_ray, tmp_path):
     grid = small_grid(profile)
-    lost = Grid(profile, {**grid.recipes, "lost": profile.recipe("sclip").but(upsampling=True)}, "base", 2)
+    lost = Grid(
+        profile, {**grid.recipes, "lost": profile.recipe("sclip").but(upsampling=True)}, "base", 2
+    )
     with pytest.raises(DataError, match="1 of 4 trials failed"):
         ablate(lost, progress=False, engine="ray")
     assert len(list(ResultsStore(shipped=tmp_path / "none").records())) == 3

@@ -63,14 +63,24 @@ torch.distributed.destroy_process_group()
 def test_a_lost_process_is_an_error_and_the_next_run_gives_the_counts_of_one(tmp_path):
     fake = build("folder", tmp_path / "data", images=7)
     expected = evaluate(
-        segmenters(seeded_backbone()), open_dataset("folder", fake.root), progress=False, store=False
+        segmenters(seeded_backbone()),
+        open_dataset("folder", fake.root),
+        progress=False,
+        store=False,
     )
     program, shared = tmp_path / "program.py", tmp_path / "shared"
     program.write_text(PROGRAM)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     done = subprocess.run(
         [*torchrun, str(program), str(fake.root), str(shared), str(port)],
         env=environment(tmp_path / "cache"), capture_output=True, text=True, check=False, timeout=180,
@@ -135,5 +145,7 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
     monkeypatch.setattr(distributed.torch.cuda, "set_device", chosen.append)
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert distributed.local_device("auto") == distributed.local_device("cuda") == "cuda:1"
-    assert distributed.local_device("cuda:0") == "cuda:0" and distributed.local_device("cpu") == "cpu"
+    assert (
+        distributed.local_device("cuda:0") == "cuda:0" and distributed.local_device("cpu") == "cpu"
+    )
     assert chosen == ["cuda:1"] * 2 and os.environ["LOCAL_RANK"] == "3"

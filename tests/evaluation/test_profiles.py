@@ -64,7 +64,11 @@ def test_names_stand_for_the_settings_of_the_data_set():
 
 def test_measure_looks_up_and_prints_a_table(profile, monkeypatch):
     base = small_recipe()
-    wanted = [base, base.but({"attention.terms": "qq"}), base.but(labels={"closing": 3}, name="closed")]
+    wanted = [
+        base,
+        base.but({"attention.terms": "qq"}),
+        base.but(labels={"closing": 3}, name="closed"),
+    ]
     first = measure(wanted, profile, progress=False)
     assert list(first) == ["sclip", "sclip (attention.terms=qq)", "closed"] and first.images == 5
     monkeypatch.setattr(results.Segmenter, "prepare", None)  # nothing may be computed again
@@ -80,7 +84,11 @@ def test_measure_looks_up_and_prints_a_table(profile, monkeypatch):
     numbers = again.numbers("miou", baseline="sclip").set_index("recipe")
     expected = first["closed"].miou - first["sclip"].miou
     assert numbers.loc["closed", "difference"] == pytest.approx(expected)
-    assert numbers.loc["closed", "difference_low"] <= expected <= numbers.loc["closed", "difference_high"]
+    assert (
+        numbers.loc["closed", "difference_low"]
+        <= expected
+        <= numbers.loc["closed", "difference_high"]
+    )
     unpaired = again.table(baseline="sclip", paired=False)
     assert list(unpaired) == ["mIoU", "against sclip"]
     assert "5 images" in again.provenance and "seeded/random" in again.provenance

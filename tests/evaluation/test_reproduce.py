@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from fake_datasets import build
+from test_store import report
 
 from ovsslib.errors import DataError
 from ovsslib.evaluation import profiles, reproduce
@@ -12,12 +13,13 @@ from ovsslib.evaluation.claims import canonical_model, load_claims, runs_for, ta
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.results import Results
 from ovsslib.recipe import Recipe
-from test_store import report
 
 
 def test_every_model_is_called_what_its_claims_call_it():
     for name, (model, tag) in reproduce.MODELS.items():
-        assert canonical_model(f"{model}/{tag}").removeprefix("OpenCLIP ") == name.removeprefix("OpenCLIP ")
+        assert canonical_model(f"{model}/{tag}").removeprefix("OpenCLIP ") == name.removeprefix(
+            "OpenCLIP "
+        )
 
 
 @pytest.fixture
@@ -48,7 +50,11 @@ def profiles_vocabulary(dataset):
 
 def test_levels_and_gains_are_set_beside_the_claims(measured):
     claims = load_claims()
-    gains = claims[(claims["metric"] == "gain_miou") & (claims["model"] == "ViT-B/16") & (claims["versus"] != "")]
+    gains = claims[
+        (claims["metric"] == "gain_miou")
+        & (claims["model"] == "ViT-B/16")
+        & (claims["versus"] != "")
+    ]
     row = gains[gains["dataset"] == "coco_stuff"].iloc[0]
     target = target_name(row["source"], row["table"])
     found = reproduce.reproduce(target, "coco_stuff")
@@ -57,7 +63,9 @@ def test_levels_and_gains_are_set_beside_the_claims(measured):
     assert set(found.ledger["dataset"]) == {"coco_stuff"}
     gain = found.ledger[found.ledger["id"] == row["id"]].iloc[0]
     assert gain["status"].startswith("measured here")
-    levels = found.results[found.results["versus"] == ""].set_index(["model", "recipe", "changes", "metric"])
+    levels = found.results[found.results["versus"] == ""].set_index(
+        ["model", "recipe", "changes", "metric"]
+    )
     there = ("ViT-B-16-quickgelu/openai", row["recipe"], row["changes"], "miou")
     recipe, _, changes = row["versus"].partition(";")
     base = ("ViT-B-16-quickgelu/openai", recipe.strip(), changes.strip(), "miou")
@@ -99,7 +107,9 @@ def test_end_to_end_with_a_small_model(monkeypatch, tmp_path, tiny_backbone):
     own = Profile("own", model="tiny", dataset="voc20", root=str(fake.root), limit=None)
     target = target_name(simple["source"], simple["table"])
     runs = runs_for(target, "voc20")
-    monkeypatch.setattr(reproduce, "runs_for", lambda *_: runs[runs["recipe"] == "maskclip"].iloc[:1])
+    monkeypatch.setattr(
+        reproduce, "runs_for", lambda *_: runs[runs["recipe"] == "maskclip"].iloc[:1]
+    )
     found = reproduce.reproduce(target, "voc20", own, progress=False)
     assert set(found.results["model"]) == {"tiny/vectors"} and set(found.results["images"]) == {1}
     assert not found.ledger["status"].str.startswith("measured").any()

@@ -56,7 +56,10 @@ def test_a_record_comes_back_as_it_was(kept):
         np.testing.assert_array_equal(stored, getattr(one, name))
         assert stored.dtype == np.int64
     assert list(again.per_class.index) == ["zebra", "ant", "cat"]
-    assert sorted(p.name for p in path.parent.iterdir()) == [f"{path.stem}.json", f"{path.stem}.npz"]
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        f"{path.stem}.json",
+        f"{path.stem}.npz",
+    ]
 
 
 def test_packed_counts_are_small_and_exact():
@@ -232,7 +235,9 @@ def test_words_and_sentences_are_part_of_the_key():
     others = [
         fingerprints.words_fingerprint(single, vocabulary),
         fingerprints.words_fingerprint(unmixed, vocabulary),
-        fingerprints.words_fingerprint(text, dataclasses.replace(text, names="readable").vocabulary("voc21")),
+        fingerprints.words_fingerprint(
+            text, dataclasses.replace(text, names="readable").vocabulary("voc21")
+        ),
     ]
     assert len({first, *others}) == 4
 
