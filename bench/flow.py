@@ -17,13 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import torch
 from torch.nn import functional as F
 
-import ovsslib
+import ovsslib  # before open_clip: it repairs torchvision's missing operators
 from ovsslib.backbone import Backbone
 from ovsslib.classifier import TextFeatures
-from ovsslib.loading import _resolve_config, build_model
+from ovsslib.loading import build_model
 from ovsslib.networks.loftup import LoftUp
 from ovsslib.recipe import ALWAYS_ON, Recipe, recipe_names, stages
 from ovsslib.segmenter import Segmenter
@@ -62,7 +63,7 @@ class Bench:
 
     def __init__(self, clock: Callable[[], float], repeats: int):
         torch.manual_seed(0)
-        self.net = build_model(_resolve_config("ViT-B-16-quickgelu")[1]).eval().requires_grad_(False)
+        self.net = build_model(open_clip.get_model_config("ViT-B-16-quickgelu")).eval().requires_grad_(False)
         self.backbone = Backbone(self.net, name="ViT-B-16-quickgelu", weights_hash="random")
         self.image, self.texts = picture(), {q: random_text(q) for q in QUERIES}
         self.clock, self.repeats = clock, repeats

@@ -7,12 +7,10 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,8 +18,10 @@ from torch import Tensor
 from ovsslib.auxiliary import auxiliary_texts
 from ovsslib.backbone import Backbone, TrunkOutput
 from ovsslib.classifier import TextFeatures, encode_queries
-from ovsslib.errors import MemoryBudgetError, RecipeError
+from ovsslib.contexts import ImageContext, WindowContext
+from ovsslib.errors import RecipeError
 from ovsslib.loading import EMBEDDED, cached_pretrained, load_backbone
+from ovsslib.memory import check_memory, memory_errors
 from ovsslib.pictures import Picture, normalise, read_picture, resize_picture
 from ovsslib.recipe import Recipe
 from ovsslib.segmentation import Segmentation
@@ -32,66 +32,6 @@ from ovsslib.vocabulary import Vocabulary
 
 PREFERRED = ("ViT-B-16-quickgelu", "openai")  # what model="auto" looks for in the local cache
 _STRIP = 24_000_000  # logits handled at a time when the label map is made strip by strip (float32 values)
-
-
-@dataclass
-class WindowContext:
-    """What stages at "features" and "similarity" may look at; all tensors are of a batch of windows.
-
-    Attributes:
-        backbone, trunk: the open CLIP and its trunk result.
-        pixels: (B, 3, H, W) CLIP-normalised windows.
-        text: (Q, D) unit text features.
-        grid, coarse_grid: (h, w) patches of the tower, before any upsampling.
-        coarse: (B, D, h, w) patch features before any upsampling.
-        class_token: (B, D) class token after the last block's surgery, in the joint space.
-        queries: how many of the Q rows are words; texts of groups follow them.
-        features: (B, D, h', w') features after the stages at "features".
-        coarse_logits_at: function (scale) -> (B, Q, h, w) cosines of a pass over the windows resized by `scale`.
-    """
-
-    backbone: Backbone
-    trunk: TrunkOutput
-    pixels: Tensor
-    text: Tensor
-    grid: tuple[int, int]
-    coarse: Tensor
-    class_token: Tensor
-    queries: int
-    features: Tensor | None = None
-    coarse_logits_at: Any = None
-
-    @property
-    def coarse_grid(self) -> tuple[int, int]:
-        """(h, w) patches of the tower."""
-        return self.grid
-
-
-@dataclass
-class ImageContext:
-    """What stages behind the stitching may look at.
-
-    Attributes:
-        backbone: the open CLIP.
-        image: (H, W, 3) uint8 RGB original.
-        network_pixels: (1, 3, h, w) resized, CLIP-normalised.
-        text: text features with their vocabulary.
-        group_logits: (G, H, W) scaled logits of group texts, if a stage asked for them.
-        recipe: the recipe that runs.
-    """
-
-    backbone: Backbone
-    image: np.ndarray
-    network_pixels: Tensor
-    text: TextFeatures
-    recipe: Recipe
-    group_logits: Tensor | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def pixels(self) -> Tensor:
-        """(1, 3, H, W) network pixels resized bilinearly to the original size."""
-        return F.interpolate(self.network_pixels, size=self.image.shape[:2], mode="bilinear")
 
 
 class Segmenter:
@@ -337,7 +277,7 @@ class Segmenter:
         if not keep_scores and self._is_local():
             labels = self._labels_by_strips(stitched, text)
         else:
-            self._check_memory(stitched)
+            check_memory(stitched.queries, stitched.size, self.backbone.device)
             context = ImageContext(self.backbone, image, pixels[None], text, self.recipe)
             scores = self.scores(stitched.full(), context)
             labels = labels_of.labels(scores, text.vocabulary.background).cpu().numpy()
@@ -398,19 +338,6 @@ class Segmenter:
                 labels = settings.labels(scores, vocabulary.background)
             out[start : start + step] = labels.cpu().numpy()
         return out
-
-    def _check_memory(self, stitched: Stitched) -> None:
-        """Raise MemoryBudgetError before work that holds several tensors of all logits would end in a kill."""
-        need = 4 * 4 * stitched.queries * stitched.size[0] * stitched.size[1]
-        free = psutil.virtual_memory().available
-        if self.backbone.device.type == "cuda":
-            free = torch.cuda.mem_get_info(self.backbone.device)[0]
-        if need > free:
-            raise MemoryBudgetError(
-                f"{stitched.queries} queries at {stitched.size[0]}x{stitched.size[1]} pixels need about "
-                f"{need / 1e9:.1f} GB for the stages behind the stitching (refine, confidence, area threshold, kept "
-                f"scores), and {free / 1e9:.1f} GB are free; use a smaller picture, fewer words, or turn them off"
-            )
 
 
 def window_logits_of(
@@ -511,22 +438,6 @@ def load(
     if chosen is not None and dataset is None and backbone.name in EMBEDDED:
         recipe = Recipe.named(chosen, "scenes")
     return Segmenter(backbone, recipe)
-
-
-class memory_errors:
-    """Context that turns PyTorch's out-of-memory errors into MemoryBudgetError with a remedy."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        text = str(error)
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text:
-            raise MemoryBudgetError(
-                f"out of memory ({text.splitlines()[0][:120]}); use a smaller picture, fewer words, a smaller "
-                "windows.crop, or precision='fp16' on a GPU"
-            ) from error
-        return False
 
 
 def _replaces_block(settings: Any) -> bool:

@@ -1,0 +1,36 @@
+"""Memory: work that cannot fit is refused before it starts, PyTorch's own errors say what to do."""
+
+import psutil
+import torch
+
+from ovsslib.errors import MemoryBudgetError
+
+
+def check_memory(queries: int, size: tuple[int, int], device: torch.device) -> None:
+    """Raise MemoryBudgetError before work that holds four float32 tensors (queries, *size) would end in a kill."""
+    need = 4 * 4 * queries * size[0] * size[1]
+    free = psutil.virtual_memory().available
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    if need > free:
+        raise MemoryBudgetError(
+            f"{queries} queries at {size[0]}x{size[1]} pixels need about {need / 1e9:.1f} GB for the stages behind the "
+            f"stitching (refine, confidence, area threshold, kept scores), and {free / 1e9:.1f} GB are free; use a "
+            "smaller picture, fewer words, or turn them off"
+        )
+
+
+class memory_errors:
+    """Context that turns PyTorch's out-of-memory errors into MemoryBudgetError with a remedy."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        text = str(error)
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text:
+            raise MemoryBudgetError(
+                f"out of memory ({text.splitlines()[0][:120]}); use a smaller picture, fewer words, a smaller "
+                "windows.crop, or precision='fp16' on a GPU"
+            ) from error
+        return False
