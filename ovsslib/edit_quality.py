@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ovsslib.editing import mask_for
-from ovsslib.errors import WordsError
+from ovsslib.errors import RecipeError, WordsError
 from ovsslib.evaluation.datasets import SegmentationDataset
 from ovsslib.evaluation.uncertainty import draw_weights
 from ovsslib.segmenter import Segmenter
@@ -36,6 +36,7 @@ def measure_edits(
     kinds: Sequence[str] = ("thing",),
     min_pixels: int = 50,
     seed: int = 0,
+    baseline: str | None = None,
 ) -> pd.DataFrame:
     """Edit precision and recall over a data set, as if every object were edited by its word.
 
@@ -48,12 +49,20 @@ def measure_edits(
         masks: title -> settings of :func:`mask_for`; default: one entry without any.
         kinds: kinds of classes that are edited ("thing", "stuff", "material").
         seed: of the bootstrap over pictures.
+        baseline: title of a segmenter that the others are compared with, on the same draws.
 
     Returns:
         A row per segmenter and kind of mask: recipe, mask, edits, missed (edits whose mask is
         empty), precision, precision_low, precision_high (percent, 95% interval over pictures),
-        recall, recall_low, recall_high.
+        recall, recall_low, recall_high; with a baseline also precision_gain, precision_gain_low,
+        precision_gain_high (points over the baseline with the same kind of mask, paired), and the
+        same of recall.
+
+    Raises:
+        RecipeError: `baseline` is none of the segmenters.
     """
+    if baseline is not None and baseline not in segmenters:
+        raise RecipeError(f"baseline {baseline!r} is not among {', '.join(segmenters)}")
     masks = {"as segmented": {}} if masks is None else masks
     keep_scores = any(settings.get("confidence") is not None for settings in masks.values())
     sums = {(s, m): np.zeros((len(dataset), 3)) for s in segmenters for m in masks}
@@ -76,14 +85,7 @@ def measure_edits(
                         mask = np.zeros(label.shape, dtype=np.float32)
                         missed[title, name] += 1
                     sums[title, name][index] += (mask * truth).sum(), mask.sum(), truth.sum()
-    rows = []
-    for (title, name), counts in sums.items():
-        row = {"recipe": title, "mask": name, "edits": edits, "missed": missed[title, name]}
-        for column, below in (("precision", 1), ("recall", 2)):
-            values = 100 * np.array(_share_interval(counts[:, 0], counts[:, below], seed))
-            row |= dict(zip((column, f"{column}_low", f"{column}_high"), values, strict=True))
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return _table(sums, edits, missed, seed, baseline)
 
 
 def _objects(
@@ -105,13 +107,38 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
-def _share_interval(part: np.ndarray, whole: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """sum(part) / sum(whole) over pictures with its 95% percentile bootstrap interval."""
-    value = _share(part.sum(), whole.sum())
-    if not whole.sum():
-        return value, value, value
-    draws = draw_weights(len(part), _RESAMPLES, seed, 0)
-    wholes = draws @ whole
-    shares = (draws @ part)[wholes > 0] / wholes[wholes > 0]
-    low, high = np.quantile(shares, (0.025, 0.975))
-    return value, float(low), float(high)
+def _table(
+    sums: Mapping[tuple[str, str], np.ndarray],
+    edits: int,
+    missed: Mapping[tuple[str, str], int],
+    seed: int,
+    baseline: str | None,
+) -> pd.DataFrame:
+    """Rows from the sums (pictures, 3) of hit, edited and true weight per segmenter and mask."""
+    pictures = len(next(iter(sums.values())))
+    # the first row of the weights is the data set itself, the others are draws from it
+    weights = np.vstack([np.ones(pictures), draw_weights(pictures, _RESAMPLES, seed, 0)])
+    shares = {key: _shares(weights @ counts) for key, counts in sums.items()}
+    rows = []
+    for (title, name), own in shares.items():
+        row = {"recipe": title, "mask": name, "edits": edits, "missed": missed[title, name]}
+        for column, values in own.items():
+            row |= _interval(column, values)
+        for column, values in own.items() if baseline is not None else ():
+            row |= _interval(f"{column}_gain", values - shares[baseline, name][column])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _shares(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Sums (draws, 3) of hit, edited and true weight -> percent per draw, NaN where none is."""
+    hit, edited, true = sums.T
+    with np.errstate(invalid="ignore"):
+        return {"precision": 100 * hit / edited, "recall": 100 * hit / true}
+
+
+def _interval(column: str, values: np.ndarray) -> dict[str, float]:
+    """Value of the data set (first) with the 95% percentile interval of the draws that have one."""
+    known = values[1:][~np.isnan(values[1:])]
+    low, high = np.quantile(known, (0.025, 0.975)) if known.size else (np.nan, np.nan)
+    return {column: float(values[0]), f"{column}_low": float(low), f"{column}_high": float(high)}

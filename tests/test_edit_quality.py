@@ -3,6 +3,7 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 from ovsslib.edit_quality import edit_precision, edit_recall, measure_edits
+from ovsslib.errors import RecipeError
 from ovsslib.evaluation.datasets import open_dataset
 from ovsslib.segmentation import Segmentation
 
@@ -50,7 +51,8 @@ def test_edit_quality_over_a_data_set():
         "blind": Oracle(dataset, blind=True),
     }
     masks = {"plain": {}, "shrunk": {"grow": -1}}
-    table = measure_edits(segmenters, dataset, masks).set_index(["recipe", "mask"])
+    table = measure_edits(segmenters, dataset, masks, baseline="exact")
+    table = table.set_index(["recipe", "mask"])
     assert list(table.index) == [(s, m) for s in segmenters for m in masks]
     exact, wide = table.loc[("exact", "plain")], table.loc[("wide", "plain")]
     assert exact["precision"] == exact["recall"] == exact["recall_low"] == 100
@@ -60,4 +62,9 @@ def test_edit_quality_over_a_data_set():
     assert shrunk["precision"] == 100 and shrunk["recall"] < 100
     blind = table.loc[("blind", "plain")]
     assert blind["missed"] == blind["edits"] > 4 and blind["recall"] == 0
-    assert np.isnan(blind["precision"])
+    assert np.isnan(blind["precision"]) and np.isnan(blind["precision_gain"])
+    assert wide["precision_gain"] == pytest.approx(wide["precision"] - 100)
+    assert wide["precision_gain_low"] <= wide["precision_gain"] <= wide["precision_gain_high"] < 0
+    assert exact["recall_gain_low"] == exact["recall_gain_high"] == 0
+    with pytest.raises(RecipeError, match="'best' is not among exact, wide, blind"):
+        measure_edits(segmenters, dataset, masks, baseline="best")
