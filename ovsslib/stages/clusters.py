@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
-from sklearn.cluster import DBSCAN
 from torch import Tensor
 
 from ovsslib.backbone import Tap
@@ -75,6 +74,8 @@ def cluster_map(
         relation: (P, P) R of one picture.
         grid: (h, w) patches; size: (H, W) pixels.
     """
+    from sklearn.cluster import DBSCAN  # late: importing it takes longer than most recipes do
+
     found = DBSCAN(eps=eps, min_samples=min_samples).fit_predict(relation.numpy())
     names = [name for name in np.unique(found) if name >= 0]
     if not names:

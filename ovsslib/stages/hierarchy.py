@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 
 from ovsslib.classifier import TextFeatures, encode_texts, merge_queries
@@ -68,6 +67,8 @@ class HierarchySettings:
         count = min(self.count or max(2, round(classes**0.5)), classes)
         if classes < 2:
             return ["cluster 1"], np.zeros(classes, dtype=int)
+        from sklearn.cluster import AgglomerativeClustering  # late: slow to import, seldom needed
+
         means = class_means(text).cpu().numpy()
         found = AgglomerativeClustering(count, metric="cosine", linkage="average").fit_predict(means)
         _, index = np.unique(found, return_inverse=True)
