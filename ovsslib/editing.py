@@ -244,7 +244,8 @@ def blend(image: np.ndarray, changed: np.ndarray, mask: np.ndarray) -> np.ndarra
     (H, W, 3) uint8.
     """
     weight = np.asarray(mask, dtype=np.float64)[..., None]
-    mixed = image + weight * (np.clip(changed, 0, 255) - image)
+    changed = np.clip(np.asarray(changed, dtype=np.float64), 0, 255)  # 8 bits would wrap around
+    mixed = image + weight * (changed - image)
     return np.where(weight > 0, np.rint(mixed), image).astype(np.uint8)
 
 

@@ -160,6 +160,18 @@ def test_half_weight_is_half_the_edit():
     assert (editing.blend(image, changed, np.full((2, 2), 0.5)) == 150).all()
 
 
+def test_soft_rims_lie_between_before_and_after(result):
+    hard, soft = np.ones((45, 61)), editing.mask_for(result, "dog", feather=6)
+    for edit in (editing.grey_out, lambda image, mask: editing.recolour(image, mask, "teal", 0)):
+        after, edited = edit(result.image, hard), edit(result.image, soft)
+        low, high = np.minimum(result.image, after), np.maximum(result.image, after)
+        assert ((low <= edited) & (edited <= high)).all()
+    other = picture(45, 61)[::-1].copy()
+    edited = editing.background(result.image, soft, other)
+    low, high = np.minimum(result.image, other), np.maximum(result.image, other)
+    assert ((low <= edited) & (edited <= high)).all()
+
+
 def test_masks_that_cannot_be_used(result):
     image = result.image
     with pytest.raises(ImageError, match="the mask is empty"):
