@@ -296,7 +296,7 @@ def _not_found(model: str | os.PathLike, download: bool, error: object) -> str:
         f"the inpainting model {str(model)!r} was not found as a folder or {tried}: {reason}. "
         f"To get one, on a machine with network: hf download {source} --local-dir inpainting, "
         "put that folder anywhere on this machine and name it: "
-        f"model='path/to/inpainting'.{note}"
+        f"model='path/to/inpainting', or --inpainter path/to/inpainting.{note}"
     )
 
 
