@@ -292,6 +292,7 @@ class _Run:
             pixels,
             [jobs[i].rows for i in leaders],
             image.shape[:2],
+            [len(jobs[i].text) for i in leaders],
         )
         stitched_of = dict(zip(leaders, stitched, strict=True))
         shared = (time.perf_counter() - started) / len(jobs)
