@@ -11,8 +11,8 @@ for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 # The public names of the interface; `pamr` and `densecrf` are the functions, not the modules of the same names.
-from ovsslib.networks.loftup import LoftUp  # noqa: E402
-from ovsslib.stages.densecrf import densecrf  # noqa: E402
-from ovsslib.stages.pamr import pamr  # noqa: E402
+from ovsslib.networks.loftup import LoftUp
+from ovsslib.stages.densecrf import densecrf
+from ovsslib.stages.pamr import pamr
 
 __all__ = ["LoftUp", "densecrf", "pamr"]
