@@ -50,3 +50,12 @@ def test_unknown_rows_and_claims_are_refused():
         beside(results(), {"VOC21": {"middle": "itaclip-t2-qk-miou"}})
     with pytest.raises(DataError, match="no claim"):
         beside(results(), {"VOC21": {"low": "itaclip-t2-qkk-miou"}})
+
+
+def test_a_part_of_the_results_keeps_order_and_takes_new_names():
+    found = results()
+    part = found.part({"second": "high", "first": "low"})
+    assert list(part) == ["second", "first"] and part["second"] is found["high"]
+    assert list(found.part(["high"])) == ["high"] and part.profile is found.profile
+    with pytest.raises(DataError, match="no result is called"):
+        found.part(["middle"])
