@@ -126,6 +126,33 @@ def steps_table(
     return pd.DataFrame(columns, index=index)
 
 
+def as_text(
+    frame: pd.DataFrame,
+    keys: Sequence[str],
+    numbers: Mapping[str, str],
+    verdict: str = "verdict",
+    signed: bool = True,
+) -> pd.DataFrame:
+    """Tables of effects (`factorial`) for people: numbers with their intervals as text.
+
+    Args:
+        frame: columns NAME, NAME_low, NAME_high for each number (low, high for NAME "value"), keys, and a verdict.
+        keys: columns that name a row; they become the index.
+        numbers: heading -> NAME.
+        signed: print a sign before positive numbers.
+    """
+    sign = "+" if signed else ""
+    out = frame[list(keys)].copy()
+    for title, name in numbers.items():
+        ends = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
+        rows = zip(frame[name], frame[ends[0]], frame[ends[1]], strict=True)
+        out[title] = [
+            "" if np.isnan(a) else f"{a:{sign}.2f} [{b:{sign}.2f}, {c:{sign}.2f}]" for a, b, c in rows
+        ]
+    out["verdict"] = list(frame[verdict])
+    return out.set_index(list(keys))
+
+
 def _verdict(step: uncertainty.Interval, metric: str) -> str:
     """The verdict on a step; a fall is better where lower is better."""
     word = uncertainty.verdict(step)

@@ -75,8 +75,12 @@ def pareto(
     high: str = "high",
     x_label: str = "seconds per image",
     y_label: str = "mIoU (%)",
+    x_limits: Interval | None = None,
 ) -> Figure:
-    """Accuracy against cost, with intervals, names beside the points and the frontier of the undominated ones."""
+    """Accuracy against cost, with intervals, names beside the points and the frontier of the undominated ones.
+
+    `x_limits`: ends of the cost axis, to give several figures the same one; None: what the points need.
+    """
     figure, axes = new_figure(7.0, 4.4)
     table = table.sort_values(x)
     spread = np.abs(np.stack([table[y] - table[low], table[high] - table[y]]).astype(float))
@@ -93,11 +97,13 @@ def pareto(
     )
     for name, row in table.iterrows():
         axes.plot(row[x], row[y], "o", color=recipe_colour(str(name)), markersize=8, markeredgecolor=INK)
-    _label_points(axes, table, x, y)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.margins(x=0.15, y=0.12)
+    if x_limits is not None:
+        axes.set_xlim(*x_limits)
     axes.legend(loc="lower right")
+    _label_points(axes, table, x, y)  # last: it needs the final places of the points
     return figure
 
 
