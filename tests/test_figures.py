@@ -76,3 +76,11 @@ def test_reliability_and_bars():
     assert "2.5" in texts(figures.bars({"a": 2.5, "b": 1.0}, "seconds"))
     figure = figures.scatter_claims([1, 2], [3, 4], ["clip", "sclip"], "published", "measured")
     assert "sclip" in texts(figure)
+
+
+def test_pipeline_shows_densecrf_where_it_runs_behind_the_confidence():
+    drawn = texts(figures.pipeline(Recipe.named("thesis-2c")))
+    order = [drawn.index(word) for word in ("feedback", "hierarchy", "densecrf", "labels")]
+    assert order == sorted(order)
+    with_pamr = texts(figures.pipeline(Recipe.named("thesis-2c").but(pamr=True)))
+    assert with_pamr.index("pamr") < with_pamr.index("calibration") < with_pamr.index("densecrf")

@@ -19,6 +19,7 @@ TITLES = {
     "confidence": "confidence",
     "labels": "labels",
 }
+AFTER_CONFIDENCE = "refinement of scores"
 _TINTS = {
     "text": "#f6d7a7", "windows": "#e8e8e8", "views": "#cfe8f7", "attention": "#bfe3d4", "features": "#f3c9de",
     "similarity": "#f6d7a7", "refine": "#c7d9f0", "confidence": "#f7ccb0", "labels": "#e8e8e8",
@@ -33,18 +34,17 @@ def pipeline(recipe: Recipe, all_stages: bool = False, columns: int = 4) -> Figu
         all_stages: also list stages that are off, in grey.
         columns: boxes in a row.
     """
-    boxes = [(point, _lines(recipe, point, all_stages)) for point in POINTS]
-    boxes = [(point, lines) for point, lines in boxes if lines]
+    boxes = [box for box in _boxes(recipe, all_stages) if box[2]]
     rows = -(-len(boxes) // columns)
     heights = [
-        max(len(lines) for _, lines in boxes[r * columns : (r + 1) * columns]) * 0.17 + 0.55 for r in range(rows)
+        max(len(lines) for _, _, lines in boxes[r * columns : (r + 1) * columns]) * 0.17 + 0.55 for r in range(rows)
     ]
     figure, axes = new_figure(8.4, sum(heights) + 0.35 * rows)
     axes.set_axis_off()
     axes.set_xlim(0, columns)
     axes.set_ylim(-(sum(heights) + 0.35 * rows), 0)
     top, previous = 0.0, None
-    for index, (point, lines) in enumerate(boxes):
+    for index, (point, title, lines) in enumerate(boxes):
         row, column = divmod(index, columns)
         if column == 0 and row:
             top -= heights[row - 1] + 0.35
@@ -55,7 +55,7 @@ def pipeline(recipe: Recipe, all_stages: bool = False, columns: int = 4) -> Figu
                 edgecolor=INK, linewidth=0.8,
             )
         )
-        axes.text(column + 0.09, top - 0.1, TITLES[point], weight="bold", fontsize=9, va="top")
+        axes.text(column + 0.09, top - 0.1, title, weight="bold", fontsize=9, va="top")
         for number, (line, active) in enumerate(lines):
             axes.text(
                 column + 0.09, top - 0.34 - 0.17 * number, line, fontsize=7.5, va="top",
@@ -83,11 +83,24 @@ def _arrow(axes, start, end, heights) -> None:
     )
 
 
-def _lines(recipe: Recipe, point: str, all_stages: bool) -> list[tuple[str, bool]]:
+def _boxes(recipe: Recipe, all_stages: bool) -> list[tuple[str, str, list[tuple[str, bool]]]]:
+    """(point, title, lines) in the order in which the segmenter runs them.
+
+    Stages that refine probabilities (DenseCRF) stand at "refine", but run behind the confidence stages.
+    """
+    late = {name for name, info in stages().items() if hasattr(info.settings, "on_probabilities")}
+    boxes = []
+    for point in POINTS:
+        early = [name for name, info in stages().items() if info.point == point and name not in late]
+        boxes.append((point, TITLES[point], _lines(recipe, early, all_stages)))
+        if point == "confidence":
+            boxes.append(("refine", AFTER_CONFIDENCE, _lines(recipe, sorted(late), all_stages)))
+    return boxes
+
+
+def _lines(recipe: Recipe, names: list[str], all_stages: bool) -> list[tuple[str, bool]]:
     lines = []
-    for name, info in stages().items():
-        if info.point != point:
-            continue
+    for name in names:
         active = name in recipe
         if not active and not all_stages:
             continue
