@@ -1,11 +1,11 @@
-"""The forward pass of a CLIP as pretraining needs it: fast on processors and with several queries of the last block.
+"""The forward pass of a CLIP as pretraining needs it: fast on processors, open in the last block.
 
 It computes what open_clip's ``CLIP.encode_image`` and ``CLIP.encode_text`` compute, from the same parameters, but
 
 * matrix products run in bfloat16 if asked (about three times as fast on processors that have it), while the residual
   stream, the layer norms and the attention scores stay float32;
 * the image tower can see a subset of the patches (patch dropout);
-* the last block answers for chosen query tokens only, so that one pass of the trunk serves several of them.
+* the last block answers for the class token only, or for what stands for it while training.
 """
 
 from __future__ import annotations
@@ -52,55 +52,74 @@ def run_block(block: nn.Module, x: torch.Tensor, low: bool, causal: bool = False
     return _feed_forward(block, x, low)
 
 
-def run_block_for_queries(
-    block: nn.Module, x: torch.Tensor, queries: torch.Tensor, low: bool
+def answer_of_block(
+    block: nn.Module, x: torch.Tensor, query: torch.Tensor, residuals: torch.Tensor, low: bool
 ) -> torch.Tensor:
-    """The block's answer for ``queries`` (B, Q, D) that look at the tokens ``x`` (B, N, D). Returns (B, Q, D)."""
+    """The block's answer for one query token a picture, over several residuals.
+
+    x: (B, N, D) the tokens that are looked at. query: (B, 1, D) the token that looks. residuals: (B, R, D) what the
+    attention's result is added to before the feed-forward network; `query` itself in an ordinary block. Returns (B, R, D).
+    """
     attention, width = block.attn, x.shape[-1]
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
-    q = _linear(_norm(queries, block.ln_1), weight[:width], bias[:width], low)
+    q = _linear(_norm(query, block.ln_1), weight[:width], bias[:width], low)
     k, v = _linear(_norm(x, block.ln_1), weight[width:], bias[width:], low).chunk(2, dim=-1)
     q, k, v = (_heads(part, attention.num_heads) for part in (q, k, v))
     mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-    return _feed_forward(
-        block,
-        queries + _linear(mixed, attention.out_proj.weight, attention.out_proj.bias, low),
-        low,
-    )
+    out = _linear(mixed, attention.out_proj.weight, attention.out_proj.bias, low)
+    return _feed_forward(block, residuals + out, low)
 
 
 @dataclass(frozen=True)
 class TokenMix:
-    """What stands for the class token at the last block's input, while training only (the prototype's trick, extended).
+    """What stands for the class token in the last block, while training only.
 
     Without it the class token gathers its evidence in the earlier blocks and carries it along the residual, so that the
     last block's values never have to name what a patch shows; the methods of the field read exactly those values.
 
-    * ``initial``: probability, per picture, that the class token is replaced by its initial embedding (after ``ln_pre``,
-      before any block), so that all evidence has to come through the last block's values.
-    * ``patch_weight``: weight in the loss, in [0, 1), of a second query of the last block: a patch token. It makes the
-      last block's residual and feed-forward path useful on patch-like inputs, which methods such as SCLIP keep.
-    * ``patch_share``: the second query is the mean of a random subset of the patches, of between one patch and this
-      share of them; 0 is one patch.
-    * ``patch_gradient``: whether the loss of the second query reaches the earlier blocks through the query itself. If it
-      does, they learn to spread what the whole picture shows over all its patches.
+    * `initial`: probability, per picture, that the class token entering the last block is its initial embedding (after
+      `ln_pre`, before any block), so that all evidence has to come through the last block's values.
+    * `foreign`: weight, from 0 to below 1, of a second answer in the loss: the same attention result, but added to a
+      patch token of *another* picture of the batch instead of the class token. It teaches the path behind the attention
+      (residual, feed-forward network, projection) to read the values over a patch's residual, as methods that keep that
+      path need (SCLIP). A patch of the same picture would teach earlier blocks to spread over all patches what the whole
+      picture shows; a foreign one has nothing to tell.
     """
 
     initial: float = 0.9
-    patch_weight: float = 0.3
-    patch_share: float = 0.0
-    patch_gradient: bool = False
+    foreign: float = 0.5
 
 
-def _patch_query(patches: torch.Tensor, mix: TokenMix, generator: torch.Generator) -> torch.Tensor:
-    """(B, N, D) -> (B, D): the mean of a random subset of each picture's patch tokens."""
-    batch, count, _ = patches.shape
-    share = torch.rand(batch, generator=generator) * mix.patch_share
-    size = (share * count).long().clamp(min=1)
-    rank = torch.rand(batch, count, generator=generator).argsort(1).argsort(1)
-    weight = ((rank < size[:, None]) / size[:, None]).to(patches)
-    source = patches if mix.patch_gradient else patches.detach()
-    return torch.einsum("bn,bnd->bd", weight, source)
+def _foreign_patches(patches: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """(B, N, D) -> (B, 1, D): for every picture a random patch token of the next picture of the batch."""
+    batch, count, width = patches.shape
+    index = torch.randint(count, (batch, 1, 1), generator=generator).to(patches.device)
+    return patches.roll(1, 0).gather(1, index.expand(-1, -1, width))
+
+
+def tokens_before_last_block(
+    model: nn.Module,
+    pixels: torch.Tensor,
+    generator: torch.Generator,
+    patch_dropout: float = 0.0,
+    low: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens (B, 1 + kept patches, D) that enter the last block, and the initial class token (B, 1, D). Arguments as
+    those of :func:`encode_image`."""
+    tower = model.visual
+    x = F.conv2d(pixels, tower.conv1.weight, stride=tower.conv1.stride).flatten(2).transpose(1, 2)
+    x = x + tower.positional_embedding[1:]
+    batch, count, width = x.shape
+    if patch_dropout > 0:
+        kept = max(1, round(count * (1 - patch_dropout)))
+        index = torch.rand(batch, count, generator=generator).argsort(1)[:, :kept].to(x.device)
+        x = x.gather(1, index[..., None].expand(-1, -1, width))
+    first = (tower.class_embedding + tower.positional_embedding[0]).expand(batch, 1, width)
+    x = _norm(torch.cat([first, x], dim=1), tower.ln_pre)
+    initial = x[:, :1]
+    for block in tower.transformer.resblocks[:-1]:
+        x = run_block(block, x, low)
+    return x, initial
 
 
 def encode_image(
@@ -115,34 +134,45 @@ def encode_image(
 
     ``pixels``: (B, 3, H, W) float32, normalised as CLIP's, H and W those of the tower. ``mix``: see :class:`TokenMix`;
     None is the plain class token, as at inference. ``patch_dropout``: share of the patches that no block sees.
-    ``generator``: on the CPU, all random choices. Returns (B, Q, E) unit rows: Q = 1, or 2 where ``mix`` has a second
-    query.
+    ``generator``: on the CPU, all random choices. Returns (B, Q, E) unit rows: Q = 1, or 2 where ``mix`` has a foreign
+    residual.
     """
     tower = model.visual
-    x = F.conv2d(pixels, tower.conv1.weight, stride=tower.conv1.stride).flatten(2).transpose(1, 2)
-    x = x + tower.positional_embedding[1:]
-    batch, count, width = x.shape
-    if patch_dropout > 0:
-        kept = max(1, round(count * (1 - patch_dropout)))
-        index = torch.rand(batch, count, generator=generator).argsort(1)[:, :kept].to(x.device)
-        x = x.gather(1, index[..., None].expand(-1, -1, width))
-    first = (tower.class_embedding + tower.positional_embedding[0]).expand(batch, 1, width)
-    x = _norm(torch.cat([first, x], dim=1), tower.ln_pre)
-    initial = x[:, :1]
-    *blocks, last = tower.transformer.resblocks
-    for block in blocks:
-        x = run_block(block, x, low)
-    queries = x[:, :1]
+    last = tower.transformer.resblocks[-1]
+    x, initial = tokens_before_last_block(model, pixels, generator, patch_dropout, low)
+    batch = x.shape[0]
+    token = x[:, :1]
     if mix is not None:
         swap = (torch.rand(batch, 1, 1, generator=generator) < mix.initial).to(x.device)
-        token = torch.where(swap, initial, queries)
+        token = torch.where(swap, initial, token)
         patches = x[:, 1:]
         x = torch.cat([token, patches], dim=1)
-        queries = token
-        if mix.patch_weight > 0:
-            queries = torch.cat([token, _patch_query(patches, mix, generator)[:, None]], dim=1)
-    answers = run_block_for_queries(last, x, queries, low)
+        if mix.foreign > 0:
+            residuals = torch.cat([token, _foreign_patches(patches, generator)], dim=1)
+            answers = answer_of_block(last, x, token, residuals, low)
+            return F.normalize(_norm(answers, tower.ln_post) @ tower.proj, dim=-1)
+    answers = answer_of_block(last, x, token, token, low)
     return F.normalize(_norm(answers, tower.ln_post) @ tower.proj, dim=-1)
+
+
+@torch.no_grad()
+def sharpen_last_block(
+    model: nn.Module, pixels: torch.Tensor, factor: float, low: bool = True
+) -> None:
+    """Make the last block's attention more selective, in place; training goes on from there.
+
+    A query that is the same for all pictures (the initial class token) leaves the patches' own queries and keys with a
+    large common part and small differences: q q^T and k k^T hardly tell one patch from another. This takes the patches'
+    mean query and mean key, measured on ``pixels`` (B, 3, H, W), out of the biases and multiplies attention scores by
+    ``factor``.
+    """
+    x, _ = tokens_before_last_block(model, pixels, torch.Generator(), low=low)
+    block = model.visual.transformer.resblocks[-1]
+    both = slice(0, 2 * x.shape[-1])
+    weight, bias = block.attn.in_proj_weight[both], block.attn.in_proj_bias[both]
+    bias -= F.linear(_norm(x[:, 1:], block.ln_1), weight, bias).mean((0, 1))
+    weight *= factor**0.5
+    bias *= factor**0.5
 
 
 def encode_text(model: nn.Module, tokens: torch.Tensor, low: bool = True) -> torch.Tensor:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ovsslib import paths
 from ovsslib.backbone import PIXEL_MEAN, PIXEL_STD
 from ovsslib.errors import DataError, ModelError
-from ovsslib.scenes.forward import TokenMix, encode_image, encode_text
+from ovsslib.scenes.forward import TokenMix, encode_image, encode_text, sharpen_last_block
 from ovsslib.scenes.optimiser import make_optimisers
 from ovsslib.scenes.training_data import training_loader
 from ovsslib.scenes.weights import load_sceneclip_state, save_sceneclip_state
@@ -42,7 +42,8 @@ class PretrainingSettings:
     model: open_clip's configuration of the finished model. shrink: pictures and patches are smaller by this factor while
     training. start: shipped weights to start from ("models/.../model.safetensors"), None for random ones. steps: of one
     batch each. warmup: steps. final_share: last part of the run, without patch dropout. mix and final_mix: see TokenMix.
-    held_out_seed: world of the pictures that measure the held-out loss. context: tokens of a caption that are read.
+    sharpen, sharpen_at: factor by which the last block's attention scores grow, once, at this share of the run (see
+    forward.sharpen_last_block); 1 is never. held_out_seed: world of the pictures that measure the held-out loss. context: tokens of a caption that are read.
     """
 
     model: dict[str, Any]
@@ -62,6 +63,8 @@ class PretrainingSettings:
     final_lr: float = 0.3
     mix: TokenMix = field(default_factory=TokenMix)
     final_mix: TokenMix = field(default_factory=TokenMix)
+    sharpen: float = 1.0
+    sharpen_at: float = 0.7
     bfloat16: bool = True
     threads: int = 1
     workers: int = 1
@@ -185,7 +188,7 @@ def tokenise(captions: list[str], context: int) -> Tensor:
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, weights: list[float]) -> Tensor:
     """CLIP's loss: the mean of picture-to-caption and caption-to-picture cross-entropy.
 
-    images: (B, Q, E) unit rows, Q queries of the last block, whose losses are weighted by `weights` (Q). texts: (B, E).
+    images: (B, Q, E) unit rows, Q answers of the image tower, whose losses are weighted by `weights` (Q). texts: (B, E).
     scale: logit scale, capped at 100.
     """
     target = torch.arange(texts.shape[0], device=texts.device)
@@ -225,6 +228,7 @@ class Trainer:
         self.step, self.seconds, self.images = 0, 0.0, 0
         self.seen_tokens = torch.zeros(self.model.vocab_size, dtype=torch.bool)
         self.log: list[str] = []
+        self.sharpened = settings.sharpen == 1
 
     @property
     def _checkpoint(self) -> Path:
@@ -240,6 +244,7 @@ class Trainer:
             optimiser.load_state_dict(state)
         self.step, self.seconds, self.images = stored["step"], stored["seconds"], stored["images"]
         self.seen_tokens, self.log = stored["seen_tokens"].cpu(), stored["log"]
+        self.sharpened = stored["sharpened"]
         return True
 
     def save(self) -> None:
@@ -252,6 +257,7 @@ class Trainer:
             "images": self.images,
             "seen_tokens": self.seen_tokens,
             "log": self.log,
+            "sharpened": self.sharpened,
         }
         temporary = self._checkpoint.with_suffix(".tmp")
         torch.save(state, temporary)
@@ -277,16 +283,20 @@ class Trainer:
         tokens = tokenise(captions, settings.context)
         self.seen_tokens[tokens.unique()] = True
         low = settings.bfloat16
+        pixels = to_pixels(images, self.device)
+        if not self.sharpened and progress >= settings.sharpen_at:
+            sharpen_last_block(self.model, pixels[:32], settings.sharpen, low)
+            self.sharpened = True
         texts = encode_text(self.model, tokens.to(self.device), low)
         features = encode_image(
             self.model,
-            to_pixels(images, self.device),
+            pixels,
             generator,
             mix,
             0.0 if final else settings.patch_dropout,
             low,
         )
-        weights = [1.0] if features.shape[1] == 1 else [1 - mix.patch_weight, mix.patch_weight]
+        weights = [1.0] if features.shape[1] == 1 else [1 - mix.foreign, mix.foreign]
         loss = contrastive_loss(features, texts, self.model.logit_scale.exp(), weights)
         if not torch.isfinite(loss):
             raise ModelError(

@@ -18,7 +18,13 @@ import torch.nn.functional as F
 import ovsslib
 from ovsslib.errors import DataError, ModelError
 from ovsslib.loading import build_model, load_state
-from ovsslib.scenes.forward import TokenMix, encode_image, encode_text
+from ovsslib.scenes.forward import (
+    TokenMix,
+    encode_image,
+    encode_text,
+    sharpen_last_block,
+    tokens_before_last_block,
+)
 from ovsslib.scenes.optimiser import orthogonal_factor
 from ovsslib.scenes.pretraining import (
     PretrainingSettings,
@@ -42,7 +48,7 @@ MODEL = {
 }
 TINY = PretrainingSettings(
     model=MODEL, seed=3, steps=50, batch=16, crops=2, lr=3e-3, warmup=5, patch_dropout=0.5, workers=0,
-    mix=TokenMix(0.5, 0.3, 1.0, True), final_mix=TokenMix(0.5, 0.3), checkpoint_seconds=0.0,
+    mix=TokenMix(0.5, 0.5), sharpen=2.0, final_mix=TokenMix(0.3, 0.5), checkpoint_seconds=0.0,
 )  # fmt: skip
 
 
@@ -142,7 +148,7 @@ def test_class_token_mix_cuts_the_class_tokens_own_evidence():
     model = build_model(MODEL)
     pixels = torch.randn(3, 3, 64, 64)
     generator = torch.Generator().manual_seed(1)
-    features = encode_image(model, pixels, generator, TokenMix(1.0, 0.3), low=False)
+    features = encode_image(model, pixels, generator, TokenMix(1.0, 0.5), low=False)
     assert features.shape == (3, 2, 32)
     last = model.visual.transformer.resblocks[-1]
     with (
@@ -156,7 +162,7 @@ def test_class_token_mix_cuts_the_class_tokens_own_evidence():
     with torch.no_grad():
         torch.nn.init.normal_(last.attn.out_proj.weight, generator=torch.Generator().manual_seed(2))
     features = encode_image(
-        model, pixels, torch.Generator().manual_seed(1), TokenMix(1.0, 0.3), low=False
+        model, pixels, torch.Generator().manual_seed(1), TokenMix(1.0, 0.5), low=False
     )
     one = encode_image(
         model, pixels, torch.Generator().manual_seed(1), TokenMix(1.0, 0.0), low=False
@@ -165,22 +171,38 @@ def test_class_token_mix_cuts_the_class_tokens_own_evidence():
     torch.testing.assert_close(one[:, 0], features[:, 0])
 
 
-@pytest.mark.parametrize("gradient", [True, False])
-def test_patch_query_passes_its_gradient_only_if_asked(gradient):
+def test_second_answer_stands_on_a_patch_of_another_picture():
     torch.manual_seed(0)
     model = build_model(MODEL)
     last = model.visual.transformer.resblocks[-1]
     with (
         torch.no_grad()
-    ):  # the attention path shut: what remains of the patches comes through the query
+    ):  # the attention path shut: what remains is what the attention's result is added to
         last.attn.out_proj.weight.zero_()
-    mix = TokenMix(1.0, 0.5, 1.0, gradient)
-    features = encode_image(
-        model, torch.randn(2, 3, 64, 64), torch.Generator().manual_seed(1), mix, low=False
-    )
-    features[:, 1].square().mul(torch.arange(32)).sum().backward()
-    grad = model.visual.conv1.weight.grad
-    assert (grad is not None and float(grad.abs().max()) > 1e-6) == gradient
+    pixels = torch.randn(3, 3, 64, 64, requires_grad=True)
+    generator = torch.Generator().manual_seed(1)
+    features = encode_image(model, pixels, generator, TokenMix(1.0, 0.5), low=False)
+    (features[0, 1] * torch.arange(32)).sum().backward()
+    reached = pixels.grad.abs().flatten(1).max(1).values
+    assert reached[2] > 1e-6 and reached[0] == 0 and reached[1] == 0
+
+
+def test_sharpening_centres_queries_and_keys_and_scales_their_products():
+    torch.manual_seed(0)
+    model = build_model(MODEL)
+    pixels = torch.randn(4, 3, 64, 64)
+    attention = model.visual.transformer.resblocks[-1].attn
+    torch.nn.init.normal_(attention.in_proj_bias)
+
+    def queries_and_keys():
+        x, _ = tokens_before_last_block(model, pixels, torch.Generator(), low=False)
+        normed = model.visual.transformer.resblocks[-1].ln_1(x[:, 1:])
+        return F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)[..., :64].detach()
+
+    before = queries_and_keys()
+    sharpen_last_block(model, pixels, 4.0, low=False)
+    after = queries_and_keys()
+    torch.testing.assert_close(after, 2 * (before - before.mean((0, 1))), atol=1e-4, rtol=1e-4)
 
 
 def test_enlarged_model_on_a_picture_is_the_small_one_on_its_average():
