@@ -84,3 +84,9 @@ def test_pipeline_shows_densecrf_where_it_runs_behind_the_confidence():
     assert order == sorted(order)
     with_pamr = texts(figures.pipeline(Recipe.named("thesis-2c").but(pamr=True)))
     assert with_pamr.index("pamr") < with_pamr.index("calibration") < with_pamr.index("densecrf")
+
+
+def test_names_of_points_of_almost_one_height_are_moved_apart():
+    figure = figures.scatter_claims([4.8, 18.9, 19.0, 30.0], [4.4, 22.8, 23.9, 24.0], list("abcd"), "x", "y")
+    moved = {t.get_text(): t.xyann[1] for t in figure.axes[0].texts}
+    assert moved["b"] == moved["a"] and moved["c"] > moved["b"] + 5

@@ -110,7 +110,7 @@ def pareto(
 def _label_points(axes, table: pd.DataFrame, x: str, y: str) -> None:
     """Names beside points; close ones are moved apart vertically."""
     figure = axes.figure
-    figure.canvas.draw()
+    figure.draw_without_rendering()  # the canvas of a closed figure draws nothing
     taken: list[float] = []
     for name, row in table.sort_values(y).iterrows():
         height = axes.transData.transform((row[x], row[y]))[1]
