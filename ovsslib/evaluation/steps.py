@@ -4,7 +4,7 @@ Claims are about another data set and model than the measured numbers, so they g
 subtracted from them. Each measured step is a paired difference over the same draws of images, with a verdict.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 
 from ovsslib.errors import DataError, RecipeError
 from ovsslib.evaluation import uncertainty
+from ovsslib.evaluation.beside import claimed_text
 from ovsslib.evaluation.claims import claim
 from ovsslib.evaluation.factorial import SWITCHES
 from ovsslib.evaluation.results import LOWER_IS_BETTER, Results, title_of
@@ -44,11 +45,6 @@ def accumulate(
         changes = changes | known[name]
         rows[f"+ {name}"] = (base, changes)
     return rows
-
-
-def only(results: Results, names: Iterable[str]) -> Results:
-    """Some of the results, in the order of `names`. Raises DataError for a name that is not among them."""
-    return Results({name: results[name] for name in names}, results.profile)
 
 
 def steps(
@@ -109,8 +105,11 @@ def steps_table(
     title = title_of(metric)
     columns: dict[str, list[str]] = {}
     if claims:
-        columns[f"claimed for {claimed_for}: {title}"] = [_number(v, "{:g} %") for v in made["claimed"]]
-        columns["claimed step"] = [_number(v, "{:+.2f} points") for v in made["claimed_step"]]
+        texts = {row: claimed_text(claim(name)) for row, name in claims.items()}
+        columns[f"claimed for {claimed_for}: {title}"] = [texts.get(row, "") for row in made.index]
+        columns["claimed step"] = [
+            "" if np.isnan(v) else f"{v:+.2f} points" for v in made["claimed_step"]
+        ]
     rows = made.to_dict("records")
     columns[f"measured: {title}"] = [
         f"{row['value']:.2f} % [{row['low']:.2f}, {row['high']:.2f}]" for row in rows
@@ -159,7 +158,3 @@ def _verdict(step: uncertainty.Interval, metric: str) -> str:
     if metric in LOWER_IS_BETTER and word != uncertainty.NOT_SHOWN:
         return uncertainty.WORSE if word == uncertainty.BETTER else uncertainty.BETTER
     return word
-
-
-def _number(value: float, form: str) -> str:
-    return "" if np.isnan(value) else form.format(value)
