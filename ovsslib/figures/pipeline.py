@@ -39,10 +39,10 @@ def pipeline(recipe: Recipe, all_stages: bool = False, columns: int = 4) -> Figu
     heights = [
         max(len(lines) for _, _, lines in boxes[r * columns : (r + 1) * columns]) * 0.17 + 0.55 for r in range(rows)
     ]
-    figure, axes = new_figure(8.4, sum(heights) + 0.35 * rows)
+    figure, axes = new_figure(8.4, sum(heights) + 0.35 * (rows - 1) + 0.05)
     axes.set_axis_off()
     axes.set_xlim(0, columns)
-    axes.set_ylim(-(sum(heights) + 0.35 * rows), 0)
+    axes.set_ylim(-(sum(heights) + 0.35 * (rows - 1) + 0.05), 0)
     top, previous = 0.0, None
     for index, (point, title, lines) in enumerate(boxes):
         row, column = divmod(index, columns)
