@@ -87,7 +87,7 @@ class Backbone:
         if precision not in PRECISIONS:
             raise ModelError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
         self.visual = _check_vision_tower(model, name)
-        self.device = _check_device(device)
+        self.device = check_device(device)
         self.precision, self.dtype = precision, PRECISIONS[precision]
         self.model = model.to(self.device, self.dtype).eval().requires_grad_(False)
         self.name, self.pretrained, self.weights_hash = name, pretrained, weights_hash
@@ -284,7 +284,8 @@ def _check_vision_tower(model: nn.Module, name: str) -> nn.Module:
     return visual
 
 
-def _check_device(device: str | torch.device) -> torch.device:
+def check_device(device: str | torch.device) -> torch.device:
+    """The device, if this machine has it. Raises ModelError that names the ones to choose from."""
     try:
         device = torch.device(device)
     except (RuntimeError, TypeError):

@@ -15,13 +15,13 @@ from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import HfApi, try_to_load_from_cache
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ovsslib import paths
-from ovsslib.backbone import Backbone
+from ovsslib.backbone import Backbone, check_device
 from ovsslib.errors import ModelError
 
 # SHA-256 of the checkpoint files that OpenAI published (the hash is part of each file's address).
@@ -59,6 +59,7 @@ def load_backbone(
     if isinstance(model, str) and model in EMBEDDED:
         return _load_embedded(model, device, precision)
     name, config = _resolve_config(model)
+    check_device(device)  # before a download is begun
     if pretrained is None:
         raise ModelError(
             f"model {name!r} needs weights: pass pretrained= a checkpoint file or a tag"
@@ -69,7 +70,9 @@ def load_backbone(
         file = path
     else:
         file = fetch_pretrained(name, str(pretrained))
-    digest = check_file(file, sha256 or OPENAI_SHA256.get(file.name))
+    if sha256 is None and _is_torchscript(file):  # OpenAI's own archive; a state dict may have its name too
+        sha256 = OPENAI_SHA256.get(file.name)
+    digest = check_file(file, sha256)
     state, from_openai = read_state_dict(file)
     quick = from_openai or (str(pretrained) == "openai")
     net = build_model(config, quick_gelu=quick)
@@ -152,10 +155,11 @@ def check_file(file: Path, sha256: str | None = None) -> str:
     """SHA-256 of a checkpoint. Raises ModelError if the file is missing or its hash is not the expected one."""
     if not file.is_file():
         raise ModelError(f"there is no checkpoint at {file}; check the path, or give a pretrained tag")
+    summed = hashlib.sha256()
     with open(file, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(
-            hashlib, "file_digest"
-        ) else hashlib.sha256(stream.read()).hexdigest()
+        while block := stream.read(1 << 22):
+            summed.update(block)
+    digest = summed.hexdigest()
     if sha256 and digest != sha256:
         raise ModelError(
             f"{file} is damaged or another file: its SHA-256 is {digest}, expected {sha256}; download it again"
@@ -193,6 +197,8 @@ def fetch_pretrained(name: str, tag: str) -> Path:
     if found:
         return found
     try:
+        if settings.get("hf_hub"):  # asked once, so that a machine without a connection need not wait for retries
+            HfApi().model_info(_hub_entry(settings["hf_hub"])[0], timeout=10)
         return Path(open_clip.download_pretrained(settings))
     except Exception as error:  # noqa: BLE001 - hub clients raise their transport's own errors
         where = settings.get("url") or f"the model page {settings.get('hf_hub')!r} of the Hugging Face hub"

@@ -161,9 +161,15 @@ def test_hashes_are_checked(tmp_path, tiny_state, monkeypatch):
     assert load_backbone(TINY_CONFIG, file, sha256=digest).weights_hash == digest[:16]
     with pytest.raises(ModelError, match=f"{digest}, expected 00ff"):
         load_backbone(TINY_CONFIG, file, sha256="00ff")
-    official = file.rename(tmp_path / "ViT-B-16.pt")
+    same_name = file.rename(tmp_path / "ViT-B-16.pt")
+    assert load_backbone(TINY_CONFIG, same_name).weights_hash == digest[:16]
+
+
+def test_an_archive_called_like_openais_must_be_openais(tmp_path):
+    archive = tmp_path / "ViT-B-16.pt"
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(archive)
     with pytest.raises(ModelError, match="damaged or another file"):
-        load_backbone("ViT-B-16", official)
+        load_backbone("ViT-B-16", archive)
 
 
 def test_unknown_models_tags_and_missing_files(tmp_path):
@@ -189,9 +195,16 @@ def test_unreachable_hub_says_what_to_download(monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(loading, "cached_pretrained", lambda name, tag: None)
-    monkeypatch.setattr(open_clip, "download_pretrained", unreachable)
+    monkeypatch.setattr(loading.HfApi, "model_info", unreachable)
     with pytest.raises(ModelError, match="ConnectionError.*download .*pretrained='/path/to/file'"):
         load_backbone("ViT-B-16-quickgelu", "openai")
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_is_downloaded(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(loading, "fetch_pretrained", lambda *names: pytest.fail("downloads"))
+    with pytest.raises(ModelError, match="cuda"):
+        load_backbone("ViT-B-16-quickgelu", "openai", device="cuda")
 
 
 def test_auto_takes_the_cached_clip_and_else_the_embedded_model_with_a_notice(
