@@ -19,7 +19,9 @@ VOCABULARY_SIZE = 49408
 _TABLE, _KEPT = "token_embedding.weight", "kept_token_ids"
 
 
-def save_sceneclip_state(path: Path, state: Mapping[str, Tensor], kept_ids: Tensor, about: dict[str, str]) -> None:
+def save_sceneclip_state(
+    path: Path, state: Mapping[str, Tensor], kept_ids: Tensor, about: dict[str, str]
+) -> None:
     """Write a SceneCLIP to `path`, through a temporary file.
 
     state: open_clip's state dict with the full token table. kept_ids: (K,) ids of the tokens that were trained.
@@ -36,6 +38,7 @@ def save_sceneclip_state(path: Path, state: Mapping[str, Tensor], kept_ids: Tens
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(tensors, temporary, metadata=about)
+    os.chmod(temporary, 0o644)  # safetensors lets nobody but the owner read
     os.replace(temporary, path)
 
 
@@ -48,7 +51,9 @@ def load_sceneclip_state(path: Path) -> tuple[dict[str, Tensor], Tensor]:
     try:
         stored = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"cannot read {path}: {error}; restore the file or run `ovss pretrain sceneclip`") from None
+        raise ModelError(
+            f"cannot read {path}: {error}; restore the file or run `ovss pretrain sceneclip`"
+        ) from None
     if _KEPT not in stored or _TABLE not in stored:
         raise ModelError(
             f"{path} is no SceneCLIP file (no {_KEPT!r} in it); open it with load_backbone(config, pretrained=path)"
