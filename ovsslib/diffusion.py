@@ -106,13 +106,7 @@ class Inpainter:
             )
         if not mask.any():
             raise ImageError("the mask is empty: it marks no pixel, so there is nothing to paint")
-        if seed < 0 or steps < 1 or guidance < 0:
-            raise RecipeError(
-                f"seed={seed}, steps={steps}, guidance={guidance}: seed and guidance are at least "
-                "0, steps 1"
-            )
-        if short_side is not None and short_side < self._cell:
-            raise RecipeError(f"short_side={short_side} must be at least {self._cell} pixels")
+        self._check_settings(seed, steps, guidance, short_side)
         picture, hole, size = self._prepared(image, mask, short_side or self.native_side)
         self.pipeline.set_progress_bar_config(disable=not progress, desc="painting")
         try:
@@ -142,6 +136,17 @@ class Inpainter:
     def _cell(self) -> int:
         """Sides must be multiples of this: a latent cell, and at least diffusers' 8 pixels."""
         return int(np.lcm(8, self.pipeline.vae_scale_factor))
+
+    def _check_settings(
+        self, seed: int, steps: int, guidance: float, short_side: int | None
+    ) -> None:
+        if seed < 0 or steps < 1 or guidance < 0:
+            raise RecipeError(
+                f"seed={seed}, steps={steps}, guidance={guidance}: seed and guidance are at least "
+                "0, steps 1"
+            )
+        if short_side is not None and short_side < self._cell:
+            raise RecipeError(f"short_side={short_side} must be at least {self._cell} pixels")
 
     def _prepared(
         self, image: np.ndarray, mask: np.ndarray, short_side: int

@@ -1,0 +1,94 @@
+"""The house: rooms import from lower floors only, stages do not import each other, pieces stay small and described."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "ovsslib"
+
+FLOORS = {
+    5: "__main__ chapter cli cli_edit console diffusion edit_quality editing figures topics widgets",
+    4: "evaluation",
+    3: "contexts export memory overlay segmentation segmenter",
+    2: "stages",
+    1: "auxiliary backbone classifier loading networks pictures prompts vocabulary words",
+    0: "_torchvision errors geometry palette paths recipe",
+}
+FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
+# The embedded world stands aside: only who opens its model and who offers its commands look in.
+ASIDE, MAY_LOOK_ASIDE = "scenes", {"loading", "topics"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+
+
+def room_of(file: Path) -> str:
+    """First part of a module's path inside the package."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Modules and names of the library that a module imports, anywhere in it: "ovsslib.stages.pamr", ..."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written out from the package's name"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.startswith("ovsslib.")}
+
+
+def test_every_room_has_a_floor():
+    rooms = {room_of(file) for file in FILES} - {"__init__"}
+    assert rooms == {*FLOOR_OF, ASIDE}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_come_from_the_same_floor_or_below(file):
+    room = room_of(file)
+    if room == "__init__":
+        return
+    for name in imported(TREES[file]):
+        other = name.split(".")[1]
+        if other == ASIDE:
+            assert room in {ASIDE, *MAY_LOOK_ASIDE}, f"{file.name} imports {name}"
+        elif room != ASIDE:
+            assert FLOOR_OF[other] <= FLOOR_OF[room], f"{file.name} imports {name}"
+
+
+def test_stages_do_not_import_each_other():
+    stages = [file for file in FILES if room_of(file) == "stages" and file.stem != "__init__"]
+    assert len(stages) > 15
+    for file in stages:
+        others = [name for name in imported(TREES[file]) if name.startswith("ovsslib.stages")]
+        assert not others, f"{file.name} imports {others}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_files_and_functions_are_short_and_described(file):
+    tree = TREES[file]
+    assert file.read_text(encoding="utf-8").count("\n") <= 450
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 70, node.name
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for owner in (tree, *(node for node in classes if not node.name.startswith("_"))):
+        for node in owner.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_nothing_is_written_for_a_newer_python_than_the_oldest_supported_one():
+    newer = {"file_digest", "StrEnum", "batched", "UTC", "Self", "tomllib", "ExceptionGroup", "TaskGroup"}
+    for file, tree in TREES.items():
+        ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 10))
+        names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        names |= {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
+        }
+        assert not names & newer, f"{file.name} uses {names & newer}"
