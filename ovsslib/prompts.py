@@ -182,6 +182,12 @@ class TextSettings:
             )
         return None
 
+    def inert(self, recipe: Recipe) -> dict[str, str]:
+        """Fields that were changed and cannot move a label, each with the reason."""
+        if self.auxiliary is not None and self.auxiliary_weight == 0:
+            return {"auxiliary": "auxiliary_weight is 0"}
+        return {}
+
     def strategy(self) -> PromptStrategy:
         """The prompt strategy: the own templates if there are some, else that of `prompts`."""
         if self.templates:

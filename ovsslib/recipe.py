@@ -217,12 +217,18 @@ class Recipe:
         }
 
     def inert(self) -> dict[str, str]:
-        """Active stages (or fields) that provably cannot change the label map here, each with the reason."""
+        """Active stages and fields that provably cannot change the label map here, each with the reason.
+
+        Keys are stage names ("calibration") or dotted fields ("labels.merge"). A stage says so through its
+        `inert(recipe)`: a reason, a mapping from its fields to reasons, or None.
+        """
         reasons = {}
         for name, settings in self.stages.items():
             says = getattr(settings, "inert", None)
             reason = says(self) if says else None
-            if reason:
+            if isinstance(reason, Mapping):
+                reasons |= {f"{name}.{field}": why for field, why in reason.items()}
+            elif reason:
                 reasons[name] = reason
         return reasons
 

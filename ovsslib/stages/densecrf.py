@@ -298,6 +298,16 @@ class DenseCRF:
             values[name] = getattr(base, name) if own is None else own
         return CRFParameters(**values)
 
+    def inert(self, recipe: object) -> str | None:
+        """No iteration or no weight changes nothing."""
+        chosen = self.resolved()
+        if self.scale < 1:  # the smaller picture and back smooths by itself
+            return None
+        if chosen.iterations == 0:
+            return "iterations is 0"
+        weightless = chosen.smoothness_weight == 0 and chosen.appearance_weight == 0
+        return "both weights are 0" if weightless else None
+
     def on_probabilities(self, probabilities: Tensor, context: object) -> Tensor:
         """(C, H, W) probabilities -> refined, same device and type; `context.image` is (H, W, 3)
         uint8.

@@ -45,6 +45,12 @@ class HierarchySettings:
             return "clusters of words have no name of their own; use text='members'"
         return None
 
+    def inert(self, recipe) -> dict[str, str]:
+        """Fields that were changed and cannot move a label, each with the reason."""
+        if self.groups == "vocabulary" and self.count:
+            return {"count": "the vocabulary's groups are used, not clusters"}
+        return {}
+
     def membership(self, text: TextFeatures) -> tuple[list[str], np.ndarray]:
         """Names of the groups and the group index of every class (C,). Raises RecipeError if there are none."""
         own = text.vocabulary.groups

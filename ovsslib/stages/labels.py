@@ -49,6 +49,18 @@ class LabelSettings:
         if self.closing < 0 or self.closing % 2 == 0 and self.closing:
             raise RecipeError(f"labels.closing={self.closing}: use an odd number of pixels, or 0")
 
+    def inert(self, recipe) -> dict[str, str]:
+        """Fields that were changed and cannot move a label here, each with the reason."""
+        reasons = {}
+        compared = "densecrf" in recipe or self.probability_threshold > 0
+        if self.merge == "logit" and "hierarchy" in recipe:
+            reasons["merge"] = "the hierarchy merges synonyms by itself"
+        elif self.merge == "logit" and not compared:
+            reasons["merge"] = "either way the best query wins, and no threshold or CRF follows"
+        if self.closing_by == "class" and not self.closing:
+            reasons["closing_by"] = "closing is 0"
+        return reasons
+
     def class_scores(self, scaled: Tensor, query_class: Tensor, classes: int) -> Tensor:
         """Scores (C, ...) in [0, 1] of scaled logits (Q, ...); with synonyms they need not sum to 1.
 

@@ -33,6 +33,10 @@ class MiddleLayersSettings:
             return "attention.terms='value' gives every layer the same weights, so there is nothing to mix"
         return None
 
+    def inert(self, recipe) -> str | None:
+        """A share of 0 changes nothing."""
+        return "weight is 0" if self.weight == 0 else None
+
     def taps(self, layers: int) -> set[int]:
         """0-based blocks whose projections are needed. Raises RecipeError for a block the model lacks."""
         if max(self.layers) >= layers:

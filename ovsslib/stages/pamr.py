@@ -232,6 +232,10 @@ class PAMR:
     def __post_init__(self) -> None:
         _check(self.iterations, self.dilations)
 
+    def inert(self, recipe: object) -> str | None:
+        """No iteration changes nothing."""
+        return "iterations is 0" if self.iterations == 0 else None
+
     def on_logits(self, logits: Tensor, context: object) -> Tensor:
         """(B, Q, H, W) stitched logits -> refined logits; `context.pixels` is (B, 3, H, W)
         normalised.

@@ -34,6 +34,10 @@ class RcsSettings:
         if self.tau <= 0:
             raise RecipeError(f"rcs.tau={self.tau}: must be above 0")
 
+    def inert(self, recipe) -> str | None:
+        """No share and no factor: nothing changes."""
+        return "lam is 0 and tau is 1" if self.lam == 0 and self.tau == 1 else None
+
     def taps(self, layers: int) -> set[int]:
         """0-based blocks whose projections are needed. Raises RecipeError for a block the model lacks."""
         if max(self.layers) >= layers:

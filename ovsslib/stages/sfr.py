@@ -53,6 +53,14 @@ class SfrSettings:
             return "attention.terms='value' has no scores that could take the feedback"
         return None
 
+    def inert(self, recipe) -> str | dict[str, str] | None:
+        """Why nothing changes, or the fields that change nothing."""
+        if self.lam == 0 and self.tau == 1:
+            return "lam is 0 and tau is 1"
+        if not self.path_test and not self.released_path_test:
+            return {"released_path_test": "path_test is off"}
+        return None
+
     def feedback(self, logits: Tensor, pixels: Tensor, pamr, patch: int):
         """The adjustment of score matrices that a first segmentation asks for.
 

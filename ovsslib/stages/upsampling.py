@@ -127,7 +127,7 @@ class Upsampling:
             columns), or "image" for one feature per pixel of the window (LoftUp's paper).
         way_back: what becomes of LoftUp's output, see :func:`loftup_features`; for LoftUp only.
         guidance_scaling: colours scaled per "image" or per "batch" (released; answers then depend
-            on neighbours).
+            on neighbours: on a CPU windows go one at a time, so that both are the same there).
         weights: file, hub name, "sceneclip", or None for those of the backbone. Nothing is
             downloaded.
     """
