@@ -7,9 +7,7 @@ vocabulary), files in the format of the official repository, and a local instruc
 mixing itself belongs to the prompts.
 """
 
-import os
 import re
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -166,20 +164,7 @@ def write_official(path: str | Path, texts: Iterable[tuple[str, str]]) -> Path:
         lines.append(f"{name} {_SEPARATOR}{text}\n")
     if not lines:
         raise WordsError(f"no texts to write to {path}: give at least one (name, text) pair")
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.writelines(lines)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path}: {error.strerror}; choose a folder that exists"
-        ) from error
-    return path
+    return paths.write_file(path, "".join(lines).encode())
 
 
 def define_words(

@@ -101,6 +101,7 @@ def segment(
         f"{image.name}: {segmenter.recipe.name}",
         index=False,
     )
+    _say_inert(segmenter.recipe.name, segmenter.recipe)
 
 
 app.command()(edit)
@@ -121,6 +122,7 @@ def evaluate(
     model: Model = None,
     pretrained: Pretrained = None,
     root: Root = None,
+    split: Annotated[str | None, typer.Option(help="val unless given; Scenes: dev, test.")] = None,
     device: Device = None,
     precision: Precision = None,
     workers: Workers = 2,
@@ -137,7 +139,7 @@ def evaluate(
     """Measure recipes on a data set. Finished results are looked up, a stopped run goes on."""
     from ovsslib.evaluation.results import measure, named_recipes
 
-    where = _profile(profile, model, pretrained, dataset, root, device, precision)
+    where = _profile(profile, model, pretrained, dataset, root, device, precision).but(split=split)
     named = named_recipes(recipe or ["sclip"], where)
     if set_:
         changes = parse_changes(set_)
@@ -176,10 +178,14 @@ def _report(found, metrics: list[str], baseline: str | None, csv: Path | None = 
         report = found[label]
         if report.skipped:
             say(f"{label}: {len(report.skipped)} images were skipped, first {report.skipped[0][1]}")
+        _say_inert(label, report.recipe)
     if csv is not None and speaks():
-        from ovsslib.evaluation.store import write_file
+        paths.write_file(csv, found.numbers(metrics, baseline).to_csv(index=False).encode())
 
-        write_file(csv, found.numbers(metrics, baseline).to_csv(index=False).encode())
+
+def _say_inert(label: str, recipe: Recipe) -> None:
+    for name, reason in recipe.inert().items():
+        say(f"{label}: {name} cannot change the mask here: {reason}")
 
 
 def _leave_processes() -> None:
@@ -224,9 +230,7 @@ def reproduce(
     for model, recipe, changes, why in found.failed:
         say(f"not run: {model} on {recipe}, {changes}: {one_line(why)}")
     if csv is not None:
-        from ovsslib.evaluation.store import write_file
-
-        write_file(csv, found.ledger.to_csv(index=False).encode())
+        paths.write_file(csv, found.ledger.to_csv(index=False).encode())
 
 
 @app.command("recipes")

@@ -1,8 +1,8 @@
 """Masks for other tools: COCO's run-length encoding, and one transparent cut-out per word."""
 
+import io
 import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ovsslib.errors import DataError, ImageError
+from ovsslib.paths import write_file
 
 if TYPE_CHECKING:
     from ovsslib.segmentation import Segmentation
@@ -105,23 +106,9 @@ def cutouts(segmentation: "Segmentation", folder: str | os.PathLike[str]) -> dic
 
 def write_png(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
     """Writes a PNG in one step: a file of that name is whole at any time. Raises DataError."""
-    path = Path(path)
-    try:
-        handle, temporary = tempfile.mkstemp(suffix=".png", prefix=".ovss-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                picture.save(file, format="PNG")
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path}: {error.strerror or error}; give a folder that exists and can "
-            "be written"
-        ) from error
-    return path
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return write_file(path, buffer.getvalue())
 
 
 def _pieces(segmentation: "Segmentation", components: bool) -> Iterator[tuple[int, np.ndarray]]:

@@ -5,6 +5,8 @@ at run time goes to one cache folder per user, `$OVSSLIB_CACHE` if that is set.
 """
 
 import os
+import secrets
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -45,3 +47,32 @@ def cache(relative: str = "") -> Path:
             "set OVSSLIB_CACHE to a folder that can be written"
         ) from error
     return folder
+
+
+def write_file(path: str | os.PathLike[str], content: bytes, make_folder: bool = False) -> Path:
+    """Write a file in one step, so that it is whole at any time; an existing one is replaced.
+
+    Args:
+        make_folder: make its folder if that is missing.
+
+    Raises DataError if it cannot be written, and leaves nothing behind then.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path}: {error.strerror or error}; make room, or choose a folder that exists and "
+            "can be written (OVSSLIB_CACHE moves the cache)"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    return path

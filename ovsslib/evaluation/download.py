@@ -28,6 +28,7 @@ import requests
 from tqdm import tqdm
 
 from ovsslib.errors import DataError
+from ovsslib.paths import write_file
 
 _BLOCK = 1 << 20
 _TIMEOUT = 60
@@ -170,7 +171,7 @@ def _fetch(archive: Archive, folder: Path, progress: bool) -> tuple[Path, str, b
     if expected is not None:
         return path, expected, True
     found = f"sha256:{_sha256(path)}"
-    _write_text(record, found + "\n")
+    write_file(record, f"{found}\n".encode())
     log.warning("%s has no published hash; %s is recorded in %s", archive.file, found, record)
     return path, found, False
 
@@ -198,7 +199,7 @@ class _Resuming:
             version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
             # Without a version the rest might be of another file: then the next try starts anew.
             if version and not version.startswith("W/"):
-                _write_text(tag, version)
+                write_file(tag, version.encode())
             elif not going_on:
                 tag.unlink(missing_ok=True)
             self._receive(answer, have if going_on else 0)
@@ -346,9 +347,3 @@ def _sha256(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -23,7 +23,6 @@ from ovsslib.classifier import TextFeatures
 from ovsslib.errors import DataError
 from ovsslib.evaluation.fingerprints import data_fingerprint, evaluation_parts, key_of
 from ovsslib.evaluation.sharing import group_by_trunk, share_logits
-from ovsslib.evaluation.store import write_file
 from ovsslib.segmenter import Segmenter, window_logits_of
 from ovsslib.vocabulary import Vocabulary
 
@@ -240,6 +239,6 @@ def _close(job: _Job) -> None:
     if job.path is None:
         return
     try:
-        write_file(job.path, job.buffer.getvalue())
+        paths.write_file(job.path, job.buffer.getvalue(), make_folder=True)
     except DataError as error:
         warnings.warn(f"the label maps are not kept: {error}", stacklevel=3)

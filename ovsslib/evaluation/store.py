@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import shutil
 import warnings
 import zipfile
@@ -108,8 +107,8 @@ class ResultsStore:
         content["configuration"] = {"recipe": base, "changes": changes}
         text = json.dumps(content, indent=1).encode()  # not sorted: classes keep their order
         # The JSON file comes last: a record without it does not exist.
-        write_file(self.folder / f"{key}.npz", counts)
-        return write_file(self.folder / f"{key}.json", text)
+        paths.write_file(self.folder / f"{key}.npz", counts, make_folder=True)
+        return paths.write_file(self.folder / f"{key}.json", text, make_folder=True)
 
     def records(self) -> Iterator[Path]:
         """JSON files of all records, the user's first, each key once, in the order of the keys."""
@@ -285,24 +284,6 @@ def _smallest(values: np.ndarray) -> np.ndarray:
     """The same numbers in the smallest unsigned type that holds them."""
     largest = int(values.max()) if values.size else 0
     return values.astype(np.min_scalar_type(largest))
-
-
-def write_file(path: Path, content: bytes) -> Path:
-    """Write a file in one step: under a temporary name first. Raises DataError, and leaves nothing behind."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(
-            f"cannot write {path} ({error.strerror or error}); make room or set OVSSLIB_CACHE to another folder"
-        ) from error
-    return path
 
 
 def configuration(recipe: Recipe, dataset: str | None) -> tuple[str, str]:

@@ -1,0 +1,40 @@
+"""Shipped data, the cache, and files that are whole or not there."""
+
+import os
+
+import pytest
+
+from ovsslib import paths
+from ovsslib.errors import DataError
+
+
+def test_shipped_data_is_found():
+    assert paths.data("recipes/sclip.yaml").is_file()
+    assert not paths.data("no/such/file").exists()
+
+
+def test_cache_follows_the_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVSSLIB_CACHE", str(tmp_path / "own"))
+    assert paths.cache("text") == tmp_path / "own" / "text" and (tmp_path / "own" / "text").is_dir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("OVSSLIB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="set OVSSLIB_CACHE"):
+        paths.cache("text")
+
+
+def test_a_file_is_written_whole_and_replaced(tmp_path):
+    file = tmp_path / "new" / "numbers.csv"
+    assert paths.write_file(file, b"one", make_folder=True) == file
+    paths.write_file(str(file), b"two")
+    assert file.read_bytes() == b"two" and os.listdir(file.parent) == ["numbers.csv"]
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "none" / "a.csv", tmp_path / "file" / "a.csv", tmp_path / ("n" * 300)):
+        with pytest.raises(DataError, match="cannot write"):
+            paths.write_file(path, b"")
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(DataError, match="No space left"):
+        paths.write_file(tmp_path / "b.csv", b"")
+    assert os.listdir(tmp_path) == ["file"]
