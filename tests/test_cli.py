@@ -121,6 +121,27 @@ def test_evaluate_skips_or_stops(folder, capsys):
     assert "1 images were skipped" in capsys.readouterr().out
 
 
+def test_switches_without_effect_are_named(folder, capsys):
+    arguments = ["evaluate", "--dataset", "folder", "--root", folder.root, "--limit", 1, *SMALL]
+    assert run(*arguments, "--workers", 0, "--set", "calibration=true") == 0
+    assert "sclip: calibration cannot change the mask here: a temper" in capsys.readouterr().out
+    picture = folder.images[folder.names[0]]
+    changes = [*SMALL, "--set", "labels.merge=logit"]
+    assert run("segment", picture, "--words", "person, dog", "--model", "any", *changes) == 0
+    assert "labels.merge cannot change the mask here" in capsys.readouterr().out
+
+
+def test_a_recipe_tuned_for_another_data_set_is_reported(folder, tmp_path, capsys):
+    from ovsslib.recipe import Recipe
+
+    free = {"labels.probability_threshold": 0, "labels.area_threshold": 0}
+    own = tmp_path / "own.yaml"
+    own.write_text(Recipe.named("sclip", "voc21").but(free).to_yaml())
+    arguments = ["evaluate", "--recipe", own, "--dataset", "folder", "--root", folder.root, *SMALL]
+    assert run(*arguments, "--limit", 1, "--workers", 0) == 0
+    assert "tuned for voc21, and is measured on folder" in capsys.readouterr().err
+
+
 def test_only_the_first_process_prints(folder, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     assert run("recipes") == 0
@@ -201,6 +222,29 @@ def test_scenes_make(tmp_path, capsys):
     assert run("scenes", "make", "--count", 2, "--seed", 5, "--out", tmp_path / "world") == 0
     assert len(list((tmp_path / "world/images/val").glob("*.jpg"))) == 2
     assert "2 pictures in" in capsys.readouterr().out
+
+
+def test_the_test_split_of_scenes_is_drawn_checked_and_measured(tmp_path, monkeypatch, capsys):
+    from ovsslib.scenes import dataset_files, write_split
+
+    shipped = tmp_path / "data/scenes"
+    write_split(shipped, 2, 5, "test")
+    own_data = dataset_files.paths.data
+    monkeypatch.setattr(
+        dataset_files.paths, "data",
+        lambda name: tmp_path / "data" / name if "manifests" in name else own_data(name),
+    )  # fmt: skip
+    out = tmp_path / "drawn"
+    where = ["--root", out, "--split", "test"]
+    assert run("data", "check", "scenes", *where[2:]) == 1
+    assert "ovss scenes test" in capsys.readouterr().out
+    assert run("scenes", "test", "--out", out) == 0
+    assert "2 pictures in" in capsys.readouterr().out
+    assert run("data", "check", "scenes-object", *where) == 0
+    capsys.readouterr()
+    arguments = ["--dataset", "scenes", *where, "--workers", 0, *SMALL]
+    assert run("evaluate", *arguments) == 0
+    assert "tiny/vectors on scenes, 2 images" in capsys.readouterr().out
 
 
 def test_pretrain_calls_the_trainer(tmp_path, monkeypatch, capsys):

@@ -319,7 +319,7 @@ def _layout(name: str, split: str) -> Layout:
     if name.startswith("scenes"):
         view = {"scenes": f"identity-{classes}", "scenes-object": "scenes_object"}
         forms = ((".png", view.get(name, "scenes_things")),)
-        part = _folder_of(name, split, train="train", val="val", test="test")
+        part = _folder_of(name, split, train="train", dev="dev", val="val", test="test")
     elif name == "ade20k":
         forms = ((".png", f"reduced-{classes}"),)
         part = _folder_of(name, split, train="training", val="validation")
@@ -357,9 +357,11 @@ def _find_root(name: str, root: str | os.PathLike | None, folder: str, layout: L
     for candidate in [root, *(root / part for part in usual)]:
         if (candidate / layout.images).is_dir():
             return candidate
+    remedy = "see the data page of the book for the layout"
+    if folder == "scenes":
+        remedy = "draw it with `ovss scenes make` or `ovss scenes test`, and give its folder as root"
     raise DataError(
-        f"{name} is not in {root}: there is no folder {layout.images} in it or in its {folder}; "
-        "see the data page of the book for the layout"
+        f"{name} is not in {root}: there is no folder {layout.images} in it or in its {folder}; {remedy}"
     )
 
 

@@ -338,7 +338,9 @@ class _Run:
     ) -> Report:
         kept = np.flatnonzero(counts["done"])
         dataset, backbone = self.dataset, job.segmenter.backbone
-        expected = VIEWS.get(dataset.name, (None,) * 4)[3] or self.whole
+        official = getattr(dataset, "split", "val") == "val"
+        expected = VIEWS.get(dataset.name, (None,) * 4)[3] if official else None
+        expected = expected or self.whole
         made = provenance(backbone.device)
         made |= {
             "threads": torch.get_num_threads(),

@@ -26,7 +26,8 @@ class Profile:
     Attributes:
         name, title: for tables, one line for people.
         model, pretrained: as :func:`ovsslib.load_backbone` takes them.
-        dataset, root: as :func:`ovsslib.open_dataset` takes them; root None: $OVSSLIB_DATA, or the shipped Scenes.
+        dataset, root, split: as :func:`ovsslib.open_dataset` takes them; root None: $OVSSLIB_DATA, or the shipped
+            Scenes.
         device: "cpu", "cuda", "cuda:N", or "auto": cuda if there is one.
         precision: "fp32", "bf16" or "fp16".
         limit: the first images only, or None for all.
@@ -40,6 +41,7 @@ class Profile:
     device: str = "cpu"
     precision: str = "fp32"
     limit: int | None = None
+    split: str = "val"
     title: str = ""
 
     @staticmethod
@@ -89,11 +91,11 @@ class Profile:
 
     def open(self, limit: int | None = None) -> SegmentationDataset:
         """The data set, cut to `limit` images (the profile's own limit if None). Raises DataError."""
-        return open_dataset(self.dataset, self.root, limit=limit or self.limit)
+        return open_dataset(self.dataset, self.root, self.split, limit or self.limit)
 
     def open_whole(self) -> SegmentationDataset:
         """The data set with all its images, whatever the limit. Raises DataError."""
-        return open_dataset(self.dataset, self.root)
+        return open_dataset(self.dataset, self.root, self.split)
 
     def recipe(self, recipe: Recipe | str) -> Recipe:
         """A recipe for this profile: a name stands for its settings for this data set."""

@@ -334,11 +334,23 @@ def test_the_shipped_scenes_need_no_root():
     assert len({data.fingerprint() for data in (whole, objects, things)}) == 3
 
 
-def test_other_splits(tmp_path):
+@pytest.mark.parametrize("name", ["scenes", "scenes-object", "scenes-things"])
+def test_nothing_is_wrong_with_the_shipped_scenes(name):
+    assert check_dataset(name, progress=False) == []
+    assert len(open_dataset(name)) == 400
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_other_splits_of_scenes(tmp_path, split):
     fake = build("scenes", tmp_path)
     for folder in ("images", "annotations"):
-        (fake.root / folder / "val").rename(fake.root / folder / "test")
-    assert len(open_dataset("scenes", tmp_path, split="test")) == 3
+        (fake.root / folder / "val").rename(fake.root / folder / split)
+    assert len(open_dataset("scenes", tmp_path, split=split)) == 3
+    with pytest.raises(DataError, match="ovss scenes test"):
+        open_dataset("scenes", tmp_path)
+
+
+def test_other_splits(tmp_path):
     voc = build("voc21", tmp_path)
     lists = voc.root / "ImageSets/Segmentation"
     (lists / "train.txt").write_text(f"{voc.names[1]}\n\n")
