@@ -265,6 +265,15 @@ def test_links_of_the_readme_lead_somewhere():
         assert (ROOT / target).exists(), target
 
 
+def test_the_readmes_picture_has_a_text_for_those_who_do_not_see_it():
+    for page in ("README.md", "book/index.md"):
+        text = (ROOT / page).read_text()
+        alt = re.search(r"!\[([^]]+)\]\(book/images/readme.png\)|images/readme.png\n:alt: (.+)", text)
+        assert len(alt[1] or alt[2]) > 60
+    with Image.open(ROOT / "book/images/readme.png") as picture:
+        assert picture.width >= 800
+
+
 def test_make_help_lists_the_targets():
     done = subprocess.run(["make", "help"], capture_output=True, text=True, cwd=ROOT, check=True)
     listed = {line.split()[0] for line in done.stdout.splitlines()[1:]}
