@@ -10,6 +10,7 @@ It computes what open_clip's ``CLIP.encode_image`` and ``CLIP.encode_text`` comp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -97,14 +98,10 @@ def _foreign_patches(patches: torch.Tensor, generator: torch.Generator) -> torch
     return patches.roll(1, 0).gather(1, index.expand(-1, -1, width))
 
 
-def tokens_before_last_block(
-    model: nn.Module,
-    pixels: torch.Tensor,
-    generator: torch.Generator,
-    patch_dropout: float = 0.0,
-    low: bool = True,
+def embed(
+    model: nn.Module, pixels: torch.Tensor, generator: torch.Generator, patch_dropout: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens (B, 1 + kept patches, D) that enter the last block, and the initial class token (B, 1, D). Arguments as
+    """Tokens (B, 1 + kept patches, D) that enter the first block, and the class token among them (B, 1, D). Arguments as
     those of :func:`encode_image`."""
     tower = model.visual
     x = F.conv2d(pixels, tower.conv1.weight, stride=tower.conv1.stride).flatten(2).transpose(1, 2)
@@ -116,10 +113,7 @@ def tokens_before_last_block(
         x = x.gather(1, index[..., None].expand(-1, -1, width))
     first = (tower.class_embedding + tower.positional_embedding[0]).expand(batch, 1, width)
     x = _norm(torch.cat([first, x], dim=1), tower.ln_pre)
-    initial = x[:, :1]
-    for block in tower.transformer.resblocks[:-1]:
-        x = run_block(block, x, low)
-    return x, initial
+    return x, x[:, :1]
 
 
 def encode_image(
@@ -138,8 +132,10 @@ def encode_image(
     residual.
     """
     tower = model.visual
-    last = tower.transformer.resblocks[-1]
-    x, initial = tokens_before_last_block(model, pixels, generator, patch_dropout, low)
+    *blocks, last = tower.transformer.resblocks
+    x, initial = embed(model, pixels, generator, patch_dropout)
+    for block in blocks:
+        x = run_block(block, x, low)
     batch = x.shape[0]
     token = x[:, :1]
     if mix is not None:
@@ -156,23 +152,27 @@ def encode_image(
 
 
 @torch.no_grad()
-def sharpen_last_block(
-    model: nn.Module, pixels: torch.Tensor, factor: float, low: bool = True
+def sharpen_blocks(
+    model: nn.Module, pixels: torch.Tensor, factors: Mapping[int, float], low: bool = True
 ) -> None:
-    """Make the last block's attention more selective, in place; training goes on from there.
+    """Make the attention of some image blocks more selective, in place; training goes on from there.
 
-    A query that is the same for all pictures (the initial class token) leaves the patches' own queries and keys with a
-    large common part and small differences: q q^T and k k^T hardly tell one patch from another. This takes the patches'
-    mean query and mean key, measured on ``pixels`` (B, 3, H, W), out of the biases and multiplies attention scores by
-    ``factor``.
+    A class token that asks the same of all pictures leaves the patches' own queries and keys with a large common part
+    and small differences: q q^T and k k^T hardly tell one patch from another. This takes the patches' mean query and mean
+    key, measured on ``pixels`` (B, 3, H, W), out of the biases and multiplies attention scores by a factor.
+
+    ``factors``: block number (1 is the first) -> factor.
     """
-    x, _ = tokens_before_last_block(model, pixels, torch.Generator(), low=low)
-    block = model.visual.transformer.resblocks[-1]
+    tower = model.visual
+    x, _ = embed(model, pixels, torch.Generator())
     both = slice(0, 2 * x.shape[-1])
-    weight, bias = block.attn.in_proj_weight[both], block.attn.in_proj_bias[both]
-    bias -= F.linear(_norm(x[:, 1:], block.ln_1), weight, bias).mean((0, 1))
-    weight *= factor**0.5
-    bias *= factor**0.5
+    for number, block in enumerate(tower.transformer.resblocks, start=1):
+        if number in factors:
+            weight, bias = block.attn.in_proj_weight[both], block.attn.in_proj_bias[both]
+            bias -= F.linear(_norm(x[:, 1:], block.ln_1), weight, bias).mean((0, 1))
+            weight *= factors[number] ** 0.5
+            bias *= factors[number] ** 0.5
+        x = run_block(block, x, low)
 
 
 def encode_text(model: nn.Module, tokens: torch.Tensor, low: bool = True) -> torch.Tensor:

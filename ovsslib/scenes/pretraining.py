@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ovsslib import paths
 from ovsslib.backbone import PIXEL_MEAN, PIXEL_STD
 from ovsslib.errors import DataError, ModelError
-from ovsslib.scenes.forward import TokenMix, encode_image, encode_text, sharpen_last_block
+from ovsslib.scenes.forward import TokenMix, encode_image, encode_text, sharpen_blocks
 from ovsslib.scenes.optimiser import make_optimisers
 from ovsslib.scenes.training_data import training_loader
 from ovsslib.scenes.weights import load_sceneclip_state, save_sceneclip_state
@@ -42,8 +42,9 @@ class PretrainingSettings:
     model: open_clip's configuration of the finished model. shrink: pictures and patches are smaller by this factor while
     training. start: shipped weights to start from ("models/.../model.safetensors"), None for random ones. steps: of one
     batch each. warmup: steps. final_share: last part of the run, without patch dropout. mix and final_mix: see TokenMix.
-    sharpen, sharpen_at: factor by which the last block's attention scores grow, once, at this share of the run (see
-    forward.sharpen_last_block); 1 is never. held_out_seed: world of the pictures that measure the held-out loss. context: tokens of a caption that are read.
+    sharpen, sharpen_at: block number -> factor by which its attention scores grow, once, at this share of the run (see
+    forward.sharpen_blocks). held_out_seed: world of the pictures that measure the held-out loss. context: tokens of a
+    caption that are read.
     """
 
     model: dict[str, Any]
@@ -63,7 +64,7 @@ class PretrainingSettings:
     final_lr: float = 0.3
     mix: TokenMix = field(default_factory=TokenMix)
     final_mix: TokenMix = field(default_factory=TokenMix)
-    sharpen: float = 1.0
+    sharpen: dict[int, float] = field(default_factory=dict)
     sharpen_at: float = 0.7
     bfloat16: bool = True
     threads: int = 1
@@ -228,7 +229,7 @@ class Trainer:
         self.step, self.seconds, self.images = 0, 0.0, 0
         self.seen_tokens = torch.zeros(self.model.vocab_size, dtype=torch.bool)
         self.log: list[str] = []
-        self.sharpened = settings.sharpen == 1
+        self.sharpened = not settings.sharpen
 
     @property
     def _checkpoint(self) -> Path:
@@ -285,7 +286,7 @@ class Trainer:
         low = settings.bfloat16
         pixels = to_pixels(images, self.device)
         if not self.sharpened and progress >= settings.sharpen_at:
-            sharpen_last_block(self.model, pixels[:32], settings.sharpen, low)
+            sharpen_blocks(self.model, pixels[:32], settings.sharpen, low)
             self.sharpened = True
         texts = encode_text(self.model, tokens.to(self.device), low)
         features = encode_image(

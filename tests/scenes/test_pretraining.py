@@ -20,10 +20,11 @@ from ovsslib.errors import DataError, ModelError
 from ovsslib.loading import build_model, load_state
 from ovsslib.scenes.forward import (
     TokenMix,
+    embed,
     encode_image,
     encode_text,
-    sharpen_last_block,
-    tokens_before_last_block,
+    run_block,
+    sharpen_blocks,
 )
 from ovsslib.scenes.optimiser import orthogonal_factor
 from ovsslib.scenes.pretraining import (
@@ -48,7 +49,7 @@ MODEL = {
 }
 TINY = PretrainingSettings(
     model=MODEL, seed=3, steps=50, batch=16, crops=2, lr=3e-3, warmup=5, patch_dropout=0.5, workers=0,
-    mix=TokenMix(0.5, 0.5), sharpen=2.0, final_mix=TokenMix(0.3, 0.5), checkpoint_seconds=0.0,
+    mix=TokenMix(0.5, 0.5), sharpen={2: 2.0}, final_mix=TokenMix(0.3, 0.5), checkpoint_seconds=0.0,
 )  # fmt: skip
 
 
@@ -191,18 +192,20 @@ def test_sharpening_centres_queries_and_keys_and_scales_their_products():
     torch.manual_seed(0)
     model = build_model(MODEL)
     pixels = torch.randn(4, 3, 64, 64)
-    attention = model.visual.transformer.resblocks[-1].attn
-    torch.nn.init.normal_(attention.in_proj_bias)
+    first, last = model.visual.transformer.resblocks
+    torch.nn.init.normal_(last.attn.in_proj_bias)
+    untouched = first.attn.in_proj_weight.clone()
 
     def queries_and_keys():
-        x, _ = tokens_before_last_block(model, pixels, torch.Generator(), low=False)
-        normed = model.visual.transformer.resblocks[-1].ln_1(x[:, 1:])
-        return F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)[..., :64].detach()
+        x, _ = embed(model, pixels, torch.Generator())
+        normed = last.ln_1(run_block(first, x, low=False)[:, 1:])
+        return F.linear(normed, last.attn.in_proj_weight, last.attn.in_proj_bias)[..., :64].detach()
 
     before = queries_and_keys()
-    sharpen_last_block(model, pixels, 4.0, low=False)
-    after = queries_and_keys()
-    torch.testing.assert_close(after, 2 * (before - before.mean((0, 1))), atol=1e-4, rtol=1e-4)
+    sharpen_blocks(model, pixels, {2: 4.0}, low=False)
+    expected = 2 * (before - before.mean((0, 1)))
+    torch.testing.assert_close(queries_and_keys(), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(first.attn.in_proj_weight, untouched)
 
 
 def test_enlarged_model_on_a_picture_is_the_small_one_on_its_average():
