@@ -120,6 +120,6 @@ def test_settings_are_checked_and_survive_yaml():
     with pytest.raises(RecipeError, match="upsampling.method"):
         Upsampling(method="nearest")
     with pytest.raises(RecipeError, match="concerns loftup, not bilinear"):
-        Recipe("x", {"upsampling": Upsampling("bilinear", way_back="inverse_norm")})
+        Recipe("x", {"upsampling": Upsampling("bilinear", way_back="as_is")})
     assert Upsampling("bilinear", 1).inert(None)
     assert Upsampling("bilinear", 2).inert(None) is None
