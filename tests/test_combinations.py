@@ -72,10 +72,15 @@ def test_every_combination_of_stages_is_made_or_refused_with_a_reason():
             assert "cannot work: " in str(error) and len(str(error)) > 50
 
 
-def test_every_combination_of_thesis_switches_is_made():
+def test_every_combination_of_thesis_switches_runs(tiny_backbone, loftup_file):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
     seen = set()
     for flags in itertools.product((False, True), repeat=len(THESIS_SWITCHES)):
-        recipe = Recipe.from_thesis_config(dict(zip(THESIS_SWITCHES, flags, strict=True)))
+        recipe = Recipe.from_thesis_config(dict(zip(THESIS_SWITCHES, flags, strict=True))).but(SMALL)
+        if "upsampling" in recipe:
+            recipe = recipe.but({"upsampling.weights": loftup_file})
+        result = Segmenter(tiny_backbone, recipe)(picture, WORDS, keep_scores=True)
+        assert result.mask.shape == (40, 48) and np.isfinite(result.scores).all(), flags
         seen.add(recipe.key())
     assert len(seen) == 2 ** len(THESIS_SWITCHES)
 
