@@ -113,3 +113,33 @@ def test_end_to_end_with_a_small_model(monkeypatch, tmp_path, tiny_backbone):
     found = reproduce.reproduce(target, "voc20", own, progress=False)
     assert set(found.results["model"]) == {"tiny/vectors"} and set(found.results["images"]) == {1}
     assert not found.ledger["status"].str.startswith("measured").any()
+
+
+def test_the_command_from_files_to_a_comparison(monkeypatch, tmp_path, tiny_backbone, capsys):
+    """`ovss reproduce` on a fake VOC with the official settings: six recipes, a record each, a table and a CSV."""
+    from ovsslib.cli import main
+
+    monkeypatch.setenv("OVSSLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OVSSLIB_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(profiles, "load_backbone", lambda *a, **k: tiny_backbone)
+    monkeypatch.setattr(profiles, "_backbones", {})
+    build("voc21", tmp_path / "data", images=1)
+    named = Recipe.named
+
+    def quick(name, dataset=None):
+        fast = {"text.prompts": "single", "windows.short_side": 64, "windows.stride": 112}
+        return named(name, dataset).but(fast)
+
+    monkeypatch.setattr(reproduce.Recipe, "named", staticmethod(quick))
+    arguments = ["reproduce", "itaclip-table1", "--dataset", "voc21", "--workers", "0"]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--csv", str(tmp_path / "ledger.csv")])
+    shown = capsys.readouterr()
+    assert ended.value.code == 0 and "not run" not in shown.out
+    assert "67.9" in shown.out and "ITACLIP" in shown.out
+    assert len(list((tmp_path / "cache").rglob("results/*.*"))) >= 6
+    ledger = (tmp_path / "ledger.csv").read_text().splitlines()
+    assert "status" in ledger[0] and any("itaclip-t1-itaclip-voc21-miou" in row for row in ledger)
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "1/1" not in capsys.readouterr().err, "the second run only looks up"
