@@ -218,6 +218,15 @@ def test_words_commands(tmp_path, capsys, monkeypatch):
     )
 
 
+def test_defining_without_a_model_is_one_line_with_the_remedy(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert run("words", "define", "otter", "--model", "nobody/has-this-model") == 1
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and ("hf download nobody/has-this-model" in shown or "ovsslib[llm]" in shown)
+    assert run("words", "define", "otter", "--kind", "poems") == 1
+    assert "known: definitions, synonyms" in capsys.readouterr().err
+
+
 def test_scenes_make(tmp_path, capsys):
     assert run("scenes", "make", "--count", 2, "--seed", 5, "--out", tmp_path / "world") == 0
     assert len(list((tmp_path / "world/images/val").glob("*.jpg"))) == 2
