@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ovsslib import paths
-from ovsslib.errors import ModelError
+from ovsslib.errors import ModelError, RecipeError
 from ovsslib.evaluation.fingerprints import code_hash
 from ovsslib.evaluation.store import ResultsStore
 from ovsslib.loading import EMBEDDED, check_file
@@ -33,8 +33,12 @@ def is_current(path: Path, weights: set[str]) -> bool:
     record = json.loads(path.read_text(encoding="utf-8"))
     if record["parts"]["weights"] not in weights or record["skipped"]:
         return False
-    stages = {name: make_settings(name, v) for name, v in record["recipe"]["stages"].items()}
-    return record["parts"]["code"] == code_hash(Recipe(record["recipe"]["name"], stages))
+    try:
+        stages = {name: make_settings(name, v) for name, v in record["recipe"]["stages"].items()}
+        recipe = Recipe(record["recipe"]["name"], stages)
+    except RecipeError:  # settings that this code no longer takes
+        return False
+    return record["parts"]["code"] == code_hash(recipe)
 
 
 def main() -> int:
