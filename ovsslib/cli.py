@@ -97,7 +97,7 @@ def segment(
                 f"cannot write {overlay}: {error}; name a PNG or JPEG in a folder that exists"
             ) from error
     show(
-        result.table()[["name", "pixels", "share"]],
+        result.table()[["name", "pixels", "share"]].rename(columns={"share": "share (%)"}),
         f"{image.name}: {segmenter.recipe.name}",
         index=False,
     )
