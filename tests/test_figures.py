@@ -86,7 +86,55 @@ def test_pipeline_shows_densecrf_where_it_runs_behind_the_confidence():
     assert with_pamr.index("pamr") < with_pamr.index("calibration") < with_pamr.index("densecrf")
 
 
-def test_names_of_points_of_almost_one_height_are_moved_apart():
-    figure = figures.scatter_claims([4.8, 18.9, 19.0, 30.0], [4.4, 22.8, 23.9, 24.0], list("abcd"), "x", "y")
-    moved = {t.get_text(): t.xyann[1] for t in figure.axes[0].texts}
-    assert moved["b"] == moved["a"] and moved["c"] > moved["b"] + 5
+def test_names_of_points_cover_neither_each_other_nor_a_point():
+    claimed, measured = [4.4, 22.8, 23.0, 24.0], [4.8, 18.9, 19.0, 30.0]
+    figure = figures.scatter_claims(measured, claimed, ["q-q", "v-v", "k-k", "a long name at the edge"], "x", "y")
+    axes = figure.axes[0]
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 4
+    for place, box in enumerate(boxes):
+        assert box.count_overlaps(boxes[:place]) == 0
+        assert box.x1 <= figure.bbox.x1
+        for point in axes.transData.transform(list(zip(claimed, measured, strict=True))):
+            assert not box.contains(*point)
+
+
+def test_attention_panel_wraps_its_maps():
+    image = np.zeros((32, 48, 3), np.uint8)
+    maps = {f"layer {one}": np.ones((2, 3)) for one in range(4)}
+    figure = figures.attention_panel(image, maps, (1, 2), columns=3)
+    shown = [place for place in figure.axes if place.images]
+    assert len(shown) == 5 and len({round(place.get_position().y0, 3) for place in shown}) == 2
+
+
+def test_dots_take_less_room_with_less_spacing():
+    table = pd.DataFrame({"value": [1.0] * 30, "low": [0.5] * 30, "high": [2.0] * 30}, index=map(str, range(30)))
+    assert figures.dots(table, spacing=0.2).get_size_inches()[1] < figures.dots(table).get_size_inches()[1]
+
+
+
+def test_scatter_takes_values_by_position():
+    measured = pd.Series([4.8, 18.9], index=[0, 1])
+    figure = figures.scatter_claims(measured, pd.Series([1.0, 2.0]), ["clip", "sclip"], "x", "y")
+    points = [line.get_xydata()[0].tolist() for line in figure.axes[0].lines]
+    assert points == [[1.0, 4.8], [2.0, 18.9]]
+
+
+def test_upright_bars_have_a_legend_of_their_groups():
+    figure = figures.columns({"sky": 12.0, "dog": 1.0, "cat": 2.0}, "share (%)", {"sky": "stuff", "dog": "thing"})
+    axes = figure.axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [12.0, 1.0, 2.0]
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["stuff", "thing"]
+    assert axes.patches[0].get_facecolor() != axes.patches[1].get_facecolor()
+    assert figures.columns({"sky": 12.0}, "share (%)").axes[0].get_legend() is None
+
+
+def test_a_label_sheet_has_each_label_map_below_its_picture():
+    image = np.full((20, 30, 3), 7, np.uint8)
+    pairs = [(image, np.full((20, 30), label)) for label in (2, 0, 255)]
+    figure = figures.label_sheet(pairs, ["sky", "grass", "dog"], columns=2)
+    shown = [axes.images[0].get_array()[0, 0].tolist() if axes.images else None for axes in figure.axes]
+    assert shown[:2] == [[7, 7, 7]] * 2 and shown[4] == [7, 7, 7] and shown[5] is None
+    assert shown[6] == [255, 255, 255] and shown[2] != shown[3]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["sky", "dog"]

@@ -5,12 +5,28 @@ intervals; `pipeline` draws the flow of a recipe from the recipe itself.
 """
 
 from ovsslib.figures.attention import attention_map, plot_attention
-from ovsslib.figures.panels import attention_panel, feature_panel, mask_panel, picture_row
+from ovsslib.figures.boundary import boundary_panel
+from ovsslib.figures.panels import (
+    attention_panel,
+    feature_panel,
+    label_sheet,
+    mask_panel,
+    picture_row,
+)
 from ovsslib.figures.pipeline import pipeline
-from ovsslib.figures.plots import bars, cumulative, dots, pareto, reliability, scatter_claims
+from ovsslib.figures.plots import (
+    bars,
+    columns,
+    cumulative,
+    dots,
+    pareto,
+    reliability,
+    scatter_claims,
+)
 from ovsslib.figures.style import figure_style
 
 __all__ = [
-    "attention_map", "attention_panel", "bars", "cumulative", "dots", "feature_panel", "figure_style", "mask_panel", "pareto",
-    "picture_row", "pipeline", "plot_attention", "reliability", "scatter_claims",
+    "attention_map", "attention_panel", "bars", "boundary_panel", "columns", "cumulative", "dots", "feature_panel",
+    "figure_style", "label_sheet", "mask_panel", "pareto", "picture_row", "pipeline", "plot_attention", "reliability",
+    "scatter_claims",
 ]

@@ -9,17 +9,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
-from ovsslib.figures.style import INK, bare, new_figure
+from ovsslib.figures.style import FAINT, INK, bare, new_figure
 from ovsslib.palette import class_colours
 
 IGNORED = (255, 255, 255)
 
 
 def picture_row(pictures: Mapping[str, np.ndarray], height: float = 2.4, columns: int = 5) -> Figure:
-    """Pictures (H, W, 3) uint8 or maps (H, W) side by side under their titles, in rows of `columns`."""
+    """Pictures (H, W, 3) uint8 or maps (H, W) under their titles, in even rows of at most `columns`."""
     count = len(pictures)
-    columns = min(columns, count)
     rows = -(-count // columns)
+    columns = -(-count // rows)
     first = next(iter(pictures.values()))
     width = height * first.shape[1] / first.shape[0]
     figure, axes = new_figure(width * columns, (height + 0.25) * rows, rows, columns, squeeze=False)
@@ -28,6 +28,8 @@ def picture_row(pictures: Mapping[str, np.ndarray], height: float = 2.4, columns
     for place, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
         place.set_axis_on()
         bare(place, title).imshow(picture, cmap="cividis", interpolation="nearest")
+        # a white picture would be lost on the white page
+        place.spines[:].set(visible=True, color=FAINT, linewidth=0.6)
     return figure
 
 
@@ -54,9 +56,40 @@ def mask_panel(
         pictures[title] = paint(mask, palette, ignore)
         present |= {int(label) for label in np.unique(mask) if label != ignore}
     figure = picture_row(pictures, height, columns)
+    _legend_below(figure, {names[label]: palette[label] for label in sorted(present)})
+    return figure
+
+
+def label_sheet(
+    pictures: Sequence[tuple[np.ndarray, np.ndarray]],
+    names: Sequence[str],
+    height: float = 1.7,
+    columns: int = 4,
+    ignore: int = 255,
+) -> Figure:
+    """Pictures (H, W, 3) uint8, each above its label map (H, W), with one legend of the classes that occur."""
+    palette = np.asarray(class_colours(list(names)), dtype=np.uint8)
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    first = pictures[0][0]
+    size = height * first.shape[1] / first.shape[0] * columns, 2 * height * rows
+    figure, axes = new_figure(*size, 2 * rows, columns, squeeze=False)
+    for place in axes.flat:
+        place.set_axis_off()
+    for index, (picture, labels) in enumerate(pictures):
+        row, column = divmod(index, columns)
+        axes[2 * row, column].imshow(picture, interpolation="nearest")
+        axes[2 * row + 1, column].imshow(paint(labels, palette, ignore), interpolation="nearest")
+    present = sorted({int(one) for _, labels in pictures for one in np.unique(labels)} - {ignore})
+    _legend_below(figure, {names[label]: palette[label] for label in present})
+    return figure
+
+
+def _legend_below(figure: Figure, colours: Mapping[str, np.ndarray]) -> None:
+    """One legend under all pictures, the figure made taller by it; `colours`: name -> (3,) uint8."""
     handles = [
-        Patch(facecolor=palette[label] / 255, edgecolor=INK, linewidth=0.4, label=names[label])
-        for label in sorted(present)
+        Patch(facecolor=colour / 255, edgecolor=INK, linewidth=0.4, label=name)
+        for name, colour in colours.items()
     ]
     width = figure.get_size_inches()[0]
     across = max(2, min(len(handles), int(width / 1.25)))
@@ -66,7 +99,6 @@ def mask_panel(
         handles=handles, loc="outside lower center", ncols=across, fontsize=9, handlelength=1.2,
         handleheight=1.0, frameon=False,
     )
-    return figure
 
 
 def paint(mask: np.ndarray, palette: np.ndarray, ignore: int = 255) -> np.ndarray:
@@ -77,20 +109,29 @@ def paint(mask: np.ndarray, palette: np.ndarray, ignore: int = 255) -> np.ndarra
 
 
 def attention_panel(
-    image: np.ndarray, maps: Mapping[str, np.ndarray], patch: tuple[int, int], height: float = 2.6
+    image: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    patch: tuple[int, int],
+    height: float = 2.6,
+    columns: int | None = None,
 ) -> Figure:
     """Attention maps (h, w) of one query patch (row, column) over a picture (H, W, 3), each on its own scale.
 
-    Values are shown relative to each map's maximum; the query patch is framed.
+    Values are shown relative to each map's maximum; the query patch is framed. `columns`: panels in a row; None:
+    all of them.
     """
-    columns = len(maps) + 1
+    count = len(maps) + 1
+    columns = min(columns or count, count)
+    rows = -(-count // columns)
     width = height * image.shape[1] / image.shape[0]
-    figure, axes = new_figure(width * columns, height + 0.7, 1, columns, squeeze=False)
+    figure, axes = new_figure(width * columns, (height + 0.25) * rows + 0.45, rows, columns, squeeze=False)
+    for place in axes.flat[count:]:
+        place.set_axis_off()
     grid = next(iter(maps.values())).shape
     cell = image.shape[0] / grid[0], image.shape[1] / grid[1]
     titles = ["query patch", *maps]
     shown = None
-    for place, title, one in zip(axes[0], titles, [None, *maps.values()], strict=True):
+    for place, title, one in zip(axes.flat[:count], titles, [None, *maps.values()], strict=True):
         bare(place, title)
         place.imshow(image, alpha=1.0 if one is None else 0.35)
         if one is not None:
@@ -104,7 +145,7 @@ def attention_panel(
             Rectangle(corner, cell[1], cell[0], fill=False, edgecolor="#00ffff", linewidth=2)
         )
     figure.colorbar(
-        shown, ax=list(axes[0]), location="bottom", shrink=0.5, aspect=40,
+        shown, ax=list(axes.flat), location="bottom", shrink=0.5, aspect=40,
         label="attention, share of the map's maximum",
     )
     return figure

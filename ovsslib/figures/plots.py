@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+from matplotlib.patches import Patch
 
 from ovsslib.figures.style import FAINT, INK, new_figure
 from ovsslib.palette import recipe_colour
@@ -21,6 +23,7 @@ def dots(
     claimed: str | None = None,
     claimed_label: str = "claimed (other data set and model)",
     reference: float | None = None,
+    spacing: float = 0.36,
 ) -> Figure:
     """One row per entry of a table (index = names): measured value with interval, optionally a claimed one beside.
 
@@ -28,9 +31,10 @@ def dots(
         table: columns `value`, `low`, `high` in percent; index the names, drawn from top to bottom.
         claimed: column of claimed values, drawn as open diamonds.
         reference: value of a vertical line (a baseline), or None.
+        spacing: inches from row to row.
     """
     count = len(table)
-    figure, axes = new_figure(7.0, 0.36 * count + 1.1)
+    figure, axes = new_figure(7.0, spacing * count + 1.1)
     places = np.arange(count)[::-1]
     values = table[value].to_numpy(float)
     spread = np.abs(np.stack([values - table[low], table[high] - values]).astype(float))
@@ -64,6 +68,27 @@ def bars(values: Mapping[str, float], label: str, colours: Mapping[str, str] | N
     axes.set_xlabel(label)
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
+    return figure
+
+
+def columns(
+    values: Mapping[str, float], label: str, groups: Mapping[str, str] | None = None
+) -> Figure:
+    """Upright bars of many plain numbers, names below them; `groups` (name -> group) colours them, with a legend."""
+    figure, axes = new_figure(8.0, 3.2)
+    groups = groups or {}
+    kinds = list(dict.fromkeys(groups[name] for name in values if name in groups))
+    tint = {kind: f"#{c}" for kind, c in zip(kinds, ("0072b2", "e69f00", "009e73", "cc79a7"), strict=False)}
+    places = np.arange(len(values))
+    numbers = [float(value) for value in values.values()]
+    axes.bar(places, numbers, color=[tint.get(groups.get(n), "#0072b2") for n in values])
+    axes.set_xticks(places, list(values), rotation=90, fontsize=9)
+    axes.set_xlim(-0.7, len(values) - 0.3)
+    axes.set_ylabel(label)
+    axes.grid(axis="x", visible=False)
+    if kinds:
+        handles = [Patch(facecolor=tint[kind], label=kind) for kind in kinds if kind in tint]
+        axes.legend(handles=handles, loc="upper right")
     return figure
 
 
@@ -107,21 +132,32 @@ def pareto(
     return figure
 
 
+# Where a name may stand beside its point: points (1/72 inch) right and up, and which end is at the point.
+_BESIDE = (
+    (9, -3, "left"), (-9, -3, "right"), (0, 8, "center"), (0, -15, "center"), (8, 7, "left"), (8, -14, "left"),
+    (-8, 7, "right"), (-8, -14, "right"),
+)  # fmt: skip
+
+
 def _label_points(axes, table: pd.DataFrame, x: str, y: str) -> None:
-    """Names beside points; close ones are moved apart vertically."""
-    figure = axes.figure
-    figure.draw_without_rendering()  # the canvas of a closed figure draws nothing
-    taken: list[float] = []
+    """Names beside points: to the right, else at the first place where they cover no point and no other name."""
+    axes.figure.draw_without_rendering()  # the canvas of a closed figure draws nothing
+    points = axes.transData.transform(table[[x, y]].to_numpy(float))
+    radius = 5 * axes.figure.dpi / 72
+    taken = [Bbox.from_bounds(h - radius, v - radius, 2 * radius, 2 * radius) for h, v in points]
     for name, row in table.sort_values(y).iterrows():
-        height = axes.transData.transform((row[x], row[y]))[1]
-        target = height
-        while any(abs(target - other) < 13 for other in taken):
-            target += 4
-        taken.append(target)
-        axes.annotate(
-            str(name), (row[x], row[y]), xytext=(9, (target - height) * 72 / figure.dpi - 3),
-            textcoords="offset points", fontsize=9,
-        )
+        places = [*_BESIDE, *((9, 12 * step, "left") for step in range(1, len(table)))]
+        for right, up, end in places:
+            label = axes.annotate(
+                str(name), (row[x], row[y]), xytext=(right, up), textcoords="offset points", ha=end, fontsize=9
+            )
+            label.set_in_layout(False)  # a name must not move the points that the others were placed by
+            box = label.get_window_extent()
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.figure.bbox.x1
+            if (inside and box.count_overlaps(taken) == 0) or (right, up, end) == places[-1]:
+                break
+            label.remove()
+        taken.append(box)
 
 
 def cumulative(
@@ -179,11 +215,16 @@ def reliability(curves: Mapping[str, pd.DataFrame]) -> Figure:
 def scatter_claims(
     measured: Sequence[float], claimed: Sequence[float], names: Sequence[str], x_label: str, y_label: str
 ) -> Figure:
-    """Two rankings against each other: published values on x, measured on y, names beside the points."""
+    """Two rankings against each other: published values on x, measured on y, names beside the points.
+
+    The three are taken by position, whatever index a pandas Series may carry.
+    """
     figure, axes = new_figure(6.4, 4.6)
-    table = pd.DataFrame({"x": claimed, "y": measured}, index=list(names))
+    places = {"x": np.asarray(claimed, dtype=float), "y": np.asarray(measured, dtype=float)}
+    table = pd.DataFrame(places, index=list(names))
     for name, row in table.iterrows():
-        axes.plot(row["x"], row["y"], "o", color=recipe_colour(str(name)), markeredgecolor=INK)
+        colour = recipe_colour(str(name).lower())
+        axes.plot(row["x"], row["y"], "o", color=colour, markeredgecolor=INK)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.margins(x=0.15, y=0.12)
