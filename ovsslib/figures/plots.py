@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 from matplotlib.patches import Patch
+from matplotlib.transforms import Bbox
 
 from ovsslib.figures.style import FAINT, INK, new_figure
 from ovsslib.palette import recipe_colour
