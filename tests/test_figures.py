@@ -138,3 +138,16 @@ def test_a_label_sheet_has_each_label_map_below_its_picture():
     assert shown[:2] == [[7, 7, 7]] * 2 and shown[4] == [7, 7, 7] and shown[5] is None
     assert shown[6] == [255, 255, 255] and shown[2] != shown[3]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["sky", "dog"]
+
+
+def test_pipeline_tells_the_main_settings_though_they_are_the_defaults():
+    drawn = texts(figures.pipeline(Recipe.named("thesis-phase1")))
+    for told in ("prompts imagenet80", "method loftup", "alpha 0.3", "parameters standard", "logit_scale"):
+        assert told in drawn
+
+
+def test_pictures_stand_in_even_rows():
+    picture = np.zeros((20, 30, 3), np.uint8)
+    for count, columns in ((3, 3), (5, 3), (6, 3), (8, 4)):
+        figure = figures.picture_row({str(number): picture for number in range(count)}, columns=4)
+        assert figure.axes[0].get_subplotspec().get_gridspec().ncols == columns

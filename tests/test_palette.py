@@ -6,6 +6,7 @@ import pytest
 
 from ovsslib import palette
 from ovsslib.errors import OvssError
+from ovsslib.vocabulary import Vocabulary
 
 
 def closest(colours: np.ndarray) -> float:
@@ -15,7 +16,7 @@ def closest(colours: np.ndarray) -> float:
     return float(distance.min())
 
 
-@pytest.mark.parametrize(("count", "least"), [(7, 15), (20, 15), (40, 10), (64, 8)])
+@pytest.mark.parametrize(("count", "least"), [(7, 11), (20, 10), (40, 6), (64, 5)])
 def test_colours_can_be_told_apart_by_colour_blind_readers(count, least):
     assert closest(palette.colours(count)) > least
 
@@ -29,7 +30,19 @@ def test_fewer_colours_are_a_beginning_of_more(count):
 
 def test_colours_are_away_from_background_paper_and_ink():
     others = [palette.BACKGROUND, (255, 255, 255), (0, 0, 0)]
-    assert palette.separation(palette.colours(40), others).min() > 10
+    assert palette.separation(palette.colours(40), others).min() > 9
+
+
+def test_separation_is_not_taken_in_by_saturated_blues():
+    blues = np.array([[0, 0, 255], [17, 17, 204]])
+    lab = palette._lab(blues, np.eye(3))
+    assert palette.separation(blues[:1], blues[1:])[0, 0] < 0.5 * np.linalg.norm(lab[0] - lab[1])
+
+
+def test_every_class_of_scenes_has_a_clear_colour_of_its_own():
+    names = Vocabulary.named("scenes").names
+    assert set(names) <= set(palette._KNOWN_CLASSES)
+    assert closest(palette.class_colours(names)) > 6
 
 
 def test_separation_sees_what_a_protanope_confuses():
@@ -78,7 +91,7 @@ def test_classes_of_one_list_have_different_colours(count):
     rows = palette.class_colours([f"class {number}" for number in range(count)])
     assert len(np.unique(rows, axis=0)) == count
     if count <= 28:
-        assert closest(rows) > 10
+        assert closest(rows) > 6
 
 
 def test_kinds_must_match_the_names():

@@ -24,6 +24,16 @@ _TINTS = {
     "text": "#f6d7a7", "windows": "#e8e8e8", "views": "#cfe8f7", "attention": "#bfe3d4", "features": "#f3c9de",
     "similarity": "#f6d7a7", "refine": "#c7d9f0", "confidence": "#f7ccb0", "labels": "#e8e8e8",
 }
+# Fields that are told even where they have their defaults: without them a box would not say what its stage does.
+_MAIN = {
+    "text": ("prompts",), "windows": ("short_side", "crop", "stride"),
+    "image_engineering": ("weight",), "attention": ("terms", "residual", "feed_forward"),
+    "middle_layers": ("layers", "weight"), "rcs": ("layers", "tau", "lam"), "sfr": ("tau", "lam"),
+    "local_mask": ("std",), "gem": ("depth",), "upsampling": ("method", "grid", "way_back"),
+    "feature_rcs": ("alpha", "temperature"), "regions": ("bins", "pool"), "feedback": ("iterations", "quantile"),
+    "pamr": ("iterations", "dilations"), "densecrf": ("parameters",), "calibration": ("mode",),
+    "hierarchy": ("mode",), "labels": ("logit_scale",), "clusters": ("eps", "min_samples"),
+}  # fmt: skip
 
 
 def pipeline(recipe: Recipe, all_stages: bool = False, columns: int = 4) -> Figure:
@@ -42,7 +52,7 @@ def pipeline(recipe: Recipe, all_stages: bool = False, columns: int = 4) -> Figu
     figure, axes = new_figure(8.4, sum(heights) + 0.35 * (rows - 1) + 0.05)
     axes.set_axis_off()
     axes.set_xlim(0, columns)
-    axes.set_ylim(-(sum(heights) + 0.35 * (rows - 1) + 0.05), 0)
+    axes.set_ylim(-(sum(heights) + 0.35 * (rows - 1) + 0.05), 0.02)
     top, previous = 0.0, None
     for index, (point, title, lines) in enumerate(boxes):
         row, column = divmod(index, columns)
@@ -112,14 +122,11 @@ def _lines(recipe: Recipe, names: list[str], all_stages: bool) -> list[tuple[str
 
 
 def _settings(recipe: Recipe, name: str) -> str:
-    """The fields of a stage that differ from their defaults, and for always-on stages the main ones."""
+    """The main fields of a stage, and all others that differ from their defaults."""
     values = recipe.resolved()[name]
     default = Recipe("default").but({name: True}).resolved()[name] if stage_info(name) else {}
     shown = {key: value for key, value in values.items() if value != default.get(key)}
-    if name == "attention":
-        shown = {key: values[key] for key in ("terms", "residual", "feed_forward")} | shown
-    elif name == "windows":
-        shown = {key: values[key] for key in ("short_side", "crop", "stride")}
+    shown = {key: values[key] for key in _MAIN.get(name, ())} | shown
     return ", ".join(f"{key} {_text(value)}" for key, value in shown.items())
 
 
