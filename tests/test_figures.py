@@ -151,3 +151,11 @@ def test_pictures_stand_in_even_rows():
     for count, columns in ((3, 3), (5, 3), (6, 3), (8, 4)):
         figure = figures.picture_row({str(number): picture for number in range(count)}, columns=4)
         assert figure.axes[0].get_subplotspec().get_gridspec().ncols == columns
+
+
+def test_maps_with_limits_share_one_scale_and_its_bar():
+    maps = {"a": np.full((4, 6), 0.2), "b": np.full((4, 6), 0.7), "picture": np.zeros((4, 6, 3), np.uint8)}
+    figure = figures.picture_row(maps, limits=(0, 1), label="confidence")
+    drawn = [axes.images[0].get_clim() for axes in figure.axes if axes.get_title() in ("a", "b")]
+    assert drawn == [(0, 1), (0, 1)]
+    assert figure.axes[-1].get_xlabel() == "confidence"

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
@@ -15,21 +17,36 @@ from ovsslib.palette import class_colours
 IGNORED = (255, 255, 255)
 
 
-def picture_row(pictures: Mapping[str, np.ndarray], height: float = 2.4, columns: int = 5) -> Figure:
-    """Pictures (H, W, 3) uint8 or maps (H, W) under their titles, in even rows of at most `columns`."""
+def picture_row(
+    pictures: Mapping[str, np.ndarray],
+    height: float = 2.4,
+    columns: int = 5,
+    limits: tuple[float, float] | None = None,
+    label: str = "",
+) -> Figure:
+    """Pictures (H, W, 3) uint8 or maps (H, W) under their titles, in even rows of at most `columns`.
+
+    `limits`: values of the darkest and the brightest colour of all maps, which then have one colour bar, titled
+    `label`; None: each map has its own and no bar.
+    """
     count = len(pictures)
     rows = -(-count // columns)
     columns = -(-count // rows)
     first = next(iter(pictures.values()))
     width = height * first.shape[1] / first.shape[0]
-    figure, axes = new_figure(width * columns, (height + 0.25) * rows, rows, columns, squeeze=False)
+    bar = 0.0 if limits is None else 0.6
+    figure, axes = new_figure(width * columns, (height + 0.25) * rows + bar, rows, columns, squeeze=False)
+    low, high = limits or (None, None)
     for place in axes.flat:
         place.set_axis_off()
     for place, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
         place.set_axis_on()
-        bare(place, title).imshow(picture, cmap="cividis", interpolation="nearest")
+        bare(place, title).imshow(picture, cmap="cividis", interpolation="nearest", vmin=low, vmax=high)
         # a white picture would be lost on the white page
         place.spines[:].set(visible=True, color=FAINT, linewidth=0.6)
+    if limits is not None:
+        scale = ScalarMappable(Normalize(low, high), "cividis")
+        figure.colorbar(scale, ax=list(axes.flat), location="bottom", shrink=0.5, aspect=40, label=label)
     return figure
 
 

@@ -195,7 +195,7 @@ def cumulative(
 
 def reliability(curves: Mapping[str, pd.DataFrame]) -> Figure:
     """Reliability diagrams: per curve a table with columns confidence, accuracy (0 to 1) and share of pixels."""
-    figure, axes = new_figure(4.6 * len(curves), 4.4, 1, len(curves), squeeze=False, sharey=True)
+    figure, axes = new_figure(3.2 * len(curves), 3.4, 1, len(curves), squeeze=False, sharey=True)
     for place, (title, curve) in zip(axes[0], curves.items(), strict=True):
         place.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--", label="perfect")
         place.bar(
