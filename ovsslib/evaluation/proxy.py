@@ -22,158 +22,14 @@ from scipy.stats import kendalltau
 from ovsslib.errors import DataError
 from ovsslib.evaluation import uncertainty
 from ovsslib.evaluation.claims import claim
+from ovsslib.evaluation.comparisons import COMPARISONS, Comparison, Entry
 from ovsslib.evaluation.profiles import DEFAULT, Profile
 from ovsslib.evaluation.results import Results, measure
 from ovsslib.recipe import Recipe, parse_changes
 
 AGREE, DISAGREE, TIE = "agree", "disagree", "tie"
-_RESCLIP, _CLEARCLIP = "resclip-paper-vit-b-16-{}-miou", "clearclip-paper-vit-b-16-{}-miou"
 # What belongs to the real data sets and their size of picture; Scenes has its own.
 _LEFT_OUT = ("windows.short_side",)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One thing that was published and can be measured: a name, the claim's id, and what to
-    measure.
-
-    `recipe` None: the recipe and the changes that the claim itself names.
-    """
-
-    name: str
-    claim: str
-    recipe: str | None = None
-    changes: str = ""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Published numbers that may be ranked against each other: one source's table, or tables on one
-    data set.
-
-    `note` says what a reader should know about them, such as differing protocols.
-    """
-
-    name: str
-    entries: tuple[Entry, ...]
-    note: str = ""
-
-
-def _methods(column: str, more: tuple[Entry, ...] = ()) -> tuple[Entry, ...]:
-    """Entries of the table in ResCLIP's paper, which has all methods without post-processing."""
-    rows = (
-        ("CLIP", "clip", ""),
-        ("MaskCLIP", "maskclip", ""),
-        ("SCLIP", "sclip", ""),
-        ("ClearCLIP", "clearclip", ""),
-        ("NACLIP", "naclip", "pamr=false"),
-    )
-    made = [
-        Entry(name, _RESCLIP.format(f"{recipe}-{column}"), recipe, changes)
-        for name, recipe, changes in rows
-    ]
-    resclip = Entry("ResCLIP", _RESCLIP.format(f"naclip+resclip-{column}"), "resclip")
-    return (*made, resclip, *more)
-
-
-def _table(ids: Mapping[str, str]) -> tuple[Entry, ...]:
-    return tuple(Entry(name, id) for name, id in ids.items())
-
-
-COMPARISONS: tuple[Comparison, ...] = (
-    Comparison(
-        "methods, COCO-Stuff",
-        _methods(
-            "coco-stuff",
-            (
-                Entry("GEM", _CLEARCLIP.format("gem-coco-stuff"), "gem"),
-                Entry("CLIPtrase", "cliptrase-repo-readme-224-coco-stuff-miou", "cliptrase"),
-                Entry("ITACLIP", "itaclip-t5-off-coco-stuff-miou"),
-            ),
-        ),
-        "without PAMR; GEM, CLIPtrase and ITACLIP are from their own sources and protocols",
-    ),
-    Comparison(
-        "methods, mean of 5 data sets",
-        _methods("average5", (Entry("GEM", _CLEARCLIP.format("gem-average5"), "gem"),)),
-        "VOC20, Context59, COCO-Stuff, Cityscapes, ADE20K; no PAMR; GEM from ClearCLIP's paper",
-    ),
-    Comparison(
-        "methods, mean of 3 data sets",
-        _methods("average3"),
-        "VOC21, Context60, COCO-Object, which have a background; without PAMR",
-    ),
-    Comparison(
-        "attention sums, VOC21",
-        _table(
-            {
-                "q-k": "itaclip-t2-qk-miou",
-                "q-q": "itaclip-t2-qq-miou",
-                "k-k": "itaclip-t2-kk-miou",
-                "v-v": "itaclip-t2-vv-miou",
-                "q-q + k-k": "itaclip-t2-qq+kk-miou",
-                "q-q + v-v": "itaclip-t2-qq+vv-miou",
-                "q-q + k-k + v-v": "itaclip-t2-qq+kk+vv-miou",
-            }
-        ),
-        "ITACLIP's Table 2, with PAMR",
-    ),
-    Comparison(
-        "feed-forward network, COCO-Stuff",
-        _table(
-            {
-                "kept": "itaclip-t3-kept-coco-stuff-miou",
-                "removed": "itaclip-t3-removed-coco-stuff-miou",
-            }
-        ),
-        "ITACLIP's Table 3, with PAMR",
-    ),
-    Comparison(
-        "middle layers, VOC21",
-        _table(
-            {
-                "none": "itaclip-t4-none-miou",
-                "7": "itaclip-t4-7-miou",
-                "8": "itaclip-t4-8-miou",
-                "7, 8": "itaclip-t4-7+8-miou",
-                "7, 8, 10": "itaclip-t4-7+8+10-miou",
-                "7, 8, 9, 10": "itaclip-t4-7+8+9+10-miou",
-            }
-        ),
-        "ITACLIP's Table 4, without PAMR; the published numbers lie within 0.6 points",
-    ),
-    Comparison(
-        "stride, COCO-Stuff",
-        _table({s: f"itaclip-t7-{s}-coco-stuff-miou" for s in ("224", "112", "56", "28")}),
-        "ITACLIP's Table 7, with PAMR; on Scenes strides 224 and 112 give the same two windows",
-    ),
-    Comparison(
-        "PAMR on ITACLIP, COCO-Stuff",
-        _table({"off": "itaclip-t5-off-coco-stuff-miou", "on": "itaclip-t5-on-coco-stuff-miou"}),
-        "ITACLIP's Table 5",
-    ),
-    Comparison(
-        "PAMR on SCLIP, COCO-Stuff",
-        _table(
-            {
-                "off": "sclip-paper-main-sclip-coco-stuff-miou",
-                "on": "sclip-paper-main-sclip-pamr-coco-stuff-miou",
-            }
-        ),
-        "SCLIP's paper",
-    ),
-    Comparison(
-        "PAMR on NACLIP, COCO-Stuff",
-        _table(
-            {
-                "off": "naclip-paper-main-naclip-coco-stuff-miou",
-                "on": "naclip-repo-readme-naclip-coco-stuff-miou",
-            }
-        ),
-        "NACLIP's paper (off) and repository (on)",
-    ),
-)
-"""All published comparisons that the embedded profile can measure."""
 
 
 def recipe_of(entry: Entry, profile: Profile) -> Recipe:
@@ -231,6 +87,13 @@ class Ranking:
     def names(self) -> tuple[str, ...]:
         """Names of the entries."""
         return tuple(entry.name for entry in self.comparison.entries)
+
+    @property
+    def source(self) -> str:
+        """Where the published numbers are from: sources with their tables, and the data set."""
+        claims = [claim(entry.claim) for entry in self.comparison.entries]
+        found = dict.fromkeys(f"{one.source} ({one.table})" for one in claims)
+        return f"{', '.join(found)}: {', '.join(dict.fromkeys(self.datasets))}"
 
     def tau(self) -> uncertainty.Interval:
         """Kendall's tau-b with its 95% interval over images; NaN if all measured (or published) are
@@ -333,6 +196,28 @@ class ProxyValidity:
         """All pairs of all comparisons; see :meth:`Ranking.pairs`."""
         return pd.concat([ranking.pairs() for ranking in self.rankings], ignore_index=True)
 
+    def orders(self) -> pd.DataFrame:
+        """The same for people, index comparison: source, published order, measured order (numbers
+        in percent), Kendall's tau (with its interval), pairs that agree ("16 of 36"), pairs in
+        another order.
+
+        The last names every pair, higher measured first, those clear of zero before the others.
+        """
+        rows = {}
+        for ranking in self.rankings:
+            pairs = ranking.pairs()
+            rows[ranking.comparison.name] = {
+                "source": ranking.source,
+                "published order": _order(ranking.names, ranking.published, "g"),
+                "measured order": _order(ranking.names, ranking.measured, ".2f"),
+                "Kendall's tau": _tau_text(ranking.tau()),
+                "pairs that agree": f"{(pairs['order'] == AGREE).sum()} of {len(pairs)}",
+                "pairs in another order": _against(pairs),
+            }
+        frame = pd.DataFrame.from_dict(rows, orient="index")
+        frame.index.name = "comparison"
+        return frame
+
     def disagreements(self) -> pd.DataFrame:
         """The pairs whose order differs from the published one, clear ones first, by measured
         difference."""
@@ -343,6 +228,35 @@ class ProxyValidity:
             ["clear", "size"], ascending=False, kind="stable"
         )
         return order.drop(columns=["size", "order"]).reset_index(drop=True)
+
+
+def _order(names: Sequence[str], values: np.ndarray, number: str) -> str:
+    """Names and percent, in the format `number`, by falling value: "b 3.0 > a 2.0 = c 2.0"."""
+    places = np.argsort(-values, kind="stable")
+    text = ""
+    for before, place in zip([None, *places], places, strict=False):
+        if before is not None:
+            text += " = " if values[before] == values[place] else " > "
+        text += f"{names[place]} {values[place]:{number}}"
+    return text
+
+
+def _tau_text(tau: uncertainty.Interval) -> str:
+    if math.isnan(tau.value):
+        return "none: all are equal"
+    return f"{tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}]"
+
+
+def _against(pairs: pd.DataFrame) -> str:
+    """Names of the disagreeing pairs of a table of pairs, in the measured order."""
+    said = {True: [], False: []}
+    for row in pairs[pairs["order"] == DISAGREE].to_dict("records"):
+        names = row["first"], row["second"]
+        better, worse = names if row["measured_difference"] > 0 else names[::-1]
+        said[row["clear"]].append(f"{better} > {worse}")
+    parts = [f"{title}: {'; '.join(said[clear])}" for clear, title in
+             ((True, "clear"), (False, "not clear")) if said[clear]]  # fmt: skip
+    return ". ".join(parts) or "none"
 
 
 def ranking_of(
@@ -383,11 +297,12 @@ def proxy_validity(
     comparisons: Sequence[Comparison] = COMPARISONS,
     limit: int | None = None,
     resamples: int = uncertainty.RESAMPLES,
+    changes: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ProxyValidity:
     """Measure (or look up) everything that the comparisons need on a profile, and rank it.
 
-    `options` are further arguments of :func:`measure` (store, progress, workers, fresh).
+    `changes` are applied to every recipe (a notebook's overrides). `options` are further arguments of :func:`measure` (store, progress, workers, fresh).
     """
     profile = Profile.named(profile) if isinstance(profile, str) else profile
     recipes: dict[str, Recipe] = {}
@@ -395,7 +310,7 @@ def proxy_validity(
     for comparison in comparisons:
         keys = []
         for entry in comparison.entries:
-            recipe = recipe_of(entry, profile)
+            recipe = recipe_of(entry, profile).but(changes or {})
             recipes.setdefault(recipe.key(), recipe)
             keys.append(recipe.key())
         wanted.append(keys)

@@ -9,6 +9,7 @@ from test_factorial import TinyProfile, counts_of_accuracy
 from ovsslib.errors import DataError
 from ovsslib.evaluation import proxy
 from ovsslib.evaluation.claims import claim
+from ovsslib.evaluation.comparisons import select
 from ovsslib.evaluation.datasets import open_dataset
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.proxy import Comparison, Entry, ProxyValidity, ranking_of
@@ -124,6 +125,31 @@ def test_comparisons_have_different_names_and_cover_what_is_asked():
         assert any(name.startswith(what) for name in names)
 
 
+def test_comparisons_are_selected_by_number_or_name():
+    assert select() == proxy.COMPARISONS
+    assert select(2) == proxy.COMPARISONS[:2]
+    assert select(SUMS.name) == select([SUMS.name]) == (SUMS,)
+    for bad in (0, len(proxy.COMPARISONS) + 1, "x", [SUMS.name, "x"], []):
+        with pytest.raises(DataError, match="there are"):
+            select(bad)
+
+
+def test_orders_name_source_orders_and_the_pairs_that_differ():
+    order = PUBLISHED_ORDER[:-2] + PUBLISHED_ORDER[:-3:-1]
+    swapped = ranking_of(SUMS, counts_with(levels_in(order), spread=100), 200)
+    row = ProxyValidity((swapped,)).orders().loc[SUMS.name]
+    assert row["source"] == "itaclip (2): voc21"
+    assert row["published order"].startswith("q-q + k-k 67.9 > q-q + k-k + v-v 66.4 > ")
+    assert row["measured order"].startswith("q-q + k-k + v-v 25.0")
+    assert row["pairs in another order"] == "clear: q-q + k-k + v-v > q-q + k-k"
+    assert row["pairs that agree"] == "20 of 21"
+    assert row["Kendall's tau"].startswith("+0.90 [+")
+    nothing = ProxyValidity((ranking_of(SUMS, counts_with([30] * 7), 10),)).orders().loc[SUMS.name]
+    assert nothing["Kendall's tau"].startswith("none")
+    assert nothing["pairs in another order"] == "none"
+    assert nothing["measured order"].count(" = ") == 6
+
+
 def test_bad_comparisons_are_refused():
     profile = Profile.named("embedded")
     average = Entry("x", "resclip-paper-vit-b-16-clip-average5-miou")
@@ -155,5 +181,10 @@ def test_proxy_validity_measures_and_ranks(tiny_backbone, tmp_path, monkeypatch)
             ranking.comparison.entries[1], profile))
     )  # fmt: skip
     assert len(found.table()) == 4 and len(found.pairs()) == 2
+    changes = {"pamr": True}
+    same = proxy.proxy_validity(
+        profile, chosen[:1], resamples=50, changes=changes, store=False, progress=False
+    )
+    assert same.pairs()["order"].tolist() == [proxy.TIE]
     with pytest.raises(DataError, match="no comparison 'x'"):
         found["x"]
