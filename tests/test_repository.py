@@ -239,16 +239,6 @@ def test_readme_ovss_lines_run(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "mask.png").exists()
 
 
-def test_readme_papermill_lines_name_what_exists():
-    lines = [line for line in shell_lines() if line.startswith("papermill ")]
-    assert lines
-    for line in lines:
-        words = shlex.split(line)
-        assert (ROOT / words[1]).is_file(), words[1]
-        profile = words[words.index("profile") + 1]
-        assert paths.data(f"profiles/{profile}.yaml").is_file()
-
-
 def test_every_shell_line_is_tried():
     assert not [
         line for line in shell_lines() if line.split()[0] not in ("make", "ovss", "papermill")
