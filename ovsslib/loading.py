@@ -47,7 +47,8 @@ def load_backbone(
             open_clip configuration (mapping, or path of its JSON file).
         pretrained: for an open_clip model: a pretrained tag ("openai", fetched from the hub if it is not in the
             local cache) or a checkpoint file (.pt of OpenAI, state dict, or .safetensors; OpenAI's or
-            open_clip's key names).
+            open_clip's key names). For an embedded model: the folder that `ovss pretrain --out` wrote; None is the
+            shipped one.
         device: "cpu", "cuda", "cuda:N".
         precision: "fp32", "bf16" or "fp16".
         sha256: refuse the checkpoint file if its hash is another.
@@ -57,7 +58,7 @@ def load_backbone(
             hub not reachable (the message says what to download and where to put it).
     """
     if isinstance(model, str) and model in EMBEDDED:
-        return _load_embedded(model, device, precision)
+        return _load_embedded(model, pretrained, device, precision)
     name, config = _resolve_config(model)
     check_device(device)  # before a download is begun
     if pretrained is None:
@@ -209,19 +210,26 @@ def fetch_pretrained(name: str, tag: str) -> Path:
         ) from None
 
 
-def _load_embedded(name: str, device: str | torch.device, precision: str) -> Backbone:
+def _load_embedded(
+    name: str, own: str | Path | None, device: str | torch.device, precision: str
+) -> Backbone:
     from ovsslib.scenes.weights import load_sceneclip_state  # the embedded world stands aside
 
-    folder = paths.data(f"models/{name}")
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        raise ModelError(f"the embedded model is missing at {file}; train it with `ovss pretrain {name}`")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    folder = paths.data(f"models/{name}") if own is None else Path(own).expanduser()
+    if folder.name == "model.safetensors":
+        folder = folder.parent
+    file, settings = folder / "model.safetensors", folder / "config.json"
+    for part in (file, settings):
+        if not part.is_file():
+            raise ModelError(
+                f"the embedded model is missing at {part}; train it with `ovss pretrain {name} --out {folder}`"
+            )
+    config = json.loads(settings.read_text(encoding="utf-8"))
     state, kept = load_sceneclip_state(file)
     net = build_model(config)
     load_state(net, state, str(file))
     return Backbone(
-        net, name=name, pretrained="embedded", weights_hash=check_file(file)[:16],
+        net, name=name, pretrained="embedded" if own is None else folder.name, weights_hash=check_file(file)[:16],
         device=device, precision=precision, known_token_ids=kept,
     )
 

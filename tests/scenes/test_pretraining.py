@@ -238,6 +238,17 @@ def test_exported_weights_open_and_know_their_words(finished):
     assert len(absent) > 40000 and float(state["token_embedding.weight"][absent].abs().max()) == 0
 
 
+def test_a_trained_folder_opens_like_the_shipped_model(finished, tmp_path):
+    shipped = ovsslib.load_backbone("sceneclip")
+    own = ovsslib.load_backbone("sceneclip", finished)
+    assert own.weights_hash != shipped.weights_hash and own.pretrained == finished.name
+    assert own.width == TINY.model["vision_cfg"]["width"]
+    by_file = ovsslib.load_backbone("sceneclip", str(finished / "model.safetensors"))
+    assert by_file.weights_hash == own.weights_hash
+    with pytest.raises(ModelError, match=f"{tmp_path}.*ovss pretrain sceneclip"):
+        ovsslib.load_backbone("sceneclip", tmp_path)
+
+
 def test_training_goes_on_from_shipped_weights(finished):
     trained, kept = load_sceneclip_state(finished / "model.safetensors")
     model = make_model(replace(TINY, start=str(finished / "model.safetensors")))
