@@ -70,7 +70,6 @@ ALLOWED = [
         "the card that the thesis names: the budget, not a result",
     ),
     ("11_metrics.ipynb", "tau is 1", "the definition"),
-    ("13_scenes.ipynb", "of the 400 pictures", "the validation split, as it was drawn"),
     ("15_claims.ipynb", "all 5,000 images", "the data set that the thesis speaks of"),
 ]
 
