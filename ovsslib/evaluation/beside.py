@@ -4,7 +4,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from ovsslib.errors import DataError
+from ovsslib.evaluation import uncertainty
 from ovsslib.evaluation.claims import Claim, claim
+from ovsslib.evaluation.report import CLASS_PREFIX
 from ovsslib.evaluation.results import Results
 
 DATASET_TITLES = {
@@ -12,6 +15,10 @@ DATASET_TITLES = {
     "context59": "Context59", "context60": "Context60", "cityscapes": "Cityscapes", "ade20k": "ADE20K",
 }  # fmt: skip
 _SUFFIX = {"percent": " %", "points": " points", "s": " s", "GB": " GB", "x": " times"}
+_GAINS = {
+    "gain_miou": "miou", "gain_boundary_f1": "boundary_f1", "gain_pixel_accuracy": "pixel_accuracy",
+    "gain_person_iou": f"{CLASS_PREFIX}person",
+}  # fmt: skip
 Claims = Mapping[str, str | None]
 
 
@@ -50,3 +57,38 @@ def beside(
     where = f"measured: {results.profile.dataset}"
     renamed = {measured.columns[0]: f"{where}, {measured.columns[0]}"}
     return frame.join(measured.rename(columns=renamed))
+
+
+def gains(results: Results, claims: Mapping[str, str]) -> pd.DataFrame:
+    """Claimed gains, each beside the same two recipes measured: one row per title.
+
+    Args:
+        results: from `measure`; its rows are called as the claims' recipes.
+        claims: title -> id of a claim that is a gain of one recipe over another, without changes. Rows whose recipes
+            are not among the results are left out.
+
+    Returns:
+        Columns "claimed: DATA SET, MODEL" (one per data set and model), "measured: DATA SET" (paired difference, points,
+        95% interval; empty if the data set has no such class) and verdict.
+
+    Raises:
+        DataError: an unknown claim, or one that is not such a gain.
+    """
+    measured = f"measured: {results.profile.dataset}, {results.images} images"
+    rows: dict[str, dict[str, str]] = {}
+    for title, id in claims.items():
+        found = claim(id)
+        if found.metric not in _GAINS or found.changes or not found.recipe or not found.versus:
+            raise DataError(f"claim {id!r} is not the gain of one recipe over another")
+        if not {found.recipe, found.versus} <= set(results):
+            continue
+        where = f"claimed: {DATASET_TITLES.get(found.dataset, found.dataset)}, {found.model}"
+        rows[title] = {where: claimed_text(found), measured: "", "verdict": ""}
+        report, metric = results[found.recipe], _GAINS[found.metric]
+        if metric.removeprefix(CLASS_PREFIX) in {metric, *report.names}:
+            step = report.difference(results[found.versus], metric)
+            rows[title][measured] = f"{step.value:+.2f} points [{step.low:+.2f}, {step.high:+.2f}]"
+            rows[title]["verdict"] = uncertainty.verdict(step)
+    frame = pd.DataFrame.from_dict(rows, orient="index").fillna("")
+    last = [name for name in (measured, "verdict") if name in frame]
+    return frame[[name for name in frame if name not in last] + last]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ovsslib.errors import DataError
-from ovsslib.evaluation.beside import beside, claimed_text
+from ovsslib.evaluation.beside import beside, claimed_text, gains
 from ovsslib.evaluation.claims import claim
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.report import Report
@@ -59,3 +59,31 @@ def test_a_part_of_the_results_keeps_order_and_takes_new_names():
     assert list(found.part(["high"])) == ["high"] and part.profile is found.profile
     with pytest.raises(DataError, match="no result is called"):
         found.part(["middle"])
+
+
+def test_claimed_gains_stand_beside_the_same_two_recipes_measured():
+    low, high = results().reports.values()
+    made = Results({"thesis-baseline": low, "thesis-phase1": high}, Profile.named("embedded-quick"))
+    table = gains(
+        made,
+        {
+            "phase 1": "thesis-p5.1.1-phase1-gain-miou",
+            "phase 2A": "thesis-p5.1.2-phase2a-gain-miou",
+        },
+    )
+    assert list(table.index) == ["phase 1"]  # phase 2A was not measured
+    row = table.loc["phase 1"]
+    assert row["claimed: COCO-Stuff, ViT-B/16"] == "+16.41 points (projected)"
+    step = high.difference(low, "miou")
+    assert row["measured: scenes, 6 images"].startswith(f"{step.value:+.2f} points [")
+    assert row["verdict"] == "better" and list(table.columns)[-1] == "verdict"
+
+
+def test_a_claimed_gain_of_a_class_that_the_data_set_lacks_stays_alone():
+    low, high = results().reports.values()
+    made = Results({"thesis-baseline": low, "thesis-full": high}, Profile.named("embedded-quick"))
+    row = gains(made, {"person": "thesis-p5.2-full-gain-person-iou"}).loc["person"]
+    assert row.tolist() == ["+26.47 points (projected)", "", ""]
+    for bad in ("thesis-p5.2-full-miou", "thesis-p5.1.1-loftup-gain-miou", "thesis-p5.2-full-voc21-gain"):
+        with pytest.raises(DataError):
+            gains(made, {"x": bad})
