@@ -3,7 +3,7 @@
 PYTHON   ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
               $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
               && echo $$p && break; done)
-PROFILE  ?= embedded-quick
+PROFILE  ?= embedded
 FRESH    ?= 0
 QUICK    ?= 0
 JOBS     ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -29,7 +29,7 @@ help:  ## list the targets
 		| awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
 
 install: $(INSTALLED)  ## make .venv with every package at its pinned version
-book: $(INSTALLED)  ## run the notebooks and build the book: PROFILE=embedded takes all pictures, FRESH=1 measures again
+book: $(INSTALLED)  ## run the notebooks and build the book: QUICK=1 takes 60 pictures, FRESH=1 measures again
 	@$(RUN) scripts/build_book.py --profile "$(PROFILE)" --jobs $(JOBS) \
 		$(if $(filter 1,$(FRESH)),--fresh) $(if $(filter 1,$(QUICK)),--quick)
 

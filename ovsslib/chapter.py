@@ -116,7 +116,7 @@ class Chapter:
 
 
 def chapter(
-    profile: str = "embedded-quick", overrides: Sequence[str] = (), limit: int | None = None, seed: int = 0
+    profile: str = "embedded", overrides: Sequence[str] = (), limit: int | None = None, seed: int = 0
 ) -> Chapter:
     """First call of every notebook: check the parameters, set the look of the figures, quieten progress bars."""
     plt.rcParams.update(figure_style())

@@ -2,9 +2,8 @@
 
     python scripts/build_book.py                                  # the embedded profile
     python scripts/build_book.py --quick                          # fewer images, for a first look
-    and for CI python scripts/build_book.py --profile openai-vitb16-voc21    # the whole book on
-    real CLIP and VOC python scripts/build_book.py --fresh                          # measures
-    everything again
+    python scripts/build_book.py --profile openai-vitb16-voc21    # the whole book on real CLIP
+    python scripts/build_book.py --fresh                          # measures everything again
 
 Warnings of Sphinx and of the notebooks are errors. Nothing is fetched from the network.
 """

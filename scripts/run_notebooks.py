@@ -1,11 +1,10 @@
 """Runs the notebooks through papermill, several at once, and keeps what has been run.
 
-    python scripts/run_notebooks.py                         # all, with their own defaults, into
-    build/notebooks python scripts/run_notebooks.py 01 --profile embedded   # one, on another
-    profile python scripts/run_notebooks.py --store                 # writes the outputs that `make
-    test` compares
+    python scripts/run_notebooks.py                         # all, with their own defaults
+    python scripts/run_notebooks.py 01 --profile embedded   # one, on another profile
+    python scripts/run_notebooks.py --store                 # writes the outputs `make test` compares
 
-A notebook is run again only if its source, its parameters, the library's code or the shipped data
+Results are in build/notebooks. A notebook is run again only if its source, its parameters, the library's code or the shipped data
 have changed.
 """
 
