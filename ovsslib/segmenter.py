@@ -274,7 +274,7 @@ class Segmenter:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Stitched logits -> label map (H, W) int32, and scores (C, H, W) float32 if asked for."""
         labels_of = self.recipe["labels"]
-        if not keep_scores and self._is_local():
+        if not keep_scores and self.is_local():
             labels = self._labels_by_strips(stitched, text)
         else:
             check_memory(stitched.queries, stitched.size, self.backbone.device)
@@ -310,7 +310,7 @@ class Segmenter:
                 scores = settings.on_probabilities(scores, context)
         return scores
 
-    def _is_local(self) -> bool:
+    def is_local(self) -> bool:
         """Whether each pixel's label depends on its own logits alone, so that strips give the whole."""
         extra = [n for n, _ in self.recipe.at("labels") if n != "labels"]
         stages = [*self.recipe.at("refine"), *self.recipe.at("confidence"), *extra]

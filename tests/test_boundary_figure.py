@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ovsslib.evaluation.metrics import BoundaryRule, boundary_counts
+from ovsslib.evaluation.metrics import BoundaryRule, boundary_counts, boundary_pixels
 from ovsslib.figures import boundary_panel
-from ovsslib.figures.boundary import CROP, MATCHED, MISSED, boundary_pixels
+from ovsslib.figures.boundary import CROP, MATCHED, MISSED
 
 
 def maps(seed, ignored):
@@ -25,7 +25,9 @@ def test_the_pixels_add_up_to_the_counts_of_the_metric(rule, ignored):
     for seed in range(3):
         prediction, label = maps(seed, ignored)
         found = boundary_pixels(prediction, label, 255, rule)
-        assert found.counts.tolist() == boundary_counts(prediction, label, 255, rule).tolist()
+        shown = [found.hit.sum(), found.predicted.sum(), found.found.sum(), found.true.sum()]
+        assert shown == boundary_counts(prediction, label, 255, rule).tolist()
+        assert (found.hit == (found.predicted & found.near_true)).all()
         assert 0 < found.hit.sum() < found.predicted.sum()
         assert not (found.found & ~found.near_predicted).any()
 

@@ -165,6 +165,54 @@ class BoundaryRule:
     band: int = 5
 
 
+@dataclass(frozen=True, eq=False)
+class BoundaryPixels:
+    """The boundary pixels of one image, as :class:`BoundaryRule` sees them: maps (H, W) bool.
+
+    Attributes:
+        predicted: those of the prediction that count; hit: those of them that are matched.
+        true: those of the label map; found: those of them that are matched.
+        near_true, near_predicted: all pixels within the tolerance of a boundary pixel of the label
+            map, of the prediction.
+    """
+
+    predicted: np.ndarray
+    hit: np.ndarray
+    true: np.ndarray
+    found: np.ndarray
+    near_true: np.ndarray
+    near_predicted: np.ndarray
+
+
+def boundary_pixels(
+    prediction: np.ndarray,
+    label: np.ndarray,
+    ignore: int = 255,
+    rule: BoundaryRule | None = None,
+) -> BoundaryPixels:
+    """Which pixels of one image :func:`boundary_counts` counts.
+
+    prediction, label: (H, W) of whole numbers. Raises DataError if their shapes differ.
+    """
+    rule = rule or BoundaryRule()
+    prediction, label = np.asarray(prediction), np.asarray(label)
+    if prediction.shape != label.shape or label.ndim != 2:
+        raise DataError(
+            f"prediction {prediction.shape} and label {label.shape} must be equal (H, W)"
+        )
+    if label.size == 0:
+        return BoundaryPixels(*[np.zeros(label.shape, dtype=bool)] * 6)
+    known = label != ignore
+    filled, near = _fill_band(label, known, rule.band)
+    true = _boundary(filled, near)
+    predicted = _boundary(prediction, near)
+    near_true = _dilate(true, rule.tolerance)
+    near_predicted = _dilate(predicted, rule.tolerance)
+    hit = predicted & near_true
+    counted = hit | (predicted & known)
+    return BoundaryPixels(counted, hit, true, true & near_predicted, near_true, near_predicted)
+
+
 def boundary_counts(
     prediction: np.ndarray,
     label: np.ndarray,
@@ -176,22 +224,9 @@ def boundary_counts(
 
     The definition is :class:`BoundaryRule`'s; classes play no part beyond where they change.
     """
-    rule = rule or BoundaryRule()
-    prediction, label = np.asarray(prediction), np.asarray(label)
-    if prediction.shape != label.shape or label.ndim != 2:
-        raise DataError(
-            f"prediction {prediction.shape} and label {label.shape} must be equal (H, W)"
-        )
-    if label.size == 0:
-        return np.zeros(4, dtype=np.int64)
-    known = label != ignore
-    filled, near = _fill_band(label, known, rule.band)
-    true = _boundary(filled, near)
-    predicted = _boundary(prediction, near)
-    hit = predicted & _dilate(true, rule.tolerance)
-    found = true & _dilate(predicted, rule.tolerance)
-    counted = hit | (predicted & known)
-    return np.array([hit.sum(), counted.sum(), found.sum(), true.sum()], dtype=np.int64)
+    pixels = boundary_pixels(prediction, label, ignore, rule)
+    maps = pixels.hit, pixels.predicted, pixels.found, pixels.true
+    return np.array([one.sum() for one in maps], dtype=np.int64)
 
 
 def boundary_f1(counts: np.ndarray) -> np.ndarray:

@@ -85,7 +85,7 @@ def labels_and_confidence(
     """Label map (H, W) int32 and the score (H, W) float32 that the label of each pixel has."""
     with torch.no_grad(), memory_errors():
         labels, scores = segmenter.finish(
-            stitched, image, pixels, text, keep_scores=not segmenter._is_local()
+            stitched, image, pixels, text, keep_scores=not segmenter.is_local()
         )
         if scores is not None:
             confidence = np.take_along_axis(scores, labels[None].astype(np.int64), axis=0)[0]

@@ -1,60 +1,16 @@
 """The rule of boundary F1 on one picture: outlines, the band around them, and what counts as matched."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from ovsslib.evaluation import metrics
-from ovsslib.evaluation.metrics import BoundaryRule
+from ovsslib.evaluation.metrics import BoundaryRule, boundary_pixels
 from ovsslib.figures.style import INK, bare, new_figure
 
 BAND, MATCHED, MISSED = "#d9d9d9", "#0072b2", "#d55e00"
 CROP = 56, 75
 """Height and width in pixels of the part that is enlarged."""
-
-
-@dataclass(frozen=True, eq=False)
-class BoundaryPixels:
-    """Maps (H, W) bool of one picture, by the rule that `metrics.boundary_counts` counts with.
-
-    Attributes:
-        predicted: boundary pixels of the prediction that count; hit: those that are matched.
-        true: boundary pixels of the label; found: those that are matched.
-        near_true, near_predicted: the bands, all pixels within the tolerance of a boundary pixel.
-    """
-
-    predicted: np.ndarray
-    hit: np.ndarray
-    true: np.ndarray
-    found: np.ndarray
-    near_true: np.ndarray
-    near_predicted: np.ndarray
-
-    @property
-    def counts(self) -> np.ndarray:
-        """(4,) int64, as :func:`metrics.boundary_counts` gives them."""
-        maps = self.hit, self.predicted, self.found, self.true
-        return np.array([one.sum() for one in maps], dtype=np.int64)
-
-
-def boundary_pixels(
-    prediction: np.ndarray, label: np.ndarray, ignore: int = 255, rule: BoundaryRule | None = None
-) -> BoundaryPixels:
-    """Which pixels `metrics.boundary_counts` counts, for a prediction and a label map (H, W)."""
-    rule = rule or BoundaryRule()
-    known = label != ignore
-    filled, valid = metrics._fill_band(label, known, rule.band)
-    true = metrics._boundary(filled, valid)
-    predicted = metrics._boundary(prediction, valid)
-    near_true = metrics._dilate(true, rule.tolerance)
-    near_predicted = metrics._dilate(predicted, rule.tolerance)
-    hit = predicted & near_true
-    return BoundaryPixels(
-        hit | (predicted & known), hit, true, true & near_predicted, near_true, near_predicted
-    )
 
 
 def boundary_panel(
@@ -69,7 +25,7 @@ def boundary_panel(
     (precision), true outlines on the band of the predicted ones (recall).
 
     The frame is put where the label map has the most boundary pixels. Arguments as
-    :func:`boundary_pixels`; image (H, W, 3) uint8.
+    :func:`~ovsslib.evaluation.metrics.boundary_pixels`; image (H, W, 3) uint8.
     """
     pixels = boundary_pixels(prediction, label, ignore, rule)
     top, left, tall, wide = _busiest(pixels.true)
