@@ -7,6 +7,7 @@ pictures of half its size with patches of half its size, which on the 2x2 averag
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import json
 import math
@@ -43,7 +44,8 @@ class PretrainingSettings:
     training. start: shipped weights to start from ("models/.../model.safetensors"), None for random ones. steps: of one
     batch each. warmup: steps. final_share: last part of the run, without patch dropout. mix and final_mix: see TokenMix.
     sharpen, sharpen_at: block number -> factor by which its attention scores grow, once, at this share of the run (see
-    forward.sharpen_blocks). held_out_seed: world of the pictures that measure the held-out loss. context: tokens of a
+    forward.sharpen_blocks). centre: numbers of the blocks whose patches' mean query and mean key are taken out of the
+    biases of the finished weights: training brings them back, and with them blurred attention. held_out_seed: world of the pictures that measure the held-out loss. context: tokens of a
     caption that are read.
     """
 
@@ -66,6 +68,7 @@ class PretrainingSettings:
     final_mix: TokenMix = field(default_factory=TokenMix)
     sharpen: dict[int, float] = field(default_factory=dict)
     sharpen_at: float = 0.7
+    centre: tuple[int, ...] = ()
     bfloat16: bool = True
     threads: int = 1
     workers: int = 1
@@ -99,6 +102,7 @@ def read_settings(path: Path) -> PretrainingSettings:
     for name in ("mix", "final_mix"):
         if name in values:
             values[name] = TokenMix(**values[name])
+    values["centre"] = tuple(values.get("centre", ()))
     return PretrainingSettings(**values)
 
 
@@ -374,11 +378,22 @@ class Trainer:
         self.save()
         bar.close()
 
+    def finished(self) -> nn.Module:
+        """A copy of the model in its training size, with the settings' blocks centred. The run itself can go on."""
+        model, settings = copy.deepcopy(self.model), self.settings
+        if settings.centre:
+            loader = training_loader(
+                settings.held_out_seed, settings.batch, settings.size, 1, workers=0
+            )
+            pixels = to_pixels(next(iter(loader))[0][:64], self.device)
+            sharpen_blocks(model, pixels, dict.fromkeys(settings.centre, 1.0), settings.bfloat16)
+        return model
+
     def export(self, file: Path) -> None:
-        """Write the weights in the finished model's size (see :mod:`ovsslib.scenes.weights`)."""
+        """Write the finished weights in the finished model's size (see :mod:`ovsslib.scenes.weights`)."""
+        weights = self.finished().state_dict()
         state = enlarge_patches(
-            {key: value.detach().cpu() for key, value in self.model.state_dict().items()},
-            self.settings.shrink,
+            {key: value.detach().cpu() for key, value in weights.items()}, self.settings.shrink
         )
         about = {
             "steps": str(self.step),

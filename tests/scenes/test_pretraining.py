@@ -37,6 +37,7 @@ from ovsslib.scenes.pretraining import (
     pretrain,
     read_settings,
     shrink_patches,
+    to_pixels,
     tokenise,
 )
 from ovsslib.scenes.training_data import training_loader
@@ -206,6 +207,21 @@ def test_sharpening_centres_queries_and_keys_and_scales_their_products():
     expected = 2 * (before - before.mean((0, 1)))
     torch.testing.assert_close(queries_and_keys(), expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(first.attn.in_proj_weight, untouched)
+
+
+def test_finished_weights_are_centred_and_the_run_is_not_touched(tmp_path):
+    trainer = Trainer(replace(TINY, centre=(2,), bfloat16=False), tmp_path)
+    torch.nn.init.ones_(trainer.model.visual.transformer.resblocks[1].attn.in_proj_bias)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    model = trainer.finished()
+    images, _ = next(iter(training_loader(TINY.held_out_seed, 16, TINY.size, 1, 0, 0)))
+    x, _ = embed(model, to_pixels(images, torch.device("cpu")), torch.Generator())
+    first, last = model.visual.transformer.resblocks
+    normed = last.ln_1(run_block(first, x, low=False)[:, 1:])
+    both = F.linear(normed, last.attn.in_proj_weight, last.attn.in_proj_bias)[..., :64]
+    assert both.mean((0, 1)).abs().max() < 1e-4
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_enlarged_model_on_a_picture_is_the_small_one_on_its_average():
