@@ -64,7 +64,6 @@ HARMLESS = [
 ALLOWED = [
     ("04_phase1_2a.ipynb", "at 40 %", "the premise of an exercise"),
     ("06_phase2c_confidence.ipynb", "score of 0.8", "what calibration means"),
-    ("06_phase2c_confidence.ipynb", "temperature below 1", "the condition of a formula"),
     (
         "09_compute.ipynb",
         "six gigabytes",
