@@ -263,6 +263,7 @@ def _restore(file: Path, net, optimiser, settings) -> tuple[int, list[float]]:
 def _write(file: Path, write) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     write(temporary)
+    os.chmod(temporary, 0o644)  # safetensors lets nobody but the owner read
     os.replace(temporary, file)
 
 

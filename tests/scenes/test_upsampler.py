@@ -48,6 +48,7 @@ def test_loss_falls_and_weights_are_written(tiny_backbone, tmp_path):
     assert card["loss_last"] < card["loss_first"]
     assert card["held_out_loss"] > 0 and card["held_out_loss_of_interpolation"] > 0
     assert "upsampler.final_conv.0.weight" in load_file(tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tiny_backbone, tmp_path, monkeypatch):
