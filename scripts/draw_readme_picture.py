@@ -12,8 +12,8 @@ from ovsslib.paths import data
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "book" / "images" / "readme.png"
-PICTURE = "images/val/000038.jpg"
-WORDS = ["grass", "road", "dirt", "horse", "house"]
+PICTURE = "images/val/000059.jpg"
+WORDS = ["road", "dirt", "person", "car", "bicycle"]
 GAP = 16
 
 
