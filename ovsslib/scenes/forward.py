@@ -10,6 +10,7 @@ It computes what open_clip's ``CLIP.encode_image`` and ``CLIP.encode_text`` comp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -91,11 +92,13 @@ class TokenMix:
     foreign: float = 0.5
 
 
-def _foreign_patches(patches: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """(B, N, D) -> (B, 1, D): for every picture a random patch token of the next picture of the batch."""
+def _foreign_patches(
+    patches: torch.Tensor, generator: torch.Generator, away: int = 1
+) -> torch.Tensor:
+    """(B, N, D) -> (B, 1, D): for every picture a random patch token of the picture `away` places before it."""
     batch, count, width = patches.shape
     index = torch.randint(count, (batch, 1, 1), generator=generator).to(patches.device)
-    return patches.roll(1, 0).gather(1, index.expand(-1, -1, width))
+    return patches.roll(away, 0).gather(1, index.expand(-1, -1, width))
 
 
 def embed(
@@ -116,6 +119,19 @@ def embed(
     return x, x[:, :1]
 
 
+def compose_mosaics(pixels: torch.Tensor, side: int) -> torch.Tensor:
+    """(B, 3, S, S) -> (B / side^2, 3, S, S): side x side pictures in one, row by row, each at 1 / side of its size."""
+    small = F.avg_pool2d(pixels, side).unflatten(0, (-1, side, side))
+    return small.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3).contiguous()
+
+
+def _tiles(patches: torch.Tensor, side: int) -> torch.Tensor:
+    """Patch tokens of mosaics, (B / side^2, N, D), one row for each of their pictures: (B, N / side^2, D)."""
+    rows = math.isqrt(patches.shape[1]) // side
+    grid = patches.unflatten(1, (side, rows, side, rows))
+    return grid.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+
 def encode_image(
     model: nn.Module,
     pixels: torch.Tensor,
@@ -123,19 +139,27 @@ def encode_image(
     mix: TokenMix | None = None,
     patch_dropout: float = 0.0,
     low: bool = True,
+    mosaic: int = 1,
 ) -> torch.Tensor:
     """Image features of an open_clip ``CLIP`` with a ViT image tower.
 
     ``pixels``: (B, 3, H, W) float32, normalised as CLIP's, H and W those of the tower. ``mix``: see :class:`TokenMix`;
     None is the plain class token, as at inference. ``patch_dropout``: share of the patches that no block sees.
-    ``generator``: on the CPU, all random choices. Returns (B, Q, E) unit rows: Q = 1, or 2 where ``mix`` has a foreign
-    residual.
+    ``generator``: on the CPU, all random choices. ``mosaic``: 2, say, lets the tower see 2 x 2 pictures side by side as
+    one (:func:`compose_mosaics`; B must be a multiple of 4); the last block's initial class token then looks at the
+    patches of one picture at a time. Returns (B, Q, E) unit rows: Q = 1, or 2 where ``mix`` has a foreign residual.
     """
     tower = model.visual
     *blocks, last = tower.transformer.resblocks
+    if mosaic > 1:
+        pixels = compose_mosaics(pixels, mosaic)
     x, initial = embed(model, pixels, generator, patch_dropout)
     for block in blocks:
         x = run_block(block, x, low)
+    if mosaic > 1:  # the class token has seen all pictures of its mosaic: only the initial one will do
+        patches = _tiles(x[:, 1:], mosaic)
+        initial = initial[:1].expand(len(patches), -1, -1)
+        x = torch.cat([initial, patches], dim=1)
     batch = x.shape[0]
     token = x[:, :1]
     if mix is not None:
@@ -144,7 +168,7 @@ def encode_image(
         patches = x[:, 1:]
         x = torch.cat([token, patches], dim=1)
         if mix.foreign > 0:
-            residuals = torch.cat([token, _foreign_patches(patches, generator)], dim=1)
+            residuals = torch.cat([token, _foreign_patches(patches, generator, mosaic**2)], dim=1)
             answers = answer_of_block(last, x, token, residuals, low)
             return F.normalize(_norm(answers, tower.ln_post) @ tower.proj, dim=-1)
     answers = answer_of_block(last, x, token, token, low)

@@ -42,11 +42,13 @@ class PretrainingSettings:
 
     model: open_clip's configuration of the finished model. shrink: pictures and patches are smaller by this factor while
     training. start: shipped weights to start from ("models/.../model.safetensors"), None for random ones. steps: of one
-    batch each. warmup: steps. final_share: last part of the run, without patch dropout. mix and final_mix: see TokenMix.
-    sharpen, sharpen_at: block number -> factor by which its attention scores grow, once, at this share of the run (see
-    forward.sharpen_blocks). centre: numbers of the blocks whose patches' mean query and mean key are taken out of the
-    biases of the finished weights: training brings them back, and with them blurred attention. held_out_seed: world of the pictures that measure the held-out loss. context: tokens of a
-    caption that are read.
+    batch each. warmup: steps. final_share: last part of the run, without patch dropout. mosaic, mosaic_share: in this
+    share of the steps the image tower sees mosaic x mosaic pictures of the batch side by side as one, and has to answer
+    for each of them from its own patches (see forward.encode_image; after CLIM, Wu et al., AAAI 2024); 1 and 0 are no
+    mosaics. mix and final_mix: see TokenMix. sharpen, sharpen_at: block number -> factor by which its attention scores
+    grow, once, at this share of the run (see forward.sharpen_blocks). centre: numbers of the blocks whose patches' mean
+    query and mean key are taken out of the biases of the finished weights. held_out_seed: world of the pictures that
+    measure the held-out loss. context: tokens of a caption that are read.
     """
 
     model: dict[str, Any]
@@ -62,6 +64,8 @@ class PretrainingSettings:
     warmup: int = 60
     weight_decay: float = 0.05
     patch_dropout: float = 0.75
+    mosaic: int = 1
+    mosaic_share: float = 0.0
     final_share: float = 0.15
     final_lr: float = 0.3
     mix: TokenMix = field(default_factory=TokenMix)
@@ -83,6 +87,15 @@ class PretrainingSettings:
         if not 0 <= self.patch_dropout < 1 or not 0 <= self.final_share <= 1:
             raise DataError(
                 f"patch_dropout {self.patch_dropout} and final_share {self.final_share} are shares, 0 to 1"
+            )
+        if not 0 <= self.mosaic_share <= 1 or self.mosaic < 1:
+            raise DataError(
+                f"mosaic {self.mosaic} is a number of pictures, mosaic_share {self.mosaic_share} a share, 0 to 1"
+            )
+        if size // patch % self.mosaic or self.batch % self.mosaic**2:
+            raise DataError(
+                f"mosaic {self.mosaic} must divide the grid's side of {size // patch} patches, and its square the "
+                f"batch of {self.batch}; take another, or 1 for none"
             )
 
     @property
@@ -293,13 +306,15 @@ class Trainer:
             sharpen_blocks(self.model, pixels[:32], settings.sharpen, low)
             self.sharpened = True
         texts = encode_text(self.model, tokens.to(self.device), low)
+        tiled = torch.rand((), generator=generator).item() < settings.mosaic_share
         features = encode_image(
             self.model,
             pixels,
             generator,
             mix,
-            0.0 if final else settings.patch_dropout,
+            0.0 if final or tiled else settings.patch_dropout,
             low,
+            settings.mosaic if tiled else 1,
         )
         weights = [1.0] if features.shape[1] == 1 else [1 - mix.foreign, mix.foreign]
         loss = contrastive_loss(features, texts, self.model.logit_scale.exp(), weights)

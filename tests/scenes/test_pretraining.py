@@ -20,6 +20,7 @@ from ovsslib.errors import DataError, ModelError
 from ovsslib.loading import build_model, load_state
 from ovsslib.scenes.forward import (
     TokenMix,
+    compose_mosaics,
     embed,
     encode_image,
     encode_text,
@@ -50,7 +51,7 @@ MODEL = {
 }
 TINY = PretrainingSettings(
     model=MODEL, seed=3, steps=50, batch=16, crops=2, lr=3e-3, warmup=5, patch_dropout=0.5, workers=0,
-    mix=TokenMix(0.5, 0.5), sharpen={2: 2.0}, final_mix=TokenMix(0.3, 0.5), checkpoint_seconds=0.0,
+    mosaic=2, mosaic_share=0.4, mix=TokenMix(0.5, 0.5), sharpen={2: 2.0}, final_mix=TokenMix(0.3, 0.5), checkpoint_seconds=0.0,
 )  # fmt: skip
 
 
@@ -187,6 +188,44 @@ def test_second_answer_stands_on_a_patch_of_another_picture():
     (features[0, 1] * torch.arange(32)).sum().backward()
     reached = pixels.grad.abs().flatten(1).max(1).values
     assert reached[2] > 1e-6 and reached[0] == 0 and reached[1] == 0
+
+
+def test_mosaics_hold_every_picture_once_at_its_place():
+    pixels = torch.randn(8, 3, 64, 64)
+    mosaics = compose_mosaics(pixels, 2)
+    assert mosaics.shape == (2, 3, 64, 64)
+    for number, picture in enumerate(F.avg_pool2d(pixels, 2)):
+        which, row, column = number // 4, number % 4 // 2, number % 2
+        tile = mosaics[which, :, row * 32 : row * 32 + 32, column * 32 : column * 32 + 32]
+        assert torch.equal(tile, picture), number
+
+
+def test_in_a_mosaic_each_picture_answers_from_its_own_patches():
+    torch.manual_seed(0)
+    model = build_model(MODEL)
+    with torch.no_grad():  # no attention in the first block: patches know only themselves
+        model.visual.transformer.resblocks[0].attn.out_proj.weight.zero_()
+
+    def reached(answer: int) -> list[int]:
+        pixels = torch.randn(8, 3, 64, 64, requires_grad=True)
+        features = encode_image(
+            model, pixels, torch.Generator().manual_seed(1), TokenMix(0.0, 0.5), low=False, mosaic=2
+        )
+        assert features.shape == (8, 2, 32)
+        (features[5, answer] * torch.arange(32)).sum().backward()
+        return (pixels.grad.abs().flatten(1).max(1).values > 1e-8).nonzero()[:, 0].tolist()
+
+    assert reached(0) == [5]
+    assert reached(1) == [1, 5]  # over a patch of the mosaic before, at the same place
+
+
+def test_mosaics_that_do_not_fit_are_refused():
+    with pytest.raises(DataError, match="mosaic 3 must divide"):
+        replace(TINY, mosaic=3)
+    with pytest.raises(DataError, match="batch of 18"):
+        replace(TINY, batch=18)
+    with pytest.raises(DataError, match="mosaic_share 1.5"):
+        replace(TINY, mosaic_share=1.5)
 
 
 def test_sharpening_centres_queries_and_keys_and_scales_their_products():
