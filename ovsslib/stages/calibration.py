@@ -61,7 +61,10 @@ class CalibrationSettings:
         # a hard hierarchy takes the best class of the best group, whatever the temperature
         if hierarchy is not None and hierarchy.mode == "soft" and self.when == "before":
             return None
-        return "a temperature keeps each pixel's order of classes, and no threshold, hierarchy or CRF follows it"
+        return (
+            "a temperature keeps each pixel's order of classes, and nothing that follows it asks for more "
+            "(a probability threshold, a soft hierarchy, a CRF)"
+        )
 
     def on_scaled_logits(self, logits: Tensor, context) -> Tensor:
         """Scaled logits (Q, H, W) -> divided by the temperature, if it stands before the hierarchy."""
