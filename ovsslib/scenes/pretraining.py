@@ -2,7 +2,8 @@
 
 No mask and no label enters: :mod:`ovsslib.scenes.training_data` hands out pictures and captions. The model is trained on
 pictures of half its size with patches of half its size, which on the 2x2 average of a picture is the same function
-(:func:`enlarge_patches`). Early training sees a quarter of the patches; the last part of the run sees whole pictures.
+(:func:`~ovsslib.scenes.weights.enlarge_patches`). Early training sees a quarter of the patches, or four small pictures
+side by side; the last part of the run sees whole pictures, and mosaics still.
 """
 
 from __future__ import annotations
@@ -31,7 +32,13 @@ from ovsslib.errors import DataError, ModelError
 from ovsslib.scenes.forward import TokenMix, encode_image, encode_text, sharpen_blocks
 from ovsslib.scenes.optimiser import make_optimisers
 from ovsslib.scenes.training_data import training_loader
-from ovsslib.scenes.weights import load_sceneclip_state, save_sceneclip_state
+from ovsslib.scenes.weights import (
+    coarsen_patches,
+    enlarge_patches,
+    load_sceneclip_state,
+    save_sceneclip_state,
+    shrink_patches,
+)
 
 _LARGEST_SCALE = 100.0
 
@@ -128,34 +135,6 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(most_maps, 0)
         libc.mallopt(most_arenas, 1)
-
-
-def enlarge_patches(state: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
-    """Weights for pictures `factor` times as large: each value of a patch kernel is spread evenly over factor x factor
-    pixels, so that the new model on a picture is the old one on its block average, exactly."""
-    kernel = state["visual.conv1.weight"]
-    larger = kernel.repeat_interleave(factor, 2).repeat_interleave(factor, 3) / factor**2
-    return {**state, "visual.conv1.weight": larger}
-
-
-def shrink_patches(state: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
-    """The reverse of :func:`enlarge_patches`: kernels summed over blocks of factor x factor pixels."""
-    kernel = state["visual.conv1.weight"]
-    smaller = F.avg_pool2d(kernel, factor) * factor**2
-    return {**state, "visual.conv1.weight": smaller}
-
-
-def coarsen_patches(state: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
-    """Weights to start a model of `factor` times larger patches from: each patch is seen at 1 / factor of its size, and
-    positions are averaged. Factor 1 changes nothing."""
-    if factor == 1:
-        return state
-    table = state["visual.positional_embedding"]
-    side = math.isqrt(len(table) - 1)
-    patches = table[1:].T.reshape(1, -1, side, side)
-    coarse = F.avg_pool2d(patches, factor)[0].flatten(1).T
-    state = {**state, "visual.positional_embedding": torch.cat([table[:1], coarse])}
-    return enlarge_patches(state, factor)
 
 
 def make_model(settings: PretrainingSettings) -> nn.Module:

@@ -1,14 +1,16 @@
-"""SceneCLIP's weight files: float16 safetensors without the token embeddings that were never trained.
+"""SceneCLIP's weights: their files, and their forms for other sizes of patches.
 
-The file holds open_clip's state dict, with two differences: `token_embedding.weight` has the rows of the trained tokens
+A file is a float16 safetensors without the token embeddings that were never trained. It holds open_clip's state dict, with two differences: `token_embedding.weight` has the rows of the trained tokens
 only, and the int32 tensor `kept_token_ids` says which rows those are.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -65,3 +67,31 @@ def load_sceneclip_state(path: Path) -> tuple[dict[str, Tensor], Tensor]:
     table[kept] = rows
     state[_TABLE] = table
     return state, kept
+
+
+def enlarge_patches(state: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
+    """Weights for pictures `factor` times as large: each value of a patch kernel is spread evenly over factor x factor
+    pixels, so that the new model on a picture is the old one on its block average, exactly."""
+    kernel = state["visual.conv1.weight"]
+    larger = kernel.repeat_interleave(factor, 2).repeat_interleave(factor, 3) / factor**2
+    return {**state, "visual.conv1.weight": larger}
+
+
+def shrink_patches(state: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
+    """The reverse of :func:`enlarge_patches`: kernels summed over blocks of factor x factor pixels."""
+    kernel = state["visual.conv1.weight"]
+    smaller = F.avg_pool2d(kernel, factor) * factor**2
+    return {**state, "visual.conv1.weight": smaller}
+
+
+def coarsen_patches(state: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
+    """Weights to start a model of `factor` times larger patches from: each patch is seen at 1 / factor of its size, and
+    positions are averaged. Factor 1 changes nothing."""
+    if factor == 1:
+        return state
+    table = state["visual.positional_embedding"]
+    side = math.isqrt(len(table) - 1)
+    patches = table[1:].T.reshape(1, -1, side, side)
+    coarse = F.avg_pool2d(patches, factor)[0].flatten(1).T
+    state = {**state, "visual.positional_embedding": torch.cat([table[:1], coarse])}
+    return enlarge_patches(state, factor)

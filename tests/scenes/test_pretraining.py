@@ -31,18 +31,21 @@ from ovsslib.scenes.optimiser import orthogonal_factor
 from ovsslib.scenes.pretraining import (
     PretrainingSettings,
     Trainer,
-    coarsen_patches,
-    enlarge_patches,
     learning_rate,
     make_model,
     pretrain,
     read_settings,
-    shrink_patches,
     to_pixels,
     tokenise,
 )
 from ovsslib.scenes.training_data import training_loader
-from ovsslib.scenes.weights import load_sceneclip_state, save_sceneclip_state
+from ovsslib.scenes.weights import (
+    coarsen_patches,
+    enlarge_patches,
+    load_sceneclip_state,
+    save_sceneclip_state,
+    shrink_patches,
+)
 
 MODEL = {
     "embed_dim": 32,
