@@ -1,7 +1,8 @@
 """SceneCLIP's weights: their files, and their forms for other sizes of patches.
 
-A file is a float16 safetensors without the token embeddings that were never trained. It holds open_clip's state dict, with two differences: `token_embedding.weight` has the rows of the trained tokens
-only, and the int32 tensor `kept_token_ids` says which rows those are.
+A file is a float16 safetensors without the token embeddings that were never trained. It holds open_clip's state dict,
+with two differences: `token_embedding.weight` has the rows of the trained tokens only, and the int32 tensor
+`kept_token_ids` says which rows those are.
 """
 
 import math
