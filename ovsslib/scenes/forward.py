@@ -4,7 +4,7 @@ It computes what open_clip's ``CLIP.encode_image`` and ``CLIP.encode_text`` comp
 
 * matrix products run in bfloat16 if asked (about three times as fast on processors that have it), while the residual
   stream, the layer norms and the attention scores stay float32;
-* the image tower can see a subset of the patches (patch dropout);
+* the image tower can see a subset of the patches (patch dropout), or several pictures side by side (mosaics);
 * the last block answers for the class token only, or for what stands for it while training.
 """
 
@@ -79,8 +79,8 @@ class TokenMix:
     Without it the class token gathers its evidence in the earlier blocks and carries it along the residual, so that the
     last block's values never have to name what a patch shows; the methods of the field read exactly those values.
 
-    * `initial`: probability, per picture, that the class token entering the last block is its initial embedding (after
-      `ln_pre`, before any block), so that all evidence has to come through the last block's values.
+    * `initial`: probability, per picture (1 in mosaics), that the class token entering the last block is its initial
+      embedding (after `ln_pre`, before any block), so that all evidence has to come through the last block's values.
     * `foreign`: weight, from 0 to below 1, of a second answer in the loss: the same attention result, but added to a
       patch token of *another* picture of the batch instead of the class token. It teaches the path behind the attention
       (residual, feed-forward network, projection) to read the values over a patch's residual, as methods that keep that
@@ -179,7 +179,7 @@ def encode_image(
 def sharpen_blocks(
     model: nn.Module, pixels: torch.Tensor, factors: Mapping[int, float], low: bool = True
 ) -> None:
-    """Make the attention of some image blocks more selective, in place; training goes on from there.
+    """Make the attention of some image blocks more selective, in place.
 
     A class token that asks the same of all pictures leaves the patches' own queries and keys with a large common part
     and small differences: q q^T and k k^T hardly tell one patch from another. This takes the patches' mean query and mean

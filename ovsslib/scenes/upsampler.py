@@ -1,6 +1,6 @@
 """A LoftUp for SceneCLIP, trained without labels: `ovss pretrain loftup-sceneclip`.
 
-Target: what SceneCLIP itself says when it looks closer. A 224-pixel window is enlarged and read in overlapping
+Target: what SceneCLIP itself says when it looks closer. A 224-pixel window is enlarged and read in
 windows of the tower's own size; their patch features, averaged where windows overlap, make a grid that is
 `zoom` times finer. LoftUp sees the coarse grid and the window as it is, and learns to give the fine grid: the loss
 is one minus the cosine, so the output lives in CLIP's text-aligned space by training. No word, caption, mask or
@@ -102,7 +102,8 @@ class FeaturePairs:
 def closer_look(segmenter: Segmenter, pixels: Tensor, zoom: int, stride: int) -> Tensor:
     """Unit patch features (D, zoom * h, zoom * w) of a window (3, H, W) enlarged `zoom` times.
 
-    Overlapping windows of the tower's own size are read, `stride` patches apart, and their unit features averaged.
+    Windows of the tower's own size are read, `stride` patches apart, and their unit features averaged where they
+    overlap.
     """
     backbone = segmenter.backbone
     patch = backbone.patch_size

@@ -26,8 +26,8 @@ def smooth_by_similarity(
         features: (B, D, h, w) float.
         alpha: strength. temperature: of the softmax over patches.
         literal: the thesis's formula as it stands, on features of their own length and without
-            temperature. The softmax then saturates at each patch itself, and the step hardly does
-            more than scale the features.
+            temperature. On long features the softmax then saturates at one or few patches
+            of nearly the same direction, and the step does little more than scale the features.
 
     Returns:
         (B, D, h, w) float32. Memory is bounded for any grid: rows of the similarity go through in
