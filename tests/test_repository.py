@@ -264,6 +264,12 @@ def test_the_readmes_picture_has_a_text_for_those_who_do_not_see_it():
         assert picture.width >= 800
 
 
+def test_the_landing_pages_caption_names_the_picture_that_is_drawn():
+    script = (ROOT / "scripts" / "draw_readme_picture.py").read_text()
+    drawn = int(re.search(r'PICTURE = "images/val/(\d+)\.jpg"', script)[1])
+    assert f"\nPicture {drawn} of Scenes" in (ROOT / "book" / "index.md").read_text()
+
+
 def test_make_help_lists_the_targets():
     done = subprocess.run(["make", "help"], capture_output=True, text=True, cwd=ROOT, check=True)
     listed = {line.split()[0] for line in done.stdout.splitlines()[1:]}
