@@ -51,8 +51,8 @@ class PretrainingSettings:
     training. start: shipped weights to start from ("models/.../model.safetensors"), None for random ones. steps: of one
     batch each. warmup: steps. final_share: last part of the run, without patch dropout. mosaic, mosaic_share: in this
     share of the steps the image tower sees mosaic x mosaic pictures of the batch side by side as one, and has to answer
-    for each of them from its own patches (see forward.encode_image; after CLIM, Wu et al., AAAI 2024); 1 and 0 are no
-    mosaics. mix and final_mix: see TokenMix. sharpen, sharpen_at: block number -> factor by which its attention scores
+    for each of them from its own patches (see forward.encode_image; after CLIM, Wu et al., AAAI 2024).
+    mix and final_mix: see TokenMix. sharpen, sharpen_at: block number -> factor by which its attention scores
     grow, once, at this share of the run (see forward.sharpen_blocks). centre: numbers of the blocks whose patches' mean
     query and mean key are taken out of the biases of the finished weights. held_out_seed: world of the pictures that
     measure the held-out loss. context: tokens of a caption that are read.
@@ -71,7 +71,7 @@ class PretrainingSettings:
     warmup: int = 60
     weight_decay: float = 0.05
     patch_dropout: float = 0.75
-    mosaic: int = 1
+    mosaic: int = 2
     mosaic_share: float = 0.0
     final_share: float = 0.15
     final_lr: float = 0.3
@@ -95,14 +95,14 @@ class PretrainingSettings:
             raise DataError(
                 f"patch_dropout {self.patch_dropout} and final_share {self.final_share} are shares, 0 to 1"
             )
-        if not 0 <= self.mosaic_share <= 1 or self.mosaic < 1:
+        if not 0 <= self.mosaic_share <= 1 or self.mosaic < 2:
             raise DataError(
-                f"mosaic {self.mosaic} is a number of pictures, mosaic_share {self.mosaic_share} a share, 0 to 1"
+                f"mosaic {self.mosaic} must be 2 or more, mosaic_share {self.mosaic_share} is a share, 0 to 1"
             )
-        if size // patch % self.mosaic or self.batch % self.mosaic**2:
+        if self.mosaic_share and (size // patch % self.mosaic or self.batch % self.mosaic**2):
             raise DataError(
                 f"mosaic {self.mosaic} must divide the grid's side of {size // patch} patches, and its square the "
-                f"batch of {self.batch}; take another, or 1 for none"
+                f"batch of {self.batch}; take another, or mosaic_share 0 for none"
             )
 
     @property

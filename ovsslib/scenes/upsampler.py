@@ -44,8 +44,6 @@ class UpsamplerSettings:
         windows: training windows, drawn and read once before training.
         zoom: the target's grid is this many times finer.
         stride: between the windows on the enlarged picture, in patches of the tower.
-        blend: share of the interpolated coarse features in the target, 0 to below 1. The closer look has the outlines,
-            but may name large things differently, whose parts it sees; the coarse features keep the names.
         epochs, batch, lr, weight_decay: of AdamW with a linear warm-up (5%) and a cosine to zero.
     """
 
@@ -55,7 +53,6 @@ class UpsamplerSettings:
     windows: int = 3000
     zoom: int = 2
     stride: int = 7
-    blend: float = 0.0
     epochs: int = 8
     batch: int = 24
     lr: float = 1e-3
@@ -70,8 +67,6 @@ class UpsamplerSettings:
                 f"windows {self.windows}, zoom {self.zoom}, stride {self.stride}, epochs {self.epochs}, "
                 f"batch {self.batch} must be 1 or more, and there must be a recipe"
             )
-        if not 0 <= self.blend < 1:
-            raise DataError(f"blend {self.blend} is a share, from 0 to below 1")
 
 
 def read_upsampler_settings(path: Path) -> UpsamplerSettings:
@@ -147,13 +142,7 @@ def feature_pairs(
         pixels = normalise(image).to(backbone.device)
         segmenter = segmenters[index % len(segmenters)]
         coarse.append(segmenter.features(pixels[None])[0].permute(2, 0, 1).cpu().half())
-        closer = closer_look(segmenter, pixels, settings.zoom, settings.stride)
-        plain = F.interpolate(
-            F.normalize(coarse[-1].float(), dim=0)[None],
-            size=closer.shape[-2:], mode="bilinear", align_corners=False,
-        )[0]  # fmt: skip
-        target = settings.blend * F.normalize(plain, dim=0) + (1 - settings.blend) * closer
-        fine.append(F.normalize(target, dim=0).half())
+        fine.append(closer_look(segmenter, pixels, settings.zoom, settings.stride).half())
         pictures.append(torch.from_numpy(image).permute(2, 0, 1))
     return FeaturePairs(torch.stack(coarse), torch.stack(fine), torch.stack(pictures))
 

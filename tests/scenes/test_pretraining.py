@@ -229,6 +229,9 @@ def test_mosaics_that_do_not_fit_are_refused():
         replace(TINY, batch=18)
     with pytest.raises(DataError, match="mosaic_share 1.5"):
         replace(TINY, mosaic_share=1.5)
+    with pytest.raises(DataError, match="mosaic 1 must be"):
+        replace(TINY, mosaic=1)
+    assert replace(TINY, mosaic=3, mosaic_share=0.0).mosaic_share == 0
 
 
 def test_sharpening_centres_queries_and_keys_and_scales_their_products():
