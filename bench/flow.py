@@ -24,13 +24,13 @@ import open_clip
 import torch
 from torch.nn import functional as F
 
-from ovsslib.backbone import Backbone
-from ovsslib.classifier import TextFeatures
-from ovsslib.loading import build_model
+from ovsslib.clip.backbone import Backbone
+from ovsslib.clip.loading import build_model
 from ovsslib.networks.loftup import LoftUp
 from ovsslib.recipe import ALWAYS_ON, Recipe, recipe_names, stages
 from ovsslib.segmenter import Segmenter
-from ovsslib.vocabulary import Vocabulary
+from ovsslib.text.features import TextFeatures
+from ovsslib.text.vocabulary import Vocabulary
 
 HEIGHT, WIDTH = 336, 448
 QUERIES = (56, 171)

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 
 from ovsslib import _torchvision  # noqa: F401 - must come before open_clip
-from ovsslib.backbone import Backbone
-from ovsslib.classifier import encode_prompts
-from ovsslib.prompts import TextSettings
-from ovsslib.vocabulary import Vocabulary
+from ovsslib.clip.backbone import Backbone
+from ovsslib.text.features import encode_prompts
+from ovsslib.text.prompts import TextSettings
+from ovsslib.text.vocabulary import Vocabulary
 
 TEXT_TOWER = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
 VISION_STUB = {"image_size": 32, "patch_size": 16, "width": 64, "head_width": 32, "layers": 1}

@@ -15,20 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovsslib.auxiliary import auxiliary_texts
-from ovsslib.backbone import Backbone, TrunkOutput
-from ovsslib.classifier import TextFeatures, encode_queries
-from ovsslib.contexts import ImageContext, WindowContext
+from ovsslib.clip.backbone import Backbone, TrunkOutput
+from ovsslib.clip.loading import EMBEDDED, cached_pretrained, load_backbone
+from ovsslib.clip.memory import check_memory, memory_errors
 from ovsslib.errors import RecipeError
-from ovsslib.loading import EMBEDDED, cached_pretrained, load_backbone
-from ovsslib.memory import check_memory, memory_errors
-from ovsslib.pictures import Picture, normalise, read_picture, resize_picture
+from ovsslib.images.pictures import Picture, normalise, read_picture, resize_picture
+from ovsslib.images.segmentation import Segmentation
 from ovsslib.recipe import Recipe
-from ovsslib.segmentation import Segmentation
-from ovsslib.stages.attention import AttentionContext
+from ovsslib.stages.contexts import AttentionContext, ImageContext, WindowContext
 from ovsslib.stages.pamr import pamr
 from ovsslib.stages.windows import Stitched
-from ovsslib.vocabulary import Vocabulary
+from ovsslib.text.auxiliary import auxiliary_texts
+from ovsslib.text.features import TextFeatures, encode_queries
+from ovsslib.text.vocabulary import Vocabulary
 
 PREFERRED = ("ViT-B-16-quickgelu", "openai")  # what model="auto" looks for in the local cache
 _STRIP = 24_000_000  # logits handled at a time when the label map is made strip by strip (float32 values)

@@ -14,12 +14,12 @@ import sys
 import numpy as np
 
 from ovsslib import paths
-from ovsslib.chapter import chapter
-from ovsslib.evaluation.comparisons import select
+from ovsslib.book.chapter import chapter
+from ovsslib.clip.loading import EMBEDDED
 from ovsslib.evaluation.profiles import Profile
-from ovsslib.evaluation.proxy import proxy_validity
 from ovsslib.evaluation.results import Results
-from ovsslib.loading import EMBEDDED
+from ovsslib.study.comparisons import select
+from ovsslib.study.rank_agreement import proxy_validity
 
 BEGIN, END = "<!-- measured: scripts/fill_card.py -->", "<!-- end of measured -->"
 RECIPES = {

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 from ovsslib import paths
+from ovsslib.clip.loading import EMBEDDED, check_file
 from ovsslib.errors import ModelError, RecipeError
-from ovsslib.evaluation.fingerprints import code_hash
+from ovsslib.evaluation.keys import code_hash
 from ovsslib.evaluation.store import ResultsStore
-from ovsslib.loading import EMBEDDED, check_file
 from ovsslib.recipe import Recipe, make_settings
 
 

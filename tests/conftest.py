@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ovsslib.backbone import Backbone
-from ovsslib.loading import build_model, load_state
+from ovsslib.clip.backbone import Backbone
+from ovsslib.clip.loading import build_model, load_state
 
 VECTORS = Path(__file__).parent / "vectors"
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ovsslib.segmentation import Segmentation
+from ovsslib.images.segmentation import Segmentation
 
 NAMES = ["background", "dog", "grass", "unicorn"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from ovsslib import load_backbone, open_dataset
-from ovsslib.prompts import PROMPTS
 from ovsslib.recipe import ALWAYS_ON, POINTS, THESIS_SWITCHES, Recipe, stage_info, stages
 from ovsslib.segmenter import Segmenter, window_logits_of
+from ovsslib.text.prompts import PROMPTS
 
 PICTURES = (0, 7)
 OPTIONAL = [name for name in stages() if name not in ALWAYS_ON]

@@ -95,7 +95,7 @@ def test_environment_has_the_same_pins():
 
 def test_extras():
     assert set(PROJECT["optional-dependencies"]) == {"book", "dev", "llm", "edit", "cluster"}
-    assert PROJECT["scripts"]["ovss"] == "ovsslib.cli:main"
+    assert PROJECT["scripts"]["ovss"] == "ovsslib.cli.main:main"
     assert PROJECT["version"] == ovsslib.__version__
 
 
@@ -217,7 +217,7 @@ def test_readme_make_lines_name_targets():
 def test_readme_ovss_lines_run(tmp_path, monkeypatch, capsys):
     from skimage import data
 
-    from ovsslib.cli import main
+    from ovsslib.cli.main import main
 
     Image.fromarray(data.chelsea()).resize((224, 160)).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)

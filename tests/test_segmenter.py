@@ -11,13 +11,13 @@ from conftest import TINY_CONFIG, relative_error
 from PIL import Image
 
 import ovsslib
-from ovsslib.backbone import Backbone
+from ovsslib.clip.backbone import Backbone
+from ovsslib.clip.loading import build_model
+from ovsslib.clip.memory import memory_errors
 from ovsslib.errors import ImageError, MemoryBudgetError, RecipeError, WordsError
-from ovsslib.loading import build_model
-from ovsslib.memory import memory_errors
 from ovsslib.recipe import Recipe, recipe_names
 from ovsslib.segmenter import Segmenter, load, window_logits_of
-from ovsslib.vocabulary import Vocabulary
+from ovsslib.text.vocabulary import Vocabulary
 
 SMALL = {"windows": {"short_side": 80, "crop": 64, "stride": 32}, "text.templates": ("a {}.",)}
 WORDS = ["cat", "dog", "grass", "sky"]
@@ -168,7 +168,7 @@ def test_layers_that_the_model_lacks_are_refused_at_once():
 
 def test_work_that_does_not_fit_is_refused_before_it_starts(tiny_backbone, image, monkeypatch):
     memory = type("Memory", (), {"available": 1000})
-    monkeypatch.setattr("ovsslib.memory.psutil.virtual_memory", lambda: memory)
+    monkeypatch.setattr("ovsslib.clip.memory.psutil.virtual_memory", lambda: memory)
     refined = Segmenter(tiny_backbone, Recipe.named("sclip").but(SMALL).but(pamr=True))
     with pytest.raises(MemoryBudgetError, match="4 queries at 75x101.*smaller picture"):
         refined(image, WORDS)
@@ -264,8 +264,8 @@ SCRIPT = """
 import hashlib, json, sys
 import numpy as np, torch
 import ovsslib
-from ovsslib.backbone import Backbone
-from ovsslib.loading import build_model
+from ovsslib.clip.backbone import Backbone
+from ovsslib.clip.loading import build_model
 torch.set_num_threads(1)
 torch.manual_seed(0)
 backbone = Backbone(build_model(json.loads(sys.argv[1])), name="tiny", weights_hash="two-processes")

@@ -19,21 +19,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ovsslib import paths
-from ovsslib.classifier import TextFeatures
+from ovsslib.datasets.dataset import VIEWS
 from ovsslib.errors import DataError
 from ovsslib.evaluation import metrics
-from ovsslib.evaluation.datasets import VIEWS
 from ovsslib.evaluation.distributed import Processes, assert_complete
-from ovsslib.evaluation.fingerprints import (
+from ovsslib.evaluation.keys import (
     data_fingerprint,
     evaluation_parts,
     key_of,
     network_fingerprints,
     words_fingerprint,
 )
-from ovsslib.evaluation.report import Report, provenance
-from ovsslib.evaluation.resume import ImageCounts, ResumeLog
-from ovsslib.evaluation.sharing import (
+from ovsslib.evaluation.passes import (
     BAD_IMAGE,
     group_by_trunk,
     labels_and_confidence,
@@ -41,9 +38,12 @@ from ovsslib.evaluation.sharing import (
     share_logits,
     with_smaller_chunks,
 )
+from ovsslib.evaluation.report import Report, provenance
+from ovsslib.evaluation.resume import ImageCounts, ResumeLog
 from ovsslib.evaluation.store import ResultsStore
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter, window_logits_of
+from ovsslib.text.features import TextFeatures
 
 
 @dataclass(eq=False)

@@ -19,12 +19,12 @@ import torch
 from tqdm.auto import tqdm
 
 from ovsslib import paths
-from ovsslib.classifier import TextFeatures
 from ovsslib.errors import DataError
-from ovsslib.evaluation.fingerprints import data_fingerprint, evaluation_parts, key_of
-from ovsslib.evaluation.sharing import group_by_trunk, share_logits
+from ovsslib.evaluation.keys import data_fingerprint, evaluation_parts, key_of
+from ovsslib.evaluation.passes import group_by_trunk, share_logits
 from ovsslib.segmenter import Segmenter, window_logits_of
-from ovsslib.vocabulary import Vocabulary
+from ovsslib.text.features import TextFeatures
+from ovsslib.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ import torch
 import yaml
 
 from ovsslib import paths
-from ovsslib.backbone import Backbone
+from ovsslib.clip.backbone import Backbone
+from ovsslib.clip.loading import load_backbone
+from ovsslib.datasets.dataset import SegmentationDataset, open_dataset
 from ovsslib.errors import RecipeError
-from ovsslib.evaluation.datasets import SegmentationDataset, open_dataset
-from ovsslib.loading import load_backbone
 from ovsslib.recipe import Recipe
 
 DEFAULT = "embedded"

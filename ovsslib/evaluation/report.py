@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from ovsslib.errors import DataError
-from ovsslib.evaluation import metrics, uncertainty
-from ovsslib.evaluation.uncertainty import Interval
+from ovsslib.evaluation import intervals, metrics
+from ovsslib.evaluation.intervals import Interval
 from ovsslib.recipe import Recipe
 
 METRICS = {
@@ -126,10 +126,10 @@ class Report:
         if metric == "per_image_miou":
             return 100 * metrics.per_image_mean_iou(self.counts)
         counts, name, _ = self._counts_for(metric)
-        return 100 * float(uncertainty.METRICS[name](counts.sum(axis=0)))
+        return 100 * float(intervals.METRICS[name](counts.sum(axis=0)))
 
     def interval(
-        self, metric: str = "miou", level: float = 0.95, resamples: int = uncertainty.RESAMPLES
+        self, metric: str = "miou", level: float = 0.95, resamples: int = intervals.RESAMPLES
     ) -> Interval:
         """Bootstrap interval over images in percent; "per_class" gives arrays (C,).
 
@@ -149,7 +149,7 @@ class Report:
             values = metrics.image_miou(self.counts)
             return _mean_interval(values, None, level, resamples).percent()
         counts, name, index = self._counts_for(metric)
-        found = uncertainty.interval(counts, level, name, resamples).percent()
+        found = intervals.interval(counts, level, name, resamples).percent()
         return found if index is None else _one(found, index)
 
     def difference(
@@ -157,7 +157,7 @@ class Report:
         other: "Report",
         metric: str = "miou",
         level: float = 0.95,
-        resamples: int = uncertainty.RESAMPLES,
+        resamples: int = intervals.RESAMPLES,
     ) -> Interval:
         """Interval of this metric minus the other's, in points, over the images that both counted.
 
@@ -173,13 +173,13 @@ class Report:
             return _mean_interval(a, b, level, resamples).percent()
         first, name, index = self._counts_for(metric)
         second, _, _ = other._counts_for(metric)
-        found = uncertainty.paired_difference(
+        found = intervals.paired_difference(
             first[mine], second[theirs], level, name, resamples
         ).percent()
         return found if index is None else _one(found, index)
 
     def _counts_for(self, metric: str) -> tuple[np.ndarray, str, int | None]:
-        """Counts a metric is made from, its name in `uncertainty.METRICS`, and the class if it is one."""
+        """Counts a metric is made from, its name in `intervals.METRICS`, and the class if it is one."""
         if metric.startswith(CLASS_PREFIX):
             return self.counts, "per_class_iou", self._class_index(metric)
         if metric in ("per_class", "per_class_iou"):
@@ -274,7 +274,7 @@ def _mean_interval(
     sides = [first] if second is None else [first, second]
     draws: list[list[np.ndarray]] = [[] for _ in sides]
     for block, start in enumerate(range(0, resamples, 250)):
-        weights = uncertainty.draw_weights(len(first), min(250, resamples - start), 0, block)
+        weights = intervals.draw_weights(len(first), min(250, resamples - start), 0, block)
         for side, values in zip(draws, sides, strict=True):
             known = ~np.isnan(values)
             with np.errstate(invalid="ignore"):

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ovsslib.errors import DataError, RecipeError
-from ovsslib.evaluation import uncertainty
+from ovsslib.evaluation import intervals
 from ovsslib.evaluation.distributed import local_device
 from ovsslib.evaluation.engine import evaluate
 from ovsslib.evaluation.profiles import DEFAULT, Profile
@@ -144,9 +144,9 @@ def _compared(report: Report, base: Report, metric: str, paired: bool) -> dict[s
     if not paired:
         return {"difference": report.value(metric) - base.value(metric)}
     found = report.difference(base, metric)
-    verdict = uncertainty.verdict(found)
-    if metric in LOWER_IS_BETTER and verdict != uncertainty.NOT_SHOWN:
-        verdict = uncertainty.WORSE if verdict == uncertainty.BETTER else uncertainty.BETTER
+    verdict = intervals.verdict(found)
+    if metric in LOWER_IS_BETTER and verdict != intervals.NOT_SHOWN:
+        verdict = intervals.WORSE if verdict == intervals.BETTER else intervals.BETTER
     return {
         "difference": found.value,
         "difference_low": found.low,

@@ -23,7 +23,7 @@ import yaml
 
 from ovsslib import paths
 from ovsslib.errors import DataError, OvssError
-from ovsslib.evaluation.fingerprints import key_of
+from ovsslib.evaluation.keys import key_of
 from ovsslib.evaluation.report import CLASS_PREFIX, Report
 from ovsslib.recipe import Recipe, make_settings, recipe_names
 
@@ -65,7 +65,7 @@ class ResultsStore:
         return f"ResultsStore({str(self.folder)!r}, shipped={str(self.shipped)!r})"
 
     def get(self, parts: Mapping[str, Any]) -> Report | None:
-        """The report of an evaluation given by its key parts (`fingerprints.evaluation_parts`), or None.
+        """The report of an evaluation given by its key parts (`keys.evaluation_parts`), or None.
 
         A damaged record counts as absent, with a warning.
         """

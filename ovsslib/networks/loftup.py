@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovsslib.clip.loading import read_state_dict
 from ovsslib.errors import ModelError, RecipeError
-from ovsslib.loading import read_state_dict
 
 _COLOUR_FREQUENCIES = 20
 _GRID_FREQUENCIES = 5

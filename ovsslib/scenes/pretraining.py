@@ -2,7 +2,7 @@
 
 No mask and no label enters: :mod:`ovsslib.scenes.training_data` hands out pictures and captions. The model is trained on
 pictures of half its size with patches of half its size, which on the 2x2 average of a picture is the same function
-(:func:`~ovsslib.scenes.weights.enlarge_patches`). Early training sees a quarter of the patches, or four small pictures
+(:func:`~ovsslib.clip.sceneclip.enlarge_patches`). Early training sees a quarter of the patches, or four small pictures
 side by side; the last part of the run sees whole pictures, and mosaics still.
 """
 
@@ -27,18 +27,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ovsslib import paths
-from ovsslib.backbone import PIXEL_MEAN, PIXEL_STD
-from ovsslib.errors import DataError, ModelError
-from ovsslib.scenes.forward import TokenMix, encode_image, encode_text, sharpen_blocks
-from ovsslib.scenes.optimiser import make_optimisers
-from ovsslib.scenes.training_data import training_loader
-from ovsslib.scenes.weights import (
+from ovsslib.clip.backbone import PIXEL_MEAN, PIXEL_STD
+from ovsslib.clip.sceneclip import (
     coarsen_patches,
     enlarge_patches,
     load_sceneclip_state,
     save_sceneclip_state,
     shrink_patches,
 )
+from ovsslib.errors import DataError, ModelError
+from ovsslib.scenes.forward import TokenMix, encode_image, encode_text, sharpen_blocks
+from ovsslib.scenes.optimiser import make_optimisers
+from ovsslib.scenes.training_data import training_loader
 
 _LARGEST_SCALE = 100.0
 
@@ -384,7 +384,7 @@ class Trainer:
         return model
 
     def export(self, file: Path) -> None:
-        """Write the finished weights in the finished model's size (see :mod:`ovsslib.scenes.weights`)."""
+        """Write the finished weights in the finished model's size (see :mod:`ovsslib.clip.sceneclip`)."""
         weights = self.finished().state_dict()
         state = enlarge_patches(
             {key: value.detach().cpu() for key, value in weights.items()}, self.settings.shrink

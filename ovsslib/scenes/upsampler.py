@@ -23,11 +23,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ovsslib.backbone import Backbone
+from ovsslib.clip.backbone import Backbone
+from ovsslib.clip.loading import load_backbone
 from ovsslib.errors import DataError
-from ovsslib.loading import load_backbone
+from ovsslib.images.pictures import normalise
 from ovsslib.networks.loftup import LoftUp
-from ovsslib.pictures import normalise
 from ovsslib.recipe import Recipe
 from ovsslib.scenes.crops import training_crops
 from ovsslib.segmenter import Segmenter

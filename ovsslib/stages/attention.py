@@ -10,36 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ovsslib.backbone import Backbone, Tap, TrunkOutput
+from ovsslib.clip.backbone import Backbone, Tap, TrunkOutput
+from ovsslib.clip.geometry import neighbourhood
 from ovsslib.errors import RecipeError
-from ovsslib.geometry import neighbourhood
 from ovsslib.recipe import stage
 
 SIMILARITIES = ("qk", "qq", "kk", "vv")
-
-
-@dataclass
-class AttentionContext:
-    """What stages at the point "attention" may look at.
-
-    Attributes:
-        backbone: the open CLIP.
-        trunk: trunk result with the taps that the stages asked for.
-        grid: (h, w) patches.
-        base: function of a Tap giving the weights (B, heads, T, T) of the recipe's attention there,
-            without the feedback that the last block may receive.
-        text: (Q, D) unit text features, or None.
-        pixels: (B, 3, H, W) the windows.
-        pamr: the refinement function of ovsslib.stages.pamr.
-    """
-
-    backbone: Backbone
-    trunk: TrunkOutput
-    grid: tuple[int, int]
-    base: object = None
-    text: Tensor | None = None
-    pixels: Tensor | None = None
-    pamr: object = None
 
 
 @stage("attention", point="attention", order=0, summary="attention of the last block")

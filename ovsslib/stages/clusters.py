@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from ovsslib.backbone import Tap
+from ovsslib.clip.backbone import Tap
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
 

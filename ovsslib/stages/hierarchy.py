@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovsslib.classifier import TextFeatures, encode_texts, merge_queries
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
+from ovsslib.text.features import TextFeatures, encode_texts, merge_queries
 
 
 @stage("hierarchy", point="confidence", order=40, summary="decide the group first, then the class inside it")

@@ -12,9 +12,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from ovsslib.classifier import merge_queries
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
+from ovsslib.text.features import merge_queries
 
 
 @stage("labels", point="labels", order=0, summary="scores to labels: synonyms, thresholds, closing")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ovsslib.clip.geometry import neighbourhood
 from ovsslib.errors import RecipeError
-from ovsslib.geometry import neighbourhood
 from ovsslib.recipe import stage
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ovsslib.clip.geometry import bilinear_matrix
 from ovsslib.errors import RecipeError
-from ovsslib.geometry import bilinear_matrix
 from ovsslib.recipe import stage
 
 

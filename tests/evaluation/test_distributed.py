@@ -11,9 +11,9 @@ from engine_cases import environment, seeded_backbone, segmenters
 from fake_datasets import build
 
 from ovsslib import evaluate
+from ovsslib.datasets.dataset import open_dataset
 from ovsslib.errors import DataError
 from ovsslib.evaluation import distributed
-from ovsslib.evaluation.datasets import open_dataset
 from ovsslib.evaluation.distributed import Processes
 from ovsslib.evaluation.store import ResultsStore
 
@@ -26,7 +26,7 @@ import torch
 from engine_cases import seeded_backbone, segmenters
 from ovsslib import evaluate
 from ovsslib.errors import DataError
-from ovsslib.evaluation.datasets import SegmentationDataset, open_dataset
+from ovsslib.datasets.dataset import SegmentationDataset, open_dataset
 from ovsslib.evaluation.store import ResultsStore
 torch.set_num_threads(1)
 root, shared, port = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]

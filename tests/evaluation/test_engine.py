@@ -13,9 +13,9 @@ from engine_cases import environment, seeded_backbone, segmenters, small_dataset
 from fake_datasets import build
 
 from ovsslib import Segmenter, evaluate
+from ovsslib.datasets.dataset import open_dataset
 from ovsslib.errors import DataError, ImageError, MemoryBudgetError
-from ovsslib.evaluation import engine, metrics, resume, sharing
-from ovsslib.evaluation.datasets import open_dataset
+from ovsslib.evaluation import engine, metrics, passes, resume
 from ovsslib.evaluation.resume import ImageCounts, ResumeLog, read_records
 from ovsslib.evaluation.store import ResultsStore
 
@@ -90,10 +90,10 @@ def test_many_recipes_at_once_give_what_each_gives_alone(backbone, dataset, monk
 def test_what_recipes_share(backbone):
     three = segmenters(backbone)
     rows = [one.query_features(one.text(["a", "b"])) for one in three]
-    assert sharing.share_logits(three, rows) == ([0, 2], [0, 0, 2])
+    assert passes.share_logits(three, rows) == ([0, 2], [0, 0, 2])
     other = Segmenter(backbone, small_recipe(windows={"stride": 32}))
-    assert sharing.group_by_trunk([*three, other]) == [[0, 1, 2], [3]]
-    assert sharing.share_logits(three[:2], [rows[0], rows[1] + 1]) == ([0, 1], [0, 1])
+    assert passes.group_by_trunk([*three, other]) == [[0, 1, 2], [3]]
+    assert passes.share_logits(three[:2], [rows[0], rows[1] + 1]) == ([0, 1], [0, 1])
 
 
 def test_counts_do_not_depend_on_workers(backbone, dataset):
@@ -111,7 +111,7 @@ def test_read_ahead_keeps_the_order_and_hands_errors_over():
             return index
 
     for workers in (0, 1, 3):
-        items = list(sharing.read_ahead(Slow(), range(5), workers))
+        items = list(passes.read_ahead(Slow(), range(5), workers))
         assert [index for index, _ in items] == [0, 1, 2, 3, 4]
         assert isinstance(items[2][1], ImageError) and items[3][1] == 3
 
@@ -282,7 +282,7 @@ import torch
 torch.set_num_threads(1)
 from engine_cases import seeded_backbone, segmenters
 from ovsslib import evaluate
-from ovsslib.evaluation.datasets import open_dataset
+from ovsslib.datasets.dataset import open_dataset
 from ovsslib.evaluation.store import ResultsStore
 root, shared = Path(sys.argv[1]), Path(sys.argv[2])
 dataset, three = open_dataset("folder", root), segmenters(seeded_backbone())

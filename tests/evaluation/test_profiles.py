@@ -5,9 +5,9 @@ from engine_cases import seeded_backbone, small_recipe
 from fake_datasets import build
 
 from ovsslib import Recipe, measure
+from ovsslib.datasets.dataset import VIEWS
 from ovsslib.errors import DataError, OvssError, RecipeError
 from ovsslib.evaluation import profiles, results
-from ovsslib.evaluation.datasets import VIEWS
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.store import ResultsStore
 

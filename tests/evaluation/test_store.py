@@ -9,11 +9,11 @@ from engine_cases import seeded_backbone, small_dataset, small_recipe
 
 from ovsslib import Recipe, Segmenter, evaluate
 from ovsslib.errors import DataError
-from ovsslib.evaluation import fingerprints, store
-from ovsslib.evaluation.claims import assess, configuration_key, load_claims
+from ovsslib.evaluation import keys, store
 from ovsslib.evaluation.report import METRICS, Report
 from ovsslib.evaluation.store import ResultsStore, configuration, pack_counts, unpack_counts
 from ovsslib.recipe import parse_changes
+from ovsslib.study.claims import assess, configuration_key, load_claims
 
 
 def report(recipe: Recipe | None = None, seed: int = 0, images: int = 12, **fields) -> Report:
@@ -38,7 +38,7 @@ def report(recipe: Recipe | None = None, seed: int = 0, images: int = 12, **fiel
 
 
 def parts(one: Report, code: str = "c0") -> dict:
-    return {**fingerprints.evaluation_parts(one.recipe, "w", "fp32", "d", one.images), "code": code}
+    return {**keys.evaluation_parts(one.recipe, "w", "fp32", "d", one.images), "code": code}
 
 
 @pytest.fixture
@@ -204,38 +204,38 @@ def test_a_stage_that_is_taken_out_is_a_change():
 def test_code_hash_ignores_comments_docstrings_and_layout():
     source = 'class A:\n    """Doc."""\n\n    x = 1  # why\n\ndef f(a, b=2):\n    return f"{a!r:>{b}} {A}"\n'
     same = 'class A:\n    x = (1)\n    "text below"\ndef f(a,\n      b=2):\n    """D."""\n    return f"{a!r:>{b}} {A}"\n'
-    assert fingerprints.source_hash(source) == fingerprints.source_hash(same)
+    assert keys.source_hash(source) == keys.source_hash(same)
     for other in ("x = 2", "y = 1", "x = 1.0", "x = '1'"):
-        assert fingerprints.source_hash(source.replace("x = 1", other)) != (
-            fingerprints.source_hash(source)
+        assert keys.source_hash(source.replace("x = 1", other)) != (
+            keys.source_hash(source)
         )
 
 
 def test_code_hash_is_the_same_in_every_python():
     # Recorded with Python 3.11; the trees of newer versions have fields that must not count.
     source = "def f(x, /, *, y: int = 1) -> str:\n    return f'{x}' 'b'\n"
-    assert fingerprints.source_hash(source)[:16] == "8ead0d6871e41524"
+    assert keys.source_hash(source)[:16] == "8ead0d6871e41524"
 
 
 def test_code_hash_follows_the_stages_of_the_recipe():
     recipe = small_recipe()
-    assert fingerprints.code_hash(recipe) == fingerprints.code_hash(
+    assert keys.code_hash(recipe) == keys.code_hash(
         recipe.but({"labels.logit_scale": 9})
     )
-    assert fingerprints.code_hash(recipe) != fingerprints.code_hash(recipe.but(pamr=True))
+    assert keys.code_hash(recipe) != keys.code_hash(recipe.but(pamr=True))
 
 
 def test_words_and_sentences_are_part_of_the_key():
     text = Recipe.named("itaclip", "voc21")["text"]
     vocabulary = text.vocabulary("voc21")
-    first = fingerprints.words_fingerprint(text, vocabulary)
-    assert first == fingerprints.words_fingerprint(text, text.vocabulary("voc21"))
+    first = keys.words_fingerprint(text, vocabulary)
+    assert first == keys.words_fingerprint(text, text.vocabulary("voc21"))
     single = dataclasses.replace(text, prompts="single")
     unmixed = dataclasses.replace(text, auxiliary=None, auxiliary_weight=0.0)
     others = [
-        fingerprints.words_fingerprint(single, vocabulary),
-        fingerprints.words_fingerprint(unmixed, vocabulary),
-        fingerprints.words_fingerprint(
+        keys.words_fingerprint(single, vocabulary),
+        keys.words_fingerprint(unmixed, vocabulary),
+        keys.words_fingerprint(
             text, dataclasses.replace(text, names="readable").vocabulary("voc21")
         ),
     ]
@@ -246,11 +246,11 @@ def test_weights_of_further_networks_are_part_of_the_key(tmp_path):
     file = tmp_path / "loftup.safetensors"
     file.write_bytes(b"weights")
     recipe = small_recipe().but(upsampling={"method": "loftup", "weights": str(file)})
-    first = fingerprints.network_fingerprints(recipe, seeded_backbone())
+    first = keys.network_fingerprints(recipe, seeded_backbone())
     file.write_bytes(b"others")
-    second = fingerprints.network_fingerprints(recipe, seeded_backbone())
+    second = keys.network_fingerprints(recipe, seeded_backbone())
     assert set(first) == {"upsampling"} and first != second
-    assert fingerprints.network_fingerprints(small_recipe(), seeded_backbone()) == {}
+    assert keys.network_fingerprints(small_recipe(), seeded_backbone()) == {}
 
 
 # -- the same request is never computed twice --------------------------------------------------------

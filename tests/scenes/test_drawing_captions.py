@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ovsslib.errors import DataError
-from ovsslib.prompts import imagenet_templates
 from ovsslib.scenes import CLASSES, SPOKEN, SYNONYMS, caption, draw, training_crops
 from ovsslib.scenes.drawing import SceneObject
+from ovsslib.text.prompts import imagenet_templates
 
 SEED = 7
 

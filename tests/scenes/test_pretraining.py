@@ -16,8 +16,15 @@ import torch
 import torch.nn.functional as F
 
 import ovsslib
+from ovsslib.clip.loading import build_model, load_state
+from ovsslib.clip.sceneclip import (
+    coarsen_patches,
+    enlarge_patches,
+    load_sceneclip_state,
+    save_sceneclip_state,
+    shrink_patches,
+)
 from ovsslib.errors import DataError, ModelError
-from ovsslib.loading import build_model, load_state
 from ovsslib.scenes.forward import (
     TokenMix,
     compose_mosaics,
@@ -39,13 +46,6 @@ from ovsslib.scenes.pretraining import (
     tokenise,
 )
 from ovsslib.scenes.training_data import training_loader
-from ovsslib.scenes.weights import (
-    coarsen_patches,
-    enlarge_patches,
-    load_sceneclip_state,
-    save_sceneclip_state,
-    shrink_patches,
-)
 
 MODEL = {
     "embed_dim": 32,

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from ovsslib.errors import DataError
-from ovsslib.pictures import normalise
+from ovsslib.images.pictures import normalise
 from ovsslib.recipe import Recipe
 from ovsslib.scenes.crops import training_crops
 from ovsslib.scenes.upsampler import (

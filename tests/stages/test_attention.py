@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import relative_error, vectors
 
+from ovsslib.clip.geometry import neighbourhood
 from ovsslib.errors import RecipeError
-from ovsslib.geometry import neighbourhood
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
 from ovsslib.stages.attention import AttentionSettings

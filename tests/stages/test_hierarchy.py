@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ovsslib.classifier import TextFeatures
 from ovsslib.errors import RecipeError
-from ovsslib.prompts import TextSettings
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
 from ovsslib.stages.hierarchy import HierarchySettings, class_means
-from ovsslib.vocabulary import Vocabulary
+from ovsslib.text.features import TextFeatures
+from ovsslib.text.prompts import TextSettings
+from ovsslib.text.vocabulary import Vocabulary
 
 WORDS = ["cat", "dog", "car", "bus", "sky"]
 GROUPS = ("animal", "animal", "vehicle", "vehicle", "scenery")

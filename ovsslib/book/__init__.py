@@ -1,0 +1,1 @@
+"""What notebooks use: chapters, figures, widgets."""

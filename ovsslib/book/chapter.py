@@ -1,0 +1,123 @@
+"""What every notebook of the book begins with: its parameters, checked, and the things they stand for."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from ovsslib.book.figures.style import figure_style
+from ovsslib.clip.backbone import Backbone
+from ovsslib.datasets.dataset import SegmentationDataset
+from ovsslib.errors import RecipeError
+from ovsslib.evaluation.profiles import Profile
+from ovsslib.evaluation.results import Results, measure
+from ovsslib.images.segmentation import Segmentation
+from ovsslib.recipe import Recipe, parse_changes
+from ovsslib.segmenter import Segmenter
+
+
+@dataclass
+class Chapter:
+    """Parameters of a notebook.
+
+    Attributes:
+        profile: name of a profile (`data/profiles/`): model, data set, device, number of images.
+        overrides: changes applied to every recipe, as texts such as "labels.logit_scale=50".
+        limit: the first images only; None: as the profile says.
+        seed: of everything random in the notebook.
+
+    Raises:
+        RecipeError: unknown profile, or overrides that are not changes (at once, in the first cell).
+    """
+
+    profile: str | Profile
+    overrides: Sequence[str] = ()
+    limit: int | None = None
+    seed: int = 0
+    _segmenters: dict[str, Segmenter] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self):
+        if not isinstance(self.profile, Profile):
+            self.profile = Profile.named(self.profile)
+        self.profile = self.profile.but(limit=self.limit)
+        self.changes = parse_changes(self.overrides)
+        if self.changes:
+            Recipe("overrides").but(self.changes)  # refuse bad overrides in the first cell
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The profile's model."""
+        return self.profile.backbone()
+
+    @cached_property
+    def dataset(self) -> SegmentationDataset:
+        """The profile's data set, cut to its limit."""
+        return self.profile.open()
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the numbers come from the embedded world (then claims are about something else)."""
+        return self.profile.dataset.startswith("scenes")
+
+    @property
+    def named(self) -> str:
+        """Model, data set and number of images, for captions and axis labels."""
+        return f"{self.backbone.name} on {self.profile.dataset}, {len(self.dataset)} images"
+
+    def recipe(self, recipe: str | Recipe, changes: Mapping[str, Any] | None = None) -> Recipe:
+        """A recipe with its settings for the profile's data set, the overrides and further changes applied."""
+        base = self.profile.recipe(recipe)
+        return base.but({**self.changes, **(changes or {})})
+
+    def recipes(self, recipes: Sequence[str] | Mapping[str, Any]) -> dict[str, Recipe]:
+        """Several: names, or a mapping from the name that tables print to a recipe or to (recipe, changes)."""
+        if not isinstance(recipes, Mapping):
+            recipes = {str(recipe): recipe for recipe in recipes}
+        made = {}
+        for title, entry in recipes.items():
+            base, changes = entry if isinstance(entry, tuple) else (entry, None)
+            made[title] = dataclasses.replace(self.recipe(base, changes), name=title)
+        return made
+
+    def segmenter(self, recipe: str | Recipe, changes: Mapping[str, Any] | None = None) -> Segmenter:
+        """A segmenter of the profile's model, made once."""
+        made = self.recipe(recipe, changes)
+        return self._segmenters.setdefault(made.key(), Segmenter(self.backbone, made))
+
+    def measure(self, recipes: Sequence[str] | Mapping[str, Any]) -> Results:
+        """Results of recipes (see :meth:`recipes`): from the store, or measured now.
+
+        Measures again if the environment says OVSSLIB_FRESH=1.
+        """
+        fresh = os.environ.get("OVSSLIB_FRESH") == "1"
+        return measure(self.recipes(recipes), self.profile, fresh=fresh, progress=False)
+
+    def segment(self, image: np.ndarray, recipe: str | Recipe, changes=None) -> Segmentation:
+        """Segment a picture of the data set with the data set's words."""
+        segmenter = self.segmenter(recipe, changes)
+        vocabulary = segmenter.recipe["text"].vocabulary(self.dataset.vocabulary)
+        return segmenter.segment(image, segmenter.text(vocabulary))
+
+    def picture(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """Picture (H, W, 3), label (H, W) and name of an image of the data set.
+
+        Raises RecipeError for an index that the limit cuts off.
+        """
+        if not 0 <= index < len(self.dataset):
+            raise RecipeError(
+                f"image {index} is not among the {len(self.dataset)} of this run; raise the parameter `limit`"
+            )
+        return self.dataset[index]
+
+
+def chapter(
+    profile: str = "embedded", overrides: Sequence[str] = (), limit: int | None = None, seed: int = 0
+) -> Chapter:
+    """First call of every notebook: check the parameters, set the look of the figures, quieten progress bars."""
+    plt.rcParams.update(figure_style())
+    return Chapter(profile, tuple(overrides), limit, seed)

@@ -1,0 +1,80 @@
+"""Controls for the class room: choose a recipe, words, a patch, a block, a head, and see the result.
+
+Controls appear where a person can use them (a notebook opened in Jupyter). Elsewhere (papermill, nbval, the book) the
+same call shows one static picture of its starting point.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import ipywidgets
+import numpy as np
+from IPython.display import display
+
+from ovsslib.book.figures.attention import attention_map, plot_attention
+from ovsslib.book.figures.panels import attention_panel
+from ovsslib.errors import OvssError
+from ovsslib.segmenter import Segmenter
+
+
+def interactive() -> bool:
+    """Whether controls are shown: a Jupyter server runs this kernel, or OVSSLIB_WIDGETS says 1 (0: never)."""
+    wish = os.environ.get("OVSSLIB_WIDGETS")
+    return wish == "1" if wish is not None else "JPY_SESSION_NAME" in os.environ
+
+
+def explore_words(
+    segmenters: Mapping[str, Segmenter], image: np.ndarray, words: Sequence[str]
+) -> ipywidgets.VBox | None:
+    """Segment a picture (H, W, 3) with words typed by the reader and a recipe from a list.
+
+    Shows the first recipe's result at once; returns the controls, or None where nobody could use them.
+    """
+    first = next(iter(segmenters))
+    if not interactive():
+        display(segmenters[first](image, list(words)))
+        return None
+    recipe = ipywidgets.Dropdown(options=list(segmenters), value=first, description="recipe")
+    text = ipywidgets.Text(value=", ".join(words), description="words", continuous_update=False)
+
+    def show(recipe: str, text: str) -> None:
+        try:
+            typed = [word.strip() for word in text.split(",") if word.strip()]
+            display(segmenters[recipe](image, typed))
+        except OvssError as error:
+            print(error)
+
+    output = ipywidgets.interactive_output(show, {"recipe": recipe, "text": text})
+    return ipywidgets.VBox([recipe, text, output])
+
+
+def explore_attention(
+    segmenters: Mapping[str, Segmenter], image: np.ndarray, patch: tuple[int, int]
+) -> ipywidgets.VBox | None:
+    """Attention of a patch: choose the patch, the recipe's last block or an earlier block, and the head.
+
+    Shows the starting patch at once; returns the controls, or None where nobody could use them.
+    """
+    if not interactive():
+        display(plot_attention(dict(segmenters), image, patch))
+        return None
+    first = next(iter(segmenters.values()))
+    rows, columns = attention_map(first, image, (0, 0)).shape
+    layers = [("last, as the recipe has it", 0)]
+    layers += [(f"block {i}, q-k", i) for i in range(1, first.backbone.layers + 1)]
+    heads = [("mean of all", -1)] + [(f"head {i}", i) for i in range(first.backbone.heads)]
+    controls = {
+        "row": ipywidgets.IntSlider(patch[0], 0, rows - 1, description="row"),
+        "column": ipywidgets.IntSlider(patch[1], 0, columns - 1, description="column"),
+        "recipe": ipywidgets.Dropdown(options=list(segmenters), description="recipe"),
+        "layer": ipywidgets.Dropdown(options=layers, description="block"),
+        "head": ipywidgets.Dropdown(options=heads, description="head"),
+    }
+
+    def show(row: int, column: int, recipe: str, layer: int, head: int) -> None:
+        chosen = {"layer": layer or None, "head": None if head < 0 else head}
+        one = attention_map(segmenters[recipe], image, (row, column), **chosen)
+        display(attention_panel(image, {recipe: one}, (row, column)))
+
+    output = ipywidgets.interactive_output(show, controls)
+    return ipywidgets.VBox([*controls.values(), output])

@@ -1,0 +1,262 @@
+"""The command `ovss`. Every command calls the function that a notebook would call, and prints what it gives.
+
+Topics with several commands (`data`, `words`, `scenes`) are apps of their own; `app.add_typer` adds another.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich.markup import escape
+
+from ovsslib import paths
+from ovsslib.cli.console import one_line, say, show, show_warning, speaks, stderr
+from ovsslib.cli.data import Root, data_app, pretrain_app, scenes_app, words_app
+from ovsslib.cli.edit import edit
+from ovsslib.errors import DataError, OvssError
+from ovsslib.recipe import Recipe, parse_changes, recipes
+
+app = typer.Typer(
+    help="Training-free open-vocabulary semantic segmentation with CLIP.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data_app, name="data")
+app.add_typer(words_app, name="words")
+app.add_typer(scenes_app, name="scenes")
+app.add_typer(pretrain_app)
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="A change: stage=true, stage=false, or stage.field=value. Repeatable."
+    ),
+]
+Model = Annotated[str | None, typer.Option(help="open_clip model name, or sceneclip.")]
+Pretrained = Annotated[str | None, typer.Option(help="Pretrained tag, or a checkpoint file.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
+Limit = Annotated[int | None, typer.Option(help="The first images only.")]
+Workers = Annotated[int, typer.Option(help="Threads that read images ahead.")]
+ProfileName = Annotated[str | None, typer.Option("--profile", help="Model, data set and device.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; an error that the library raises on purpose is one red line and exit code 1."""
+    warnings.showwarning = show_warning
+    try:
+        app(args=arguments)
+    except OvssError as error:
+        stderr().print(f"[red]error: {escape(one_line(error))}[/red]", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        stderr().print("[red]stopped; the same command goes on where it was[/red]")
+        sys.exit(130)
+
+
+# -- pictures ----------------------------------------------------------------------------------------
+
+
+@app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    words: Annotated[str, typer.Option(help='The words, as in "person, dog, grass".')],
+    recipe: Annotated[str, typer.Option(help="A recipe; see `ovss recipes`.")] = "sclip",
+    set_: Set = None,
+    model: Model = None,
+    pretrained: Pretrained = None,
+    background: Annotated[
+        str | None, typer.Option(help='"auto", or the words that stand for the background.')
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Index mask, PNG.")] = None,
+    overlay: Annotated[Path | None, typer.Option(help="Picture under its colours.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+) -> None:
+    """Label every pixel of a picture with one of the words."""
+    from ovsslib.segmenter import Segmenter, load
+
+    segmenter = load(recipe, model or "auto", pretrained, device=device, precision=precision)
+    if set_:
+        segmenter = Segmenter(segmenter.backbone, segmenter.recipe.but(parse_changes(set_)))
+    chosen = background
+    if background is not None and background != "auto":
+        chosen = [word.strip() for word in background.split(",")]
+    result = segmenter(image, words, chosen)
+    if out is not None:
+        result.save(out)
+    if overlay is not None:
+        try:
+            result.overlay().save(overlay)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"cannot write {overlay}: {error}; name a PNG or JPEG in a folder that exists"
+            ) from error
+    show(
+        result.table()[["name", "pixels", "share"]].rename(columns={"share": "share (%)"}),
+        f"{image.name}: {segmenter.recipe.name}",
+        index=False,
+    )
+    _say_inert(segmenter.recipe.name, segmenter.recipe)
+
+
+app.command()(edit)
+
+
+# -- measuring ---------------------------------------------------------------------------------------
+
+
+@app.command()
+def evaluate(
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="A recipe; repeatable. Default: sclip.")
+    ] = None,
+    profile: ProfileName = None,
+    dataset: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
+    limit: Limit = None,
+    set_: Set = None,
+    model: Model = None,
+    pretrained: Pretrained = None,
+    root: Root = None,
+    split: Annotated[str | None, typer.Option(help="val unless given; Scenes: dev, test.")] = None,
+    device: Device = None,
+    precision: Precision = None,
+    workers: Workers = 2,
+    on_error: Annotated[
+        str, typer.Option(help="stop at an image that cannot be used, or skip it.")
+    ] = "stop",
+    metric: Annotated[list[str] | None, typer.Option(help="Repeatable; or class_iou:NAME.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Recipe that the others are compared with.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write the numbers to a CSV file.")] = None,
+) -> None:
+    """Measure recipes on a data set. Finished results are looked up, a stopped run goes on."""
+    from ovsslib.evaluation.results import measure, named_recipes
+
+    where = _profile(profile, model, pretrained, dataset, root, device, precision).but(split=split)
+    named = named_recipes(recipe or ["sclip"], where)
+    if set_:
+        changes = parse_changes(set_)
+        named = {label: one.but(changes) for label, one in named.items()}
+    found = measure(named, where, limit, fresh, workers=workers, on_error=on_error)
+    # Comparisons take three columns each: one metric fits a terminal.
+    usual = ["miou"] if baseline else ["miou", "pixel_accuracy", "mean_accuracy", "boundary_f1"]
+    _report(found, metric or usual, baseline, csv)
+    _leave_processes()
+
+
+def _profile(
+    name, model=None, pretrained=None, dataset=None, root=None, device=None, precision=None
+):
+    """The profile with what the command line overrides; another model does not keep the profile's weights."""
+    import dataclasses
+
+    from ovsslib.evaluation.profiles import DEFAULT, Profile
+
+    profile = Profile.named(name or DEFAULT)
+    if model is not None and pretrained is None:
+        profile = dataclasses.replace(profile, pretrained=None)
+    return profile.but(
+        model=model,
+        pretrained=pretrained,
+        dataset=dataset,
+        root=root,
+        device=device,
+        precision=precision,
+    )
+
+
+def _report(found, metrics: list[str], baseline: str | None, csv: Path | None = None) -> None:
+    show(found.table(metrics, baseline), found.provenance)
+    for label in found:
+        report = found[label]
+        if report.skipped:
+            say(f"{label}: {len(report.skipped)} images were skipped, first {report.skipped[0][1]}")
+        _say_inert(label, report.recipe)
+    if csv is not None and speaks():
+        paths.write_file(csv, found.numbers(metrics, baseline).to_csv(index=False).encode())
+
+
+def _say_inert(label: str, recipe: Recipe) -> None:
+    for name, reason in recipe.inert().items():
+        say(f"{label}: {name} cannot change the mask here: {reason}")
+
+
+def _leave_processes() -> None:
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@app.command()
+def ablate(
+    grid: Annotated[Path, typer.Argument(help="YAML file: base, axes, trials.")],
+    profile: ProfileName = None,
+    limit: Limit = None,
+    workers: Workers = 2,
+    engine: Annotated[str, typer.Option(help="auto, ray or local.")] = "auto",
+    metric: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the numbers to a CSV file.")] = None,
+) -> None:
+    """Measure a recipe and its variations, each compared with it on the same images."""
+    from ovsslib.study.ablation import ablate as run
+    from ovsslib.study.ablation import read_grid
+
+    chosen = read_grid(grid, _profile(profile) if profile else None, limit)
+    _report(run(chosen, workers, engine=engine), metric or ["miou"], chosen.base, csv)
+
+
+@app.command()
+def reproduce(
+    target: Annotated[str, typer.Argument(help="A published table, such as itaclip-table1.")],
+    dataset: Annotated[str | None, typer.Option(help="One data set of it.")] = None,
+    profile: ProfileName = None,
+    limit: Limit = None,
+    workers: Workers = 2,
+    csv: Annotated[Path | None, typer.Option(help="Write the comparison to a CSV file.")] = None,
+) -> None:
+    """Run what a published table claims, and print claimed beside measured."""
+    from ovsslib.study.reproduce import reproduce as run
+
+    found = run(target, dataset, profile, limit, workers=workers)
+    show(found.table(), f"{target}: claimed and measured, percent, 95 % intervals", index=False)
+    for model, recipe, changes, why in found.failed:
+        say(f"not run: {model} on {recipe}, {changes}: {one_line(why)}")
+    if csv is not None:
+        paths.write_file(csv, found.ledger.to_csv(index=False).encode())
+
+
+@app.command("recipes")
+def show_recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this one.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="With the settings for this data set, all written out.")
+    ] = None,
+) -> None:
+    """List the recipes, or print one with its settings by data set."""
+    if name is None:
+        show(
+            pd.DataFrame({"recipe": recipes().keys(), "what it is": recipes().values()}),
+            index=False,
+        )
+        return
+    chosen = Recipe.named(name, dataset)
+    path = Path(name) if name.endswith((".yaml", ".yml")) else paths.data(f"recipes/{name}.yaml")
+    say(chosen.to_yaml() if dataset else path.read_text(encoding="utf-8"))
+
+
+@app.command("profiles")
+def show_profiles() -> None:
+    """List the profiles: a model, a data set and where to run, under one name."""
+    from ovsslib.evaluation.profiles import profiles
+
+    show(
+        pd.DataFrame({"profile": profiles().keys(), "what it is": profiles().values()}), index=False
+    )

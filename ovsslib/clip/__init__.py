@@ -1,0 +1,1 @@
+"""CLIP opened at its last block, and where its weights come from."""

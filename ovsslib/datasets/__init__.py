@@ -1,0 +1,1 @@
+"""Data sets, their label tables, and how they are prepared."""

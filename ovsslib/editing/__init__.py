@@ -1,0 +1,1 @@
+"""Masks and prompts into edited pictures."""

@@ -1,0 +1,1 @@
+"""What the book studies beyond one measurement: ablations, claims, failures, cost."""

@@ -1,0 +1,129 @@
+"""Persons taken apart: how much of heads, torsos, arms and legs is found (thesis, section 3.3).
+
+IoU of the class "person" does not tell whether limbs are lost. Where a data set has masks of parts (Scenes has:
+`parts/<split>/<name>.png`), the recall of each part does.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ovsslib.datasets.dataset import read_mask
+from ovsslib.errors import DataError
+from ovsslib.evaluation import intervals
+from ovsslib.evaluation.predictions import Predictions, true_label
+
+PARTS = ("head", "torso", "arms", "legs")
+"""Parts by their value in a mask of parts, from 1 on; 0 is everything else."""
+
+
+def part_file(dataset: Any, index: int) -> Path | None:
+    """The mask of parts of an image, or None if it has none."""
+    mask = dataset.paths(index)[1]
+    file = mask.parents[2] / "parts" / mask.parent.name / f"{mask.stem}.png"
+    return file if file.is_file() else None
+
+
+def has_parts(dataset: Any) -> bool:
+    """Whether the images of a data set come with masks of the parts of persons."""
+    return len(dataset) > 0 and all(part_file(dataset, i) for i in range(len(dataset)))
+
+
+def part_map(dataset: Any, index: int) -> np.ndarray:
+    """Parts of persons in an image, (H, W) uint8, values as in `PARTS`. Raises DataError if there are none."""
+    file = part_file(dataset, index)
+    if file is None:
+        raise DataError(
+            f"{dataset.name!r} has no masks of the parts of persons; the data sets of Scenes have"
+        )
+    return read_mask(file)
+
+
+def pictures_of(dataset: Any, word: str, count: int) -> list[int]:
+    """Places of the images that show most of a class, the largest area first; at most `count`.
+
+    Raises DataError if the data set has no such class or no image shows it.
+    """
+    which = _class_of(dataset.vocabulary, word)
+    areas = np.array([int((true_label(dataset, i) == which).sum()) for i in range(len(dataset))])
+    order = np.argsort(-areas, kind="stable")
+    chosen = [int(i) for i in order[:count] if areas[i]]
+    if not chosen:
+        raise DataError(f"none of the {len(dataset)} images shows {word!r}; raise the limit")
+    return chosen
+
+
+def part_recall(predictions: Mapping[str, Predictions], word: str = "person") -> pd.DataFrame:
+    """Share of each part's pixels that got the word, for one or several segmenters on the same images.
+
+    Args:
+        predictions: by the name that tables print, of :func:`ovsslib.evaluation.predictions.predict`; the first
+            is the baseline of the others.
+
+    Returns:
+        One row per segmenter and part: recipe, part, value, low, high (percent, 95% interval over images),
+        difference, difference_low, difference_high (points, paired, NaN for the baseline), verdict, images
+        (with a person).
+
+    Raises DataError if the data set has no masks of parts or no class `word`.
+    """
+    if not predictions:
+        raise DataError("no predictions, so no recall: give those of at least one segmenter")
+    dataset = next(iter(predictions.values())).dataset
+    shown = [(i, part_map(dataset, i)) for i in range(len(dataset))]
+    shown = [(i, parts) for i, parts in shown if parts.any()]
+    if not shown:
+        raise DataError(f"none of the {len(dataset)} images shows a person; raise the limit")
+    counts = {name: _counts(one, shown, word) for name, one in predictions.items()}
+    first, rows = next(iter(counts.values())), []
+    for name, own in counts.items():
+        for place, part in enumerate(PARTS):
+            mine = own[:, :, place : place + 1]
+            found = intervals.interval(mine, metric="mean_accuracy").percent()
+            row = {"recipe": name, "part": part, "value": found.value, "low": found.low}
+            row |= {"high": found.high, "difference": np.nan, "difference_low": np.nan}
+            row |= {"difference_high": np.nan, "verdict": ""}
+            if own is not first:
+                base = first[:, :, place : place + 1]
+                gain = intervals.paired_difference(mine, base, metric="mean_accuracy").percent()
+                row |= {"difference": gain.value, "difference_low": gain.low}
+                row |= {"difference_high": gain.high, "verdict": intervals.verdict(gain)}
+            rows.append(row | {"images": len(shown)})
+    return pd.DataFrame(rows)
+
+
+def part_table(recall: pd.DataFrame) -> pd.DataFrame:
+    """:func:`part_recall` for people: a row per recipe and one for each comparison, a column per part, as text."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in recall.to_dict("records"):
+        name, part = row["recipe"], row["part"]
+        text = f"{row['value']:.1f} % [{row['low']:.1f}, {row['high']:.1f}]"
+        cells.setdefault(name, {})[part] = text
+        if row["verdict"]:
+            gain = f"{row['difference']:+.1f} [{row['difference_low']:+.1f}, {row['difference_high']:+.1f}]"
+            told = cells.setdefault(f"{name}, against the first row (points)", {})
+            told[part] = f"{gain}: {row['verdict']}"
+    frame = pd.DataFrame.from_dict(cells, orient="index")
+    frame.index.name = f"recall, {int(recall['images'].max())} images with persons"
+    return frame
+
+
+def _counts(predictions: Predictions, shown: list[tuple[int, np.ndarray]], word: str) -> np.ndarray:
+    """(N, 3, parts) int64: per image pixels found, found, there; recall needs no false alarms."""
+    which = _class_of(predictions.vocabulary, word)
+    rows = []
+    for index, parts in shown:
+        person = predictions.mask(index) == which
+        there = np.bincount(parts.ravel(), minlength=len(PARTS) + 1)[1:]
+        found = np.bincount(parts[person], minlength=len(PARTS) + 1)[1:]
+        rows.append([found, found, there])
+    return np.array(rows, dtype=np.int64)
+
+
+def _class_of(vocabulary: Any, word: str) -> int:
+    if word not in vocabulary.names:
+        raise DataError(f"no class {word!r}; there are {', '.join(vocabulary.names)}")
+    return vocabulary.names.index(word)

@@ -1,0 +1,327 @@
+"""How far the embedded model and world rank things as real CLIP on real pictures does: proxy
+validity.
+
+For every published comparison that can be measured here as well (methods, sums of attention, the
+feed-forward network, middle layers, stride, PAMR), Kendall's tau-b between the published numbers
+and the measured ones, with an interval over images, and the pairs that disagree by name. Published
+numbers come from the claims by their id.
+
+Kendall, The treatment of ties in ranking problems, Biometrika 33 (1945).
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import kendalltau
+
+from ovsslib.errors import DataError
+from ovsslib.evaluation import intervals
+from ovsslib.evaluation.profiles import DEFAULT, Profile
+from ovsslib.evaluation.results import Results, measure
+from ovsslib.recipe import Recipe, parse_changes
+from ovsslib.study.claims import claim
+from ovsslib.study.comparisons import COMPARISONS, Comparison, Entry
+
+AGREE, DISAGREE, TIE = "agree", "disagree", "tie"
+# What belongs to the real data sets and their size of picture; Scenes has its own.
+_LEFT_OUT = ("windows.short_side",)
+
+
+def recipe_of(entry: Entry, profile: Profile) -> Recipe:
+    """What is measured for an entry: its recipe with the profile's settings, and the claim's
+    changes.
+
+    Changes that concern the size of the real data set's pictures are left out. Raises DataError for
+    an unknown claim or one without a recipe.
+    """
+    source = claim(entry.claim)
+    name, changes = entry.recipe, entry.changes
+    if name is None:
+        name, changes = source.recipe, source.changes
+    if not name:
+        raise DataError(
+            f"claim {entry.claim!r} names no recipe; give one for the entry {entry.name!r}"
+        )
+    parts = [part.strip() for part in changes.split(";") if part.strip()]
+    parts = [part for part in parts if not part.startswith(_LEFT_OUT)]
+    return profile.recipe(name).but(parse_changes(parts))
+
+
+# -- rankings --------------------------------------------------------------------------------------
+
+
+def tau_b(published: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of one list (n,) with each of many (n, ...): (...). NaN where one side is all
+    ties."""
+    first, second = np.triu_indices(len(published), 1)
+    ours = np.sign(measured[first] - measured[second])
+    theirs = np.sign(published[first] - published[second])
+    theirs = theirs.reshape(-1, *[1] * (ours.ndim - 1))
+    untied = np.sqrt((theirs != 0).sum(axis=0) * (ours != 0).sum(axis=0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (ours * theirs).sum(axis=0) / untied
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Published and measured numbers of one comparison.
+
+    Attributes:
+        comparison: what is compared.
+        published: (n,) percent. datasets: where each was published.
+        measured: (n,) percent. draws: (n, R) the same over common draws of images.
+    """
+
+    comparison: Comparison
+    published: np.ndarray
+    datasets: tuple[str, ...]
+    measured: np.ndarray
+    draws: np.ndarray
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the entries."""
+        return tuple(entry.name for entry in self.comparison.entries)
+
+    @property
+    def source(self) -> str:
+        """Where the published numbers are from: sources with their tables, and the data set."""
+        claims = [claim(entry.claim) for entry in self.comparison.entries]
+        found = dict.fromkeys(f"{one.source} ({one.table})" for one in claims)
+        return f"{', '.join(found)}: {', '.join(dict.fromkeys(self.datasets))}"
+
+    def tau(self) -> intervals.Interval:
+        """Kendall's tau-b with its 95% interval over images; NaN if all measured (or published) are
+        equal."""
+        value = kendalltau(self.published, self.measured).statistic
+        drawn = tau_b(self.published, self.draws)
+        known = drawn[~np.isnan(drawn)]
+        low, high = np.quantile(known, [0.025, 0.975]) if known.size else (math.nan, math.nan)
+        return intervals.Interval(float(value), float(low), float(high), 0.95, len(drawn))
+
+    def table(self) -> pd.DataFrame:
+        """One row per entry: comparison, name, claim, published_on, published, measured, low, high
+        (percent),
+        published_rank, measured_rank (1 is best; equals share the mean rank)."""
+        low, high = np.quantile(self.draws, [0.025, 0.975], axis=1)
+        frame = pd.DataFrame(
+            {
+                "comparison": self.comparison.name,
+                "name": self.names,
+                "claim": [entry.claim for entry in self.comparison.entries],
+                "published_on": self.datasets,
+                "published": self.published,
+                "measured": self.measured,
+                "low": low,
+                "high": high,
+            }
+        )
+        for side in ("published", "measured"):
+            frame[f"{side}_rank"] = frame[side].rank(ascending=False, method="average")
+        return frame
+
+    def pairs(self) -> pd.DataFrame:
+        """One row per pair of entries: comparison, first, second, published and measured difference
+        (first minus
+        second, points), low, high (paired interval), clear (the interval does not hold zero), order
+        ("agree", "disagree", or "tie" if either difference is zero)."""
+        rows = []
+        for i, j in itertools.combinations(range(len(self.names)), 2):
+            theirs = round(float(self.published[i] - self.published[j]), 9)
+            ours = float(self.measured[i] - self.measured[j])
+            low, high = np.quantile(self.draws[i] - self.draws[j], [0.025, 0.975])
+            product = np.sign(theirs) * np.sign(ours)
+            rows.append(
+                {
+                    "comparison": self.comparison.name,
+                    "first": self.names[i],
+                    "second": self.names[j],
+                    "published_difference": theirs,
+                    "measured_difference": ours,
+                    "low": float(low),
+                    "high": float(high),
+                    "clear": bool(low > 0 or high < 0),
+                    "order": {1: AGREE, -1: DISAGREE, 0: TIE}[int(product)],
+                }
+            )
+        return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class ProxyValidity:
+    """All rankings that were published and measured."""
+
+    rankings: tuple[Ranking, ...]
+    results: Results | None = None
+
+    def __getitem__(self, name: str) -> Ranking:
+        for ranking in self.rankings:
+            if ranking.comparison.name == name:
+                return ranking
+        known = [ranking.comparison.name for ranking in self.rankings]
+        raise DataError(f"no comparison {name!r}; there are {known}")
+
+    def summary(self) -> pd.DataFrame:
+        """One row per comparison: comparison, entries, tau, low, high, pairs, agree, disagree, tie,
+        disagree_clear (disagreeing pairs whose measured difference is clear of zero), note."""
+        rows = []
+        for ranking in self.rankings:
+            tau, pairs = ranking.tau(), ranking.pairs()
+            counts = pairs["order"].value_counts()
+            against = pairs[pairs["order"] == DISAGREE]
+            rows.append(
+                {
+                    "comparison": ranking.comparison.name,
+                    "entries": len(ranking.names),
+                    "tau": tau.value,
+                    "low": tau.low,
+                    "high": tau.high,
+                    "pairs": len(pairs),
+                }
+                | {order: int(counts.get(order, 0)) for order in (AGREE, DISAGREE, TIE)}
+                | {"disagree_clear": int(against["clear"].sum()), "note": ranking.comparison.note}
+            )
+        return pd.DataFrame(rows)
+
+    def table(self) -> pd.DataFrame:
+        """Published and measured numbers of all comparisons; see :meth:`Ranking.table`."""
+        return pd.concat([ranking.table() for ranking in self.rankings], ignore_index=True)
+
+    def pairs(self) -> pd.DataFrame:
+        """All pairs of all comparisons; see :meth:`Ranking.pairs`."""
+        return pd.concat([ranking.pairs() for ranking in self.rankings], ignore_index=True)
+
+    def orders(self) -> pd.DataFrame:
+        """The same for people, index comparison: source, published order, measured order (numbers
+        in percent), Kendall's tau (with its interval), pairs that agree ("16 of 36"), pairs in
+        another order.
+
+        The last names every pair, higher measured first, those clear of zero before the others.
+        """
+        rows = {}
+        for ranking in self.rankings:
+            pairs = ranking.pairs()
+            rows[ranking.comparison.name] = {
+                "source": ranking.source,
+                "published order": _order(ranking.names, ranking.published, "g"),
+                "measured order": _order(ranking.names, ranking.measured, ".2f"),
+                "Kendall's tau": _tau_text(ranking.tau()),
+                "pairs that agree": f"{(pairs['order'] == AGREE).sum()} of {len(pairs)}",
+                "pairs in another order": _against(pairs),
+            }
+        frame = pd.DataFrame.from_dict(rows, orient="index")
+        frame.index.name = "comparison"
+        return frame
+
+    def disagreements(self) -> pd.DataFrame:
+        """The pairs whose order differs from the published one, clear ones first, by measured
+        difference."""
+        pairs = self.pairs()
+        pairs = pairs[pairs["order"] == DISAGREE]
+        size = pairs["measured_difference"].abs()
+        order = pairs.assign(size=size).sort_values(
+            ["clear", "size"], ascending=False, kind="stable"
+        )
+        return order.drop(columns=["size", "order"]).reset_index(drop=True)
+
+
+def _order(names: Sequence[str], values: np.ndarray, number: str) -> str:
+    """Names and percent, in the format `number`, by falling value: "b 3.0 > a 2.0 = c 2.0"."""
+    places = np.argsort(-values, kind="stable")
+    text = ""
+    for before, place in zip([None, *places], places, strict=False):
+        if before is not None:
+            text += " = " if values[before] == values[place] else " > "
+        text += f"{names[place]} {values[place]:{number}}"
+    return text
+
+
+def _tau_text(tau: intervals.Interval) -> str:
+    if math.isnan(tau.value):
+        return "none: all are equal"
+    return f"{tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}]"
+
+
+def _against(pairs: pd.DataFrame) -> str:
+    """Names of the disagreeing pairs of a table of pairs, in the measured order."""
+    said = {True: [], False: []}
+    for row in pairs[pairs["order"] == DISAGREE].to_dict("records"):
+        names = row["first"], row["second"]
+        better, worse = names if row["measured_difference"] > 0 else names[::-1]
+        said[row["clear"]].append(f"{better} > {worse}")
+    parts = [f"{title}: {'; '.join(said[clear])}" for clear, title in
+             ((True, "clear"), (False, "not clear")) if said[clear]]  # fmt: skip
+    return ". ".join(parts) or "none"
+
+
+def ranking_of(
+    comparison: Comparison,
+    counts: Sequence[np.ndarray],
+    resamples: int = intervals.RESAMPLES,
+    seed: int = 0,
+) -> Ranking:
+    """The ranking of a comparison from per-image counts (N, 3, C) of its entries, in their order.
+
+    Raises DataError for fewer than two entries, another number of counts, an unknown claim, or a
+    claim that is not an mIoU.
+    """
+    if len(comparison.entries) < 2 or len(counts) != len(comparison.entries):
+        raise DataError(
+            f"{comparison.name!r} needs at least 2 entries and counts for each, not "
+            f"{len(comparison.entries)} entries and {len(counts)} counts"
+        )
+    sources = [claim(entry.claim) for entry in comparison.entries]
+    for source in sources:
+        if source.metric != "miou" or source.value_high is not None:
+            raise DataError(
+                f"claim {source.id!r} is not one mIoU; a ranking compares mIoU with mIoU"
+            )
+    draws = intervals.metric_draws(list(counts), "miou", resamples, seed)
+    values = [intervals.METRICS["miou"](one.sum(axis=0)) for one in counts]
+    return Ranking(
+        comparison,
+        np.array([source.value for source in sources]),
+        tuple(source.dataset for source in sources),
+        100 * np.array(values),
+        100 * draws,
+    )
+
+
+def proxy_validity(
+    profile: str | Profile = DEFAULT,
+    comparisons: Sequence[Comparison] = COMPARISONS,
+    limit: int | None = None,
+    resamples: int = intervals.RESAMPLES,
+    changes: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> ProxyValidity:
+    """Measure (or look up) everything that the comparisons need on a profile, and rank it.
+
+    `changes` are applied to every recipe (a notebook's overrides). `options` are further arguments of :func:`measure` (store, progress, workers, fresh).
+    """
+    profile = Profile.named(profile) if isinstance(profile, str) else profile
+    recipes: dict[str, Recipe] = {}
+    wanted: list[list[str]] = []
+    for comparison in comparisons:
+        keys = []
+        for entry in comparison.entries:
+            recipe = recipe_of(entry, profile).but(changes or {})
+            recipes.setdefault(recipe.key(), recipe)
+            keys.append(recipe.key())
+        wanted.append(keys)
+    results = measure(recipes, profile, limit, **options)
+    reports = {key: results[key] for key in recipes}
+    common = None
+    for report in reports.values():
+        common = report.indices if common is None else np.intersect1d(common, report.indices)
+    counts = {key: r.counts[np.isin(r.indices, common)] for key, r in reports.items()}
+    rankings = [
+        ranking_of(comparison, [counts[key] for key in keys], resamples)
+        for comparison, keys in zip(comparisons, wanted, strict=True)
+    ]
+    return ProxyValidity(tuple(rankings), results)

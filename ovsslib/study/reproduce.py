@@ -1,0 +1,171 @@
+"""Reproduce a published table: run what its rows need, and set the claims beside what was measured."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ovsslib.errors import DataError, OvssError
+from ovsslib.evaluation.profiles import Profile
+from ovsslib.evaluation.report import CLASS_PREFIX, METRICS, Report
+from ovsslib.evaluation.results import measure
+from ovsslib.evaluation.store import ResultsStore
+from ovsslib.recipe import Recipe, parse_changes
+from ovsslib.study.claims import assess, load_claims, runs_for, target_name
+
+MODELS = {
+    "ViT-B/16": ("ViT-B-16-quickgelu", "openai"),
+    "ViT-B/32": ("ViT-B-32-quickgelu", "openai"),
+    "ViT-L/14": ("ViT-L-14-quickgelu", "openai"),
+    "ViT-L/14@336": ("ViT-L-14-336-quickgelu", "openai"),
+    "OpenCLIP ViT-B/16": ("ViT-B-16", "laion2b_s34b_b88k"),
+    "OpenCLIP ViT-L/14": ("ViT-L-14", "laion2b_s32b_b82k"),
+    "ViT-H/14": ("ViT-H-14", "laion2b_s32b_b79k"),
+    "MetaCLIP ViT-B/16": ("ViT-B-16-quickgelu", "metaclip_fullcc"),
+    "MetaCLIP ViT-L/14": ("ViT-L-14-quickgelu", "metaclip_fullcc"),
+}
+"""Models as claims name them -> open_clip's name and pretrained tag."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reproduction:
+    """A published table, measured.
+
+    Attributes:
+        target: name of the table, as `ovss reproduce` takes it.
+        ledger: the claims about it, each with its status, what was measured, and why (see `claims.assess`).
+        results: the measured numbers as `claims.assess` takes them; gains have `versus`.
+        failed: (model, recipe, changes, why) of evaluations that could not be run.
+    """
+
+    target: str
+    ledger: pd.DataFrame
+    results: pd.DataFrame
+    failed: tuple[tuple[str, str, str, str], ...] = ()
+
+    def table(self) -> pd.DataFrame:
+        """Claimed beside measured, numbers as text: row, data set, metric, claimed, measured, status."""
+        rows = []
+        for row in self.ledger.to_dict("records"):
+            known = not pd.isna(row["measured"])
+            text = f"{row['measured']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if known else ""
+            rows.append(
+                {
+                    "row": row["row"], "data set": row["dataset"], "metric": row["metric"],
+                    "claimed": row["text"], "measured": text, "status": row["status"],
+                }
+            )  # fmt: skip
+        return pd.DataFrame(rows)
+
+
+def reproduce(
+    target: str,
+    dataset: str | None = None,
+    profile: str | Profile | None = None,
+    limit: int | None = None,
+    *,
+    workers: int = 0,
+    progress: bool = True,
+    store: ResultsStore | bool = True,
+) -> Reproduction:
+    """Measure what a published table claims and compare.
+
+    Args:
+        target: such as "itaclip-table1"; `claims.target_name` of a source and its table.
+        dataset: one data set of the table, or None for all.
+        profile: where to run: its model, root, device and precision are used if given; None takes the profile
+            "openai-vitb16-<dataset>" with the model that each claim is about.
+        limit: the first images only; then nothing settles a claim.
+
+    Raises:
+        DataError: unknown target, nothing that can be run, or no evaluation could be run (says why).
+    """
+    runs = runs_for(target, dataset)
+    given = Profile.named(profile) if isinstance(profile, str) else profile
+    measured: dict[tuple[str, str, str, str], Report] = {}
+    failed = []
+    for (model, name), group in runs.groupby(["model", "dataset"], sort=False):
+        try:
+            where = given.but(dataset=name) if given else _profile_for(model, name)
+            recipes, keys = {}, {}
+            for run in group.itertuples():
+                parts = [part for part in run.changes.split(";") if part.strip()]
+                label = f"{run.recipe}; {run.changes}" if run.changes else run.recipe
+                recipes[label] = Recipe.named(run.recipe, name).but(parse_changes(parts))
+                keys[label] = (model, name, run.recipe, run.changes)
+            found = measure(recipes, where, limit, workers=workers, progress=progress, store=store)
+        except OvssError as error:
+            failed += [
+                (r.model, name, f"{r.recipe} {r.changes}".strip(), str(error))
+                for r in group.itertuples()
+            ]
+        else:
+            measured |= {keys[label]: report for label, report in found.reports.items()}
+    if not measured:
+        raise DataError(f"nothing of {target!r} could be run: {failed[0][-1]}")
+    claims = load_claims()
+    names = [target_name(s, t) for s, t in zip(claims["source"], claims["table"], strict=True)]
+    wanted = claims[[name == target for name in names]]
+    if dataset is not None:
+        wanted = wanted[wanted["dataset"] == dataset]
+    results = results_frame(wanted, measured)
+    return Reproduction(target, assess(wanted, results), results, tuple(failed))
+
+
+def _profile_for(model: str, dataset: str) -> Profile:
+    if model not in MODELS:
+        raise DataError(f"no weights are known for the model {model!r}; known: {', '.join(MODELS)}")
+    name, tag = MODELS[model]
+    profile = Profile.named(f"openai-vitb16-{dataset}")
+    return dataclasses.replace(profile, model=name, pretrained=tag)
+
+
+def results_frame(
+    claims: pd.DataFrame, measured: dict[tuple[str, str, str, str], Report]
+) -> pd.DataFrame:
+    """What the claims are compared with: levels of every evaluation, and the gains that claims are about.
+
+    `measured` holds reports by (model, data set, recipe, changes). Gains are paired over the images.
+    """
+    rows = []
+    for (_, dataset, recipe, changes), report in measured.items():
+        for metric in METRICS:
+            rows.append(_row(report, dataset, recipe, changes, metric, report.interval(metric)))
+    for claim in claims[claims["metric"].str.contains("person_iou|class_iou|gain_")].to_dict(
+        "records"
+    ):
+        metric = claim["metric"].replace("person_iou", f"{CLASS_PREFIX}person")
+        report = measured.get(_place(claim, claim["recipe"], claim["changes"]))
+        if report is None:
+            continue
+        plain = metric.removeprefix("gain_")
+        if plain.startswith(CLASS_PREFIX) and plain.removeprefix(CLASS_PREFIX) not in report.names:
+            continue
+        if plain not in METRICS and not plain.startswith(CLASS_PREFIX):
+            continue
+        versus = ""
+        found = report.interval(plain) if plain == metric else None
+        if found is None:
+            recipe, _, changes = claim["versus"].partition(";")
+            other = measured.get(_place(claim, recipe.strip(), changes.strip()))
+            if other is None:
+                continue
+            found, versus = report.difference(other, plain), claim["versus"]
+        row = _row(report, claim["dataset"], claim["recipe"], claim["changes"], metric, found)
+        rows.append({**row, "versus": versus})
+    frame = pd.DataFrame(rows)
+    if "versus" not in frame:
+        frame["versus"] = ""
+    return frame
+
+
+def _place(claim: dict, recipe: str, changes: str) -> tuple[str, str, str, str]:
+    return claim["model"], claim["dataset"], recipe, changes
+
+
+def _row(report: Report, dataset: str, recipe: str, changes: str, metric: str, found) -> dict:
+    return {
+        "model": report.model, "dataset": dataset, "recipe": recipe, "changes": changes, "metric": metric,
+        "value": found.value, "low": found.low, "high": found.high, "images": report.images,
+        "limit": report.limit, "commit": report.provenance.get("commit", ""), "versus": "",
+    }  # fmt: skip

@@ -1,0 +1,109 @@
+"""Seconds on this machine: of a segmentation, and of encoding a vocabulary with and without the cache.
+
+CLIP encodes the words once per vocabulary, not once per picture: text features do not depend on the picture. How much
+time fewer templates save per picture therefore depends on whether the features are kept.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ovsslib.clip.backbone import Backbone
+from ovsslib.segmenter import Segmenter
+from ovsslib.text.features import encode_prompts, encode_texts, tokenize
+from ovsslib.text.prompts import TextSettings
+from ovsslib.text.vocabulary import Vocabulary
+
+
+def sentences_of(vocabulary: Vocabulary, settings: TextSettings) -> list[str]:
+    """The different sentences that are encoded for a vocabulary, in order."""
+    kinds = [vocabulary.kinds[index] for index in vocabulary.query_class]
+    made = (settings.prompts_for(w, k) for w, k in zip(vocabulary.queries, kinds, strict=True))
+    return list(dict.fromkeys(sentence for group in made for sentence in group))
+
+
+def prompt_counts(
+    backbone: Backbone, vocabulary: Vocabulary, settings: Mapping[str, TextSettings]
+) -> pd.DataFrame:
+    """One row per entry of `settings`: words, sentences, sentences_per_word, tokens (to encode)."""
+    rows = {}
+    for name, one in settings.items():
+        sentences = sentences_of(vocabulary, one)
+        tokens = tokenize(backbone, sentences, one.truncate)
+        rows[name] = {
+            "words": len(vocabulary.queries),
+            "sentences": len(sentences),
+            "sentences_per_word": len(sentences) / len(vocabulary.queries),
+            "tokens": int((tokens.argmax(dim=-1) + 1).sum()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def encoding_seconds(
+    backbone: Backbone,
+    vocabulary: Vocabulary,
+    settings: Mapping[str, TextSettings],
+    pictures: Sequence[int] = (1,),
+    repeats: int = 3,
+) -> pd.DataFrame:
+    """Seconds of encoding on this machine, the best of `repeats` runs.
+
+    Args:
+        pictures: numbers of pictures that share one encoding.
+
+    Returns:
+        One row per entry of `settings`: encode (all sentences through the text tower), recall (the same features
+        from the cache), and for each number of pictures N "per picture, N" = encode / N + recall.
+    """
+    rows = {}
+    for name, one in settings.items():
+        sentences = sentences_of(vocabulary, one)
+        encode = _best(lambda s=sentences, o=one: encode_prompts(backbone, s, o.truncate), repeats)
+        kinds = [vocabulary.kinds[index] for index in vocabulary.query_class]
+
+        def from_cache(own=one, kinds=kinds):
+            return encode_texts(backbone, vocabulary.queries, own, kinds)
+
+        from_cache()
+        row = {"encode": encode, "recall": _best(from_cache, repeats)}
+        row |= {f"per picture, {n}": encode / n + row["recall"] for n in pictures}
+        rows[name] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def seconds_per_image(
+    segmenters: Mapping[str, Segmenter],
+    images: Sequence[np.ndarray],
+    vocabulary: Vocabulary,
+    repeats: int = 2,
+) -> pd.Series:
+    """Seconds per picture by name, each recipe alone, from pixels to label map; the words are encoded before.
+
+    Args:
+        images: (H, W, 3) uint8 pictures. vocabulary: opened under each recipe's naming variant.
+        repeats: runs of each; the best counts.
+    """
+    found = {}
+    for name, segmenter in segmenters.items():
+        text = segmenter.text(segmenter.recipe["text"].vocabulary(vocabulary))
+
+        def work(segmenter=segmenter, text=text):
+            for image in images:
+                segmenter.segment(image, text)
+
+        work()  # kernels and caches
+        found[name] = _best(work, repeats) / len(images)
+    return pd.Series(found, name="seconds")
+
+
+def _best(work, repeats: int) -> float:
+    seconds = []
+    for _ in range(max(1, repeats)):
+        started = time.perf_counter()
+        done = work()
+        if done is not None:
+            done.cpu()  # waits for a GPU
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)

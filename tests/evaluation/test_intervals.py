@@ -1,0 +1,214 @@
+"""Bootstrap intervals: against a slow bootstrap, against theory, and their promises."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from ovsslib.errors import DataError
+from ovsslib.evaluation import intervals, metrics
+from ovsslib.evaluation.intervals import (
+    draw_weights,
+    interval,
+    paired_difference,
+    several_intervals,
+    verdict,
+)
+
+
+def counts_of(images: int = 40, classes: int = 6, quality: float = 0.7, seed: int = 0):
+    """Per-image counts (N, 3, C) of a made-up method; classes are rare, the last never occurs."""
+    random = np.random.default_rng(seed)
+    label = random.integers(50, 400, (images, classes)) * (random.random((images, classes)) < 0.5)
+    label[:, -1] = 0
+    wrong = random.binomial(label, 1 - quality)
+    prediction = label - wrong
+    moved = np.roll(wrong[:, :-1], 1, axis=1)
+    prediction[:, :-1] += moved
+    return np.stack([label - wrong, prediction, label], axis=1)
+
+
+def slow_values(counts, metric, resamples, seed):
+    """The same draws, image by image."""
+    values = []
+    for block, start in enumerate(range(0, resamples, 250)):
+        for row in draw_weights(len(counts), min(250, resamples - start), seed, block):
+            drawn = [index for index, times in enumerate(row) for _ in range(int(times))]
+            assert len(drawn) == len(counts)
+            values.append(metric(counts[drawn].sum(axis=0)))
+    return np.array(values)
+
+
+@pytest.mark.parametrize("metric", ["miou", "pixel_accuracy", "per_class_iou", "mean_accuracy"])
+def test_interval_equals_a_slow_bootstrap(metric):
+    counts = counts_of()
+    function = intervals.METRICS[metric]
+    values = slow_values(counts, function, 300, seed=5)
+    ours = interval(counts, metric=metric, resamples=300, seed=5)
+    known = ~np.isnan(function(counts.sum(axis=0)))
+    low, high = np.nanquantile(values[:, known] if known.ndim else values, [0.025, 0.975], axis=0)
+    pick = known if known.ndim else ...
+    np.testing.assert_allclose(np.asarray(ours.low)[pick].squeeze(), low.squeeze(), rtol=1e-12)
+    np.testing.assert_allclose(np.asarray(ours.high)[pick].squeeze(), high.squeeze(), rtol=1e-12)
+    np.testing.assert_array_equal(ours.value, function(counts.sum(axis=0)))
+
+
+def test_draws_are_multinomial():
+    weights = draw_weights(20, 4000, seed=1, block=0)
+    assert weights.dtype == np.float64 and (weights.sum(axis=1) == 20).all()
+    np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.08)
+    np.testing.assert_allclose(weights.var(axis=0), 1 - 1 / 20, atol=0.12)
+
+
+def test_width_follows_theory():
+    # With images of one size, pixel accuracy is a mean over images: half width 1.96 s / sqrt(N).
+    random = np.random.default_rng(3)
+    right = random.integers(200, 900, 400)
+    counts = np.stack([right, np.full(400, 1000), np.full(400, 1000)], axis=1)[..., None]
+    found = interval(counts, metric="pixel_accuracy", resamples=4000)
+    expected = 1.96 * (right / 1000).std() / 20
+    assert found.half_width == pytest.approx(expected, rel=0.06)
+    assert found.low < found.value < found.high
+    assert interval(counts, level=0.5, metric="pixel_accuracy").half_width < found.half_width / 2
+
+
+def test_interval_holds_the_truth_as_often_as_it_says():
+    random = np.random.default_rng(4)
+    held = 0
+    for _ in range(120):
+        right = random.binomial(100, random.beta(4, 2, 60))
+        counts = np.stack([right, np.full(60, 100), np.full(60, 100)], axis=1)[..., None]
+        found = interval(counts, metric="pixel_accuracy", resamples=300)
+        held += found.low <= 4 / 6 <= found.high
+    assert 0.87 <= held / 120 <= 1.0
+
+
+def test_same_seed_same_numbers():
+    counts = counts_of()
+    first, second = interval(counts, resamples=600), interval(counts, resamples=600)
+    assert (first.low, first.high) == (second.low, second.high)
+    other = interval(counts, resamples=600, seed=1)
+    assert (first.low, first.high) != (other.low, other.high)
+
+
+def test_several_metrics_in_one_pass_equal_one_at_a_time():
+    counts = counts_of()
+    both = several_intervals(counts, ("miou", "per_class_iou"), resamples=500)
+    assert both["miou"] == interval(counts, resamples=500)
+    alone = interval(counts, metric="per_class_iou", resamples=500)
+    np.testing.assert_array_equal(both["per_class_iou"].low, alone.low)
+
+
+def test_classes_that_never_occur_stay_unknown():
+    found = interval(counts_of(), metric="per_class_iou", resamples=300)
+    assert found.low.shape == (6,) and np.isnan(found.low[-1]) and np.isnan(found.value[-1])
+    assert (found.low[:-1] <= found.value[:-1]).all() and (
+        found.value[:-1] <= found.high[:-1]
+    ).all()
+
+
+def test_a_class_in_one_image_only_has_an_interval():
+    counts = counts_of()
+    counts[0, :, 5] = (30, 50, 60)
+    found = interval(counts, metric="per_class_iou", resamples=400)
+    assert found.low[5] == found.high[5] == pytest.approx(30 / 80)
+
+
+def test_one_image_has_no_width():
+    found = interval(counts_of(images=1), resamples=50)
+    assert found.low == found.value == found.high
+
+
+def test_all_ignored_is_unknown_without_warnings(recwarn):
+    found = interval(np.zeros((3, 3, 4), dtype=np.int64), resamples=50)
+    assert np.isnan([found.value, found.low, found.high]).all()
+    assert not recwarn.list
+
+
+def test_boundary_f1_and_calibration():
+    random = np.random.default_rng(0)
+    boundary = random.integers(50, 100, (30, 4))
+    boundary[:, [1, 3]] += 100
+    found = interval(boundary, metric="boundary_f1", resamples=300)
+    assert found.value == metrics.boundary_f1(boundary.sum(axis=0))
+    assert found.low < found.value < found.high
+    bins = random.integers(1, 100, (30, 15, 3))
+    bins[..., 2] *= 1_000_000
+    error = interval(bins, metric="calibration_error", resamples=300)
+    assert error.low < error.value < error.high
+
+
+def test_paired_differences():
+    worse, better = counts_of(quality=0.7, seed=1), counts_of(quality=0.7, seed=1)
+    better[:, 0] += (better[:, 2] - better[:, 0]) // 10
+    found = paired_difference(better, worse, resamples=1000)
+    alone = interval(better, resamples=1000)
+    assert found.low > 0 and verdict(found) == "better"
+    assert verdict(paired_difference(worse, better, resamples=1000)) == "worse"
+    assert found.half_width < alone.half_width / 2, "pairing takes out the draw of images"
+    value = metrics.miou(better.sum(axis=0)) - metrics.miou(worse.sum(axis=0))
+    assert found.value == pytest.approx(value)
+
+
+def test_no_difference():
+    counts = counts_of()
+    same = paired_difference(counts, counts, resamples=300)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert verdict(same) == "no difference shown"
+    # Two methods of one quality, whose errors fall on different images.
+    first, second = counts_of(images=300, seed=1), counts_of(images=300, seed=1)
+    second[:, :2] = np.roll(second[:, :2], 1, axis=0) * (second[:, 2:] > 0)
+    second[:, 0] = np.minimum(second[:, 0], second[:, 2])
+    second[:, 1] = np.maximum(second[:, 1], second[:, 0])
+    swapped = (
+        np.concatenate([first[:150], second[150:]]),
+        np.concatenate([second[:150], first[150:]]),
+    )
+    assert verdict(paired_difference(*swapped, resamples=1000)) == "no difference shown"
+
+
+def test_verdicts_per_class():
+    counts = counts_of()
+    better = counts.copy()
+    better[:, 0, 0] = better[:, 2, 0]
+    found = verdict(paired_difference(better, counts, metric="per_class_iou", resamples=300))
+    assert found == ["better"] + ["no difference shown"] * 5
+
+
+def test_percent_and_text():
+    found = intervals.Interval(0.5, 0.4, 0.6, 0.95, 10)
+    assert found.percent().high == 60 and found.percent().level == 0.95
+    assert str(found) == "0.5000 [0.4000, 0.6000]"
+    assert "6 intervals" in str(interval(counts_of(), metric="per_class_iou", resamples=10))
+
+
+def test_memory_stays_bounded():
+    counts = counts_of(images=1500, classes=4)
+    tracemalloc.start()
+    interval(counts, resamples=2000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 15e6 < 2000 * 1500 * 8
+
+
+@pytest.mark.parametrize(
+    "change,reason",
+    [
+        ({"metric": "iou"}, "unknown metric 'iou'"),
+        ({"level": 95}, "level"),
+        ({"resamples": 0}, "resample"),
+        ({"metric": "boundary_f1"}, "boundary_f1 needs counts"),
+    ],
+)
+def test_bad_requests(change, reason):
+    with pytest.raises(DataError, match=reason):
+        interval(counts_of(), **change)
+
+
+def test_bad_counts():
+    with pytest.raises(DataError, match="no images"):
+        interval(np.zeros((0, 3, 4), dtype=np.int64))
+    with pytest.raises(DataError, match="whole numbers"):
+        interval(np.zeros((2, 3, 4)))
+    with pytest.raises(DataError, match="same images"):
+        paired_difference(counts_of(images=3), counts_of(images=4))
