@@ -4,6 +4,9 @@ Every message names the offending value and says what to do about it. All of the
 :class:`OvssError`, so that a caller (the command line, a notebook) can show the message without a traceback.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class OvssError(Exception):
     """Base of every error that ovsslib raises on purpose."""
@@ -35,3 +38,11 @@ class MemoryBudgetError(OvssError):
 
 class MissingPackageError(OvssError):
     """An optional package is needed for this feature; the message names the extra that installs it."""
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the closest known one, then all of them."""
+    known = list(known)
+    close = get_close_matches(str(word), known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"{hint}; known: {', '.join(known)}"

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from ovsslib import paths
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import build_model, load_state
 
@@ -48,3 +50,8 @@ def tiny_backbone() -> Backbone:
 def tiny_inputs() -> dict[str, torch.Tensor]:
     """Pictures and unit text rows of the test vectors."""
     return vectors("tiny_inputs")
+
+
+def thesis_content() -> dict:
+    """Switches and strategies of the thesis's configuration dictionary, as shipped."""
+    return yaml.safe_load(paths.data("thesis.yaml").read_text(encoding="utf-8"))

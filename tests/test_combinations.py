@@ -5,16 +5,18 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import relative_error
+from conftest import relative_error, thesis_content
 
 from ovsslib.errors import RecipeError
 from ovsslib.networks.loftup import LoftUp
-from ovsslib.recipe import ALWAYS_ON, THESIS_SWITCHES, Recipe, make_settings, stages
-from ovsslib.segmenter import Segmenter
+from ovsslib.recipe import ALWAYS_ON, Recipe, make_settings, stages
+from ovsslib.segmenter import Segmenter, Words, window_logits_of
 
 OPTIONAL = [name for name in stages() if name not in ALWAYS_ON]
 SMALL = {"windows": {"short_side": 64, "crop": 64, "stride": 32}, "text.templates": ("a {}.",)}
 WORDS = ["cat", "dog", "grass", "sky", "car"]
+
+THESIS_SWITCHES = thesis_content()["switches"]
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +141,8 @@ def test_groups_take_no_part_in_feedback(tiny_backbone, tiny_inputs):
         recipe = Recipe("g").but({"windows.crop": 0}).but({stage: True})
         segmenter = Segmenter(tiny_backbone, recipe)
         pixels = tiny_inputs["image_80x112"]
-        trunk = tiny_backbone.trunk(pixels, segmenter.taps)
-        alone = segmenter.window_logits([trunk], [pixels], text)
-        both = segmenter.window_logits([trunk], [pixels], torch.cat([text, groups]), queries=6)
-        assert both.shape[1] == 9
-        torch.testing.assert_close(both[:, :6], alone, atol=1e-6, rtol=1e-5)
+        alone = window_logits_of([segmenter], pixels[0], [text])[0].full()
+        words = Words(torch.cat([text, groups]), queries=6)
+        both = window_logits_of([segmenter], pixels[0], [words])[0].full()
+        assert both.shape[0] == 9
+        torch.testing.assert_close(both[:6], alone, atol=1e-6, rtol=1e-5)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from conftest import thesis_content
 
 from ovsslib import load_backbone, open_dataset
-from ovsslib.recipe import ALWAYS_ON, POINTS, THESIS_SWITCHES, Recipe, stage_info, stages
+from ovsslib.recipe import ALWAYS_ON, Recipe, stage_info, stages
+from ovsslib.recipe import POINTS as ALL_POINTS
 from ovsslib.segmenter import Segmenter, window_logits_of
 from ovsslib.text.prompts import PROMPTS
 
@@ -56,23 +58,26 @@ def outcome():
             return known[recipe, view]
         segmenter, found = Segmenter(backbone, recipe), Outcome([], [], [])
         text = segmenter.text(recipe["text"].vocabulary(views[view].vocabulary))
-        rows, queries = segmenter.query_features(text), len(text.query_class)
+        words, queries = segmenter.words(text), len(text.query_class)
         for index in PICTURES:
             image = views[view][index][0]
             pixels = segmenter.prepare(image)
-            stitched = window_logits_of([segmenter], pixels, [rows], image.shape[:2], [queries])[0]
-            labels, scores = segmenter.finish(stitched, image, pixels, text, keep_scores=True)
+            stitched = window_logits_of([segmenter], pixels, [words], image.shape[:2])[0]
+            made = segmenter.finish(stitched, image, pixels, text, keep_scores=True)
             found.logits.append(stitched.full().numpy()[:queries])
-            found.scores.append(scores)
-            found.masks.append(labels)
+            found.scores.append(made.scores)
+            found.masks.append(made.labels)
         known[recipe, view] = found
         return found
 
     return compute
 
 
+POINTS = list(ALL_POINTS)
+
+
 def before_stitching(name: str) -> bool:
-    return POINTS.index(stage_info(name).point) <= POINTS.index("similarity")
+    return POINTS.index(stage_info(name).point) < POINTS.index("refine")
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
@@ -87,7 +92,7 @@ def test_every_stage_alone(name, outcome):
 
 def test_every_phase_switch_of_the_thesis(outcome):
     baseline = Recipe.from_thesis_config({}, "scenes")
-    for switch, stage in THESIS_SWITCHES.items():
+    for switch, stage in thesis_content()["switches"].items():
         recipe = Recipe.from_thesis_config({switch: True}, "scenes")
         changed = outcome(recipe).pixels_unlike(outcome(baseline))
         assert (changed > 0) == (stage not in recipe.inert()), switch
@@ -206,6 +211,6 @@ def test_scaling_of_the_guidance_needs_windows_that_go_together(outcome):
     for recipe in (own, shared):
         segmenter = Segmenter(backbone, recipe)
         text = segmenter.text(["sky", "grass", "person", "tree"])
-        rows = segmenter.query_features(text)
-        maps.append(window_logits_of([segmenter], segmenter.prepare(image), [rows])[0].full().numpy())
+        words = segmenter.words(text)
+        maps.append(window_logits_of([segmenter], segmenter.prepare(image), [words])[0].full().numpy())
     assert np.abs(maps[0] - maps[1]).max() > 1e-5

@@ -5,13 +5,12 @@ import pickle
 
 import pytest
 import yaml
+from conftest import thesis_content
 
 from ovsslib import paths, recipe
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import (
     ALWAYS_ON,
-    THESIS_SWITCHES,
-    THESIS_TEMPLATES,
     Recipe,
     make_settings,
     parse_changes,
@@ -28,6 +27,9 @@ PUBLISHED = (
 THESIS = tuple(
     f"thesis-{name}" for name in ("baseline", "phase1", "phase2a", "phase1+2a", "full", "2c")
 )
+
+THESIS_SWITCHES = thesis_content()["switches"]
+THESIS_TEMPLATES = thesis_content()["template_strategy"]
 
 
 def datasets_of(name):
@@ -68,7 +70,7 @@ def test_published_settings_per_data_set():
 def test_stages_run_in_the_order_of_the_flow():
     full = Recipe("all").but(pamr=True, densecrf=True, hierarchy=True, calibration=True, local_mask=True)
     points = [stage_info(name).point for name in full.stages]
-    assert points == sorted(points, key=recipe.POINTS.index)
+    assert points == sorted(points, key=list(recipe.POINTS).index)
     assert [name for name, _ in full.at("refine")] == ["pamr", "densecrf"]
     assert [name for name, _ in full.at("confidence")] == ["calibration", "hierarchy"]
     assert set(ALWAYS_ON) <= set(Recipe("empty").stages)

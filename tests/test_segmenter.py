@@ -10,13 +10,12 @@ import torch
 from conftest import TINY_CONFIG, relative_error
 from PIL import Image
 
-import ovsslib
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import build_model
 from ovsslib.clip.memory import memory_errors
 from ovsslib.errors import ImageError, MemoryBudgetError, RecipeError, WordsError
 from ovsslib.recipe import Recipe, recipe_names
-from ovsslib.segmenter import Segmenter, load, window_logits_of
+from ovsslib.segmenter import Segmenter, finishing, load, window_logits_of
 from ovsslib.text.vocabulary import Vocabulary
 
 SMALL = {"windows": {"short_side": 80, "crop": 64, "stride": 32}, "text.templates": ("a {}.",)}
@@ -106,20 +105,20 @@ def test_grey_alpha_deep_cmyk_and_turned_pictures(segment, image, tmp_path):
 
 def test_a_picture_of_144_million_pixels_is_worked_through_strip_by_strip(tiny_backbone, monkeypatch):
     rows = []
-    original = ovsslib.segmenter.Stitched.rows
+    original = finishing.Stitched.rows
 
     def watched(self, start, stop):
         part = original(self, start, stop)
         rows.append(part.numel())
         return part
 
-    monkeypatch.setattr(ovsslib.segmenter.Stitched, "rows", watched)
+    monkeypatch.setattr(finishing.Stitched, "rows", watched)
     huge = np.zeros((12000, 12000, 3), dtype=np.uint8)
     huge[:6000, 5000:] = 200
     segmenter = Segmenter(tiny_backbone, Recipe.named("sclip").but(SMALL))
     mask = segmenter(huge, ["cat", "dog"]).mask
     assert mask.shape == (12000, 12000) and mask.dtype == np.int32
-    assert max(rows) <= ovsslib.segmenter._STRIP and sum(rows) == 2 * 12000 * 12000
+    assert max(rows) <= finishing.STRIP and sum(rows) == 2 * 12000 * 12000
 
 
 # -- what the words may be ------------------------------------------------------------------------------------
@@ -222,7 +221,7 @@ def test_masks_do_not_depend_on_the_chunk(image):
 
 def test_strips_and_the_whole_give_one_mask(segment, image, monkeypatch):
     whole = segment(image, WORDS, keep_scores=True).mask
-    monkeypatch.setattr("ovsslib.segmenter._STRIP", 1300)
+    monkeypatch.setattr("ovsslib.segmenter.finishing.STRIP", 1300)
     assert np.array_equal(segment(image, WORDS).mask, whole)
     threshold = Segmenter(segment.backbone, segment.recipe.but({"labels.probability_threshold": 0.3}))
     strips = threshold(image, WORDS, background=["wall"]).mask

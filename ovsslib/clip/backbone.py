@@ -4,10 +4,9 @@ The vision tower is split in two: the *trunk* (all blocks but the last, run once
 recipes) and the *last block* whose parts (projections, output layer, feed-forward network, head) are handed to the
 attention stage. Weights come from open_clip models, OpenAI's own checkpoints, or local files; see `loading.py`.
 
-Facts about the tower: `attention.md` sections 0 and 1 of the dossier are restated where they are used.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import open_clip
@@ -21,7 +20,14 @@ from ovsslib.errors import ImageError, ModelError
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
+POSITIONS = ("sclip", "size", "size-antialias", "bilinear", "bilinear-half")
+"""Rules by which the positional table is resized to another grid (`Backbone.positions`)."""
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+BlockChange = Callable[[Tensor, int, tuple[int, int]], Tensor]
+"""Function (tensor, 0-based block, grid (h, w)) -> tensor of the same shape."""
 
 
 @dataclass
@@ -63,6 +69,21 @@ class TrunkOutput:
         }
         inputs = {index: x[rows] for index, x in self.inputs.items()}
         return TrunkOutput(self.tokens[rows], self.grid, taps, inputs)
+
+    @staticmethod
+    def concatenated(parts: "Sequence[TrunkOutput]") -> "TrunkOutput":
+        """The trunk results of several batches of windows as one."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        taps = {
+            index: Tap(
+                *(torch.cat([getattr(p.taps[index], name) for p in parts]) for name in ("normed", "q", "k", "v"))
+            )
+            for index in first.taps
+        }
+        inputs = {index: torch.cat([p.inputs[index] for p in parts]) for index in first.inputs}
+        return TrunkOutput(torch.cat([p.tokens for p in parts]), first.grid, taps, inputs)
 
 
 class Backbone:
@@ -106,7 +127,7 @@ class Backbone:
         # the last bits of the results, do not depend on how many windows an image has.
         self.batch_of_windows = 1 if self.device.type == "cpu" else 8
         self._tokenizer = open_clip.SimpleTokenizer()
-        self._positions: dict[tuple[int, int, bool], Tensor] = {}
+        self._positions: dict[tuple[int, int, str], Tensor] = {}
 
     def __repr__(self) -> str:
         return f"Backbone({self.name!r}, pretrained={self.pretrained!r}, {self.precision} on {self.device})"
@@ -116,30 +137,48 @@ class Backbone:
         """Scale of the attention scores, (width / heads) ** -0.5."""
         return (self.width // self.heads) ** -0.5
 
-    def positions(self, grid: tuple[int, int], interpolate: bool = True) -> Tensor:
-        """Positional table (1 + h * w, width) for a grid of patches.
+    def positions(self, grid: tuple[int, int], how: str = "sclip") -> Tensor:
+        """Positional table (1 + h * w, width) for a grid of patches, class token first.
 
-        Interpolated as the released SCLIP-family code does: bicubic with scale factors (h + 0.1) / h0 and
-        (w + 0.1) / w0, which shift the samples, so `size=` would give something else.
+        Args:
+            grid: (h, w) patches.
+            how: rule of the resizing, out of `POSITIONS`. "sclip" is the released SCLIP-family code's: bicubic with
+                scale factors (h + 0.1) / h0 and (w + 0.1) / w0, which shift the samples. "size" and
+                "size-antialias" are bicubic to the size (LPOSS; GEM), "bilinear" to the size (CLIP Surgery),
+                "bilinear-half" the same with the table rounded to float16 (TagCLIP). "keep" takes the table as it
+                is.
         """
-        key = (*grid, interpolate)
+        key = (*grid, how)
         if key not in self._positions:
             table = self.visual.positional_embedding.float()
-            if interpolate:
-                h0, w0 = self.base_grid
-                patches = table[1:].reshape(1, h0, w0, -1).permute(0, 3, 1, 2)
-                factors = ((grid[0] + 0.1) / h0, (grid[1] + 0.1) / w0)
-                patches = F.interpolate(patches, scale_factor=factors, mode="bicubic")
-                if patches.shape[-2:] != grid:
-                    raise ImageError(
-                        f"a grid of {grid[0]}x{grid[1]} patches cannot be reached from "
-                        f"{h0}x{w0} positions; use windows (windows.crop) of at most 2,000 pixels"
-                    )
-                table = torch.cat([table[:1], patches[0].flatten(1).T])
+            if how != "keep":
+                table = self._resized_positions(table, grid, how)
             self._positions[key] = table.to(self.dtype)
         return self._positions[key]
 
-    def embed(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _resized_positions(self, table: Tensor, grid: tuple[int, int], how: str) -> Tensor:
+        h0, w0 = self.base_grid
+        patches = table[1:].reshape(1, h0, w0, -1).permute(0, 3, 1, 2)
+        if how == "sclip":
+            factors = ((grid[0] + 0.1) / h0, (grid[1] + 0.1) / w0)
+            patches = F.interpolate(patches, scale_factor=factors, mode="bicubic")
+        elif how in ("size", "size-antialias"):
+            patches = F.interpolate(
+                patches, size=grid, mode="bicubic", antialias=how == "size-antialias"
+            )
+        elif how in ("bilinear", "bilinear-half"):
+            patches = F.interpolate(patches, size=grid, mode="bilinear")
+        else:
+            raise ModelError(f"positions={how!r}: choose one of {', '.join(POSITIONS)}")
+        if patches.shape[-2:] != grid:
+            raise ImageError(
+                f"a grid of {grid[0]}x{grid[1]} patches cannot be reached from "
+                f"{h0}x{w0} positions; use windows (windows.crop) of at most 2,000 pixels"
+            )
+        table = torch.cat([table[:1], patches[0].flatten(1).T])
+        return table.half().float() if how == "bilinear-half" else table
+
+    def embed(self, pixels: Tensor, positions: str = "sclip") -> tuple[Tensor, tuple[int, int]]:
         """Pixels (B, 3, H, W) -> tokens (B, 1 + h * w, width) entering block 0, and the grid (h, w).
 
         Rows and columns of pixels beyond a multiple of the patch size have no patch. Raises ImageError for a side
@@ -157,12 +196,19 @@ class Backbone:
         x = x.flatten(2).transpose(1, 2)
         whole = grid == self.base_grid and (height == width or self.base_grid[0] != self.base_grid[1])
         first = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = torch.cat([first, x], dim=1) + self.positions(grid, interpolate=not whole)
+        x = torch.cat([first, x], dim=1) + self.positions(grid, "keep" if whole else positions)
         return self.normalise(visual.ln_pre, x), grid
 
     @torch.no_grad()
     def trunk(
-        self, pixels: Tensor, taps: Iterable[int] = (), inputs: Iterable[int] = ()
+        self,
+        pixels: Tensor,
+        taps: Iterable[int] = (),
+        inputs: Iterable[int] = (),
+        *,
+        positions: str = "sclip",
+        after_block: BlockChange | None = None,
+        on_weights: BlockChange | None = None,
     ) -> TrunkOutput:
         """All blocks but the last, once.
 
@@ -170,9 +216,12 @@ class Backbone:
             pixels: (B, 3, H, W) CLIP-normalised RGB.
             taps: 0-based blocks whose projections are kept (the last block's are computed if it is named).
             inputs: 0-based blocks whose input tokens are kept.
+            positions: rule of :meth:`positions`.
+            after_block: function (tokens (B, T, width), block, grid) -> tokens, called behind each block.
+            on_weights: function (weights (B, heads, T, T), block, grid) -> weights, called inside each block.
         """
         taps, inputs = set(taps), set(inputs)
-        tokens, grid = self.embed(pixels)
+        tokens, grid = self.embed(pixels, positions)
         out = TrunkOutput(tokens, grid)
         for index in range(self.layers - 1):
             if index in inputs:
@@ -180,10 +229,14 @@ class Backbone:
             tap = self.project(index, tokens)
             if index in taps:
                 out.taps[index] = tap
-            mixed = F.scaled_dot_product_attention(tap.q, tap.k, tap.v)
-            block = self.blocks[index]
-            tokens = tokens + block.ls_1(self.join(index, mixed))
-            tokens = tokens + self.feed_forward(index, tokens)
+            if on_weights is None:
+                mixed = F.scaled_dot_product_attention(tap.q, tap.k, tap.v)
+            else:
+                weights = ((tap.q * self.scale) @ tap.k.transpose(-2, -1)).softmax(dim=-1)
+                mixed = on_weights(weights, index, grid) @ tap.v
+            tokens = self._behind_attention(index, tokens, mixed)
+            if after_block is not None:
+                tokens = after_block(tokens, index, grid)
         out.tokens = tokens
         last = self.layers - 1
         if last in inputs:
@@ -191,6 +244,18 @@ class Backbone:
         if last in taps:
             out.taps[last] = self.project(last, tokens)
         return out
+
+    def _behind_attention(self, index: int, tokens: Tensor, mixed: Tensor) -> Tensor:
+        """A block's output for its input tokens and its mixed values (B, heads, T, D / heads)."""
+        tokens = tokens + self.blocks[index].ls_1(self.join(index, mixed))
+        return tokens + self.feed_forward(index, tokens)
+
+    def plain_last_block(self, tokens: Tensor) -> Tensor:
+        """CLIP's own last block on its input tokens: (B, T, width) -> (B, T, width), before ln_post."""
+        last = self.layers - 1
+        tap = self.project(last, tokens)
+        mixed = F.scaled_dot_product_attention(tap.q, tap.k, tap.v)
+        return self._behind_attention(last, tokens, mixed)
 
     def project(self, index: int, tokens: Tensor) -> Tap:
         """ln_1 and the q, k, v projections of a block for tokens (B, T, width)."""
@@ -228,13 +293,7 @@ class Backbone:
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> Tensor:
         """CLIP's own image embedding (B, dim), float32, not normalised: the class token after all blocks."""
-        tokens = self.trunk(pixels).tokens
-        last = self.layers - 1
-        tap = self.project(last, tokens)
-        mixed = F.scaled_dot_product_attention(tap.q, tap.k, tap.v)
-        tokens = tokens + self.blocks[last].ls_1(self.join(last, mixed))
-        tokens = tokens + self.feed_forward(last, tokens)
-        return self.head(tokens[:, :1])[:, 0]
+        return self.head(self.plain_last_block(self.trunk(pixels).tokens)[:, :1])[:, 0]
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Byte-pair tokens (N, 77) long: start, words, end, zero padding. Longer texts are cut by the tokenizer;

@@ -51,7 +51,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _LabelFile:
     """One label file to make: where it goes, and how its (H, W) uint8 labels are computed."""
 
     target: Path
@@ -93,7 +93,7 @@ def prepare_dataset(
     return result
 
 
-def _run(jobs: Iterable[_Job], overwrite: bool, progress: bool, name: str) -> Prepared:
+def _run(jobs: Iterable[_LabelFile], overwrite: bool, progress: bool, name: str) -> Prepared:
     result = Prepared()
     for job in tqdm(list(jobs), desc=f"prepare {name}", disable=not progress):
         if job.target.is_file() and not overwrite:
@@ -138,7 +138,7 @@ def _base(root: Path, usual: Iterable[str], needed: str, what: str) -> Path:
     raise DataError(f"{what} is not in {root}: there is no folder {needed} in it; check the root")
 
 
-def _coco_jobs(name: str, root: Path, split: str) -> Iterator[_Job]:
+def _coco_jobs(name: str, root: Path, split: str) -> Iterator[_LabelFile]:
     folder = f"annotations/{_COCO_PARTS[split]}"
     usual = ("coco_object", "coco_stuff164k", "coco")
     base = _base(root, usual if name == "coco_object" else usual[1:2], folder, name)
@@ -152,17 +152,17 @@ def _coco_jobs(name: str, root: Path, split: str) -> Iterator[_Job]:
     if not sources:
         raise DataError(f"no raw label maps (*.png of stuffthingmaps) in {base / folder}")
     for path in sources:
-        yield _Job(path.with_name(f"{path.stem}{suffix}.png"), _by_table(path, table))
+        yield _LabelFile(path.with_name(f"{path.stem}{suffix}.png"), _by_table(path, table))
 
 
-def _cityscapes_jobs(root: Path, split: str) -> Iterator[_Job]:
+def _cityscapes_jobs(root: Path, split: str) -> Iterator[_LabelFile]:
     base = _base(root, ("cityscapes",), f"gtFine/{split}", "cityscapes")
     sources = sorted((base / "gtFine" / split).glob("*/*_gtFine_labelIds.png"))
     if not sources:
         raise DataError(f"no *_gtFine_labelIds.png in the city folders of {base}/gtFine/{split}")
     for path in sources:
         target = path.with_name(path.name.replace("_labelIds.png", "_labelTrainIds.png"))
-        yield _Job(target, _by_table(path, labels.cityscapes_raw()))
+        yield _LabelFile(target, _by_table(path, labels.cityscapes_raw()))
 
 
 def _by_table(path: Path, table: np.ndarray) -> Callable[[], np.ndarray]:
@@ -171,7 +171,7 @@ def _by_table(path: Path, table: np.ndarray) -> Callable[[], np.ndarray]:
 
 def _context_jobs(
     root: Path, split: str, source: str | os.PathLike | None
-) -> tuple[list[_Job], Callable[[], None]]:
+) -> tuple[list[_LabelFile], Callable[[], None]]:
     """Jobs of PASCAL Context, and the writing of its list once they are done."""
     base = _base(root, ("VOCdevkit/VOC2010", "VOC2010"), "JPEGImages", "PASCAL VOC 2010")
     source = _context_source(base, source)
@@ -182,7 +182,7 @@ def _context_jobs(
     if not compute:
         raise DataError(f"{source} has no images of the split {split}")
     masks = base / "SegmentationClassContext"
-    jobs = [_Job(masks / f"{name}.png", function) for name, function in sorted(compute.items())]
+    jobs = [_LabelFile(masks / f"{name}.png", function) for name, function in sorted(compute.items())]
 
     def write_list() -> None:
         names = [name for name in sorted(compute) if (masks / f"{name}.png").is_file()]

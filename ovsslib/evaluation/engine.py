@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from ovsslib import paths
+from ovsslib.clip.memory import memory_errors
 from ovsslib.datasets.dataset import VIEWS
 from ovsslib.errors import DataError
 from ovsslib.evaluation import metrics
@@ -33,7 +33,6 @@ from ovsslib.evaluation.keys import (
 from ovsslib.evaluation.passes import (
     BAD_IMAGE,
     group_by_trunk,
-    labels_and_confidence,
     read_ahead,
     share_logits,
     with_smaller_chunks,
@@ -42,17 +41,17 @@ from ovsslib.evaluation.report import Report, provenance
 from ovsslib.evaluation.resume import ImageCounts, ResumeLog
 from ovsslib.evaluation.store import ResultsStore
 from ovsslib.recipe import Recipe
-from ovsslib.segmenter import Segmenter, window_logits_of
+from ovsslib.segmenter import PictureInput, Segmenter, Words, window_logits_of
 from ovsslib.text.features import TextFeatures
 
 
 @dataclass(eq=False)
-class _Job:
+class _Measurement:
     """One segmenter's part of a run."""
 
     segmenter: Segmenter
     text: TextFeatures
-    rows: Tensor
+    words: Words
     parts: dict[str, Any] | None
     log: ResumeLog
     done: dict[int, ImageCounts] = field(default_factory=dict)
@@ -229,7 +228,7 @@ class _Run:
             for job in jobs:
                 job.log.close()
 
-    def _job(self, segmenter: Segmenter, parts: dict | None) -> _Job:
+    def _job(self, segmenter: Segmenter, parts: dict | None) -> _Measurement:
         vocabulary = segmenter.recipe["text"].vocabulary(self.dataset.vocabulary)
         if len(vocabulary) != self.dataset.classes:
             raise DataError(
@@ -238,9 +237,9 @@ class _Run:
             )
         text = segmenter.text(vocabulary)
         log = ResumeLog(_folder_of(self.folder, parts))
-        return _Job(segmenter, text, segmenter.query_features(text), parts, log)
+        return _Measurement(segmenter, text, segmenter.words(text), parts, log)
 
-    def _pass(self, indices: list[int], jobs: list[_Job]) -> None:
+    def _pass(self, indices: list[int], jobs: list[_Measurement]) -> None:
         groups = group_by_trunk([job.segmenter for job in jobs])
         show = self.progress and self.processes.first and indices
         bar = tqdm(total=len(indices), desc=self.dataset.name, unit="image", disable=not show)
@@ -267,10 +266,10 @@ class _Run:
         items = getattr(self.dataset, "items", None)
         return items[index].name if items else str(index)
 
-    def _image(self, index: int, item: tuple, groups: list[list[_Job]]):
+    def _image(self, index: int, item: tuple, groups: list[list[_Measurement]]):
         """Counts of one image for every job that lacks them."""
         image, label = item[0], item[1]
-        records: list[tuple[_Job, ImageCounts]] = []
+        records: list[tuple[_Measurement, ImageCounts]] = []
         for group in groups:
             group = [job for job in group if index not in job.done]
             if group:
@@ -280,28 +279,29 @@ class _Run:
                 records.extend(zip(group, made, strict=True))
         return records
 
-    def _group(self, index: int, image: np.ndarray, label: np.ndarray, jobs: list[_Job]):
+    def _group(self, index: int, image: np.ndarray, label: np.ndarray, jobs: list[_Measurement]):
         """Counts of one image for jobs that share a trunk."""
         started = time.perf_counter()
-        pixels = jobs[0].segmenter.prepare(image)
+        picture = PictureInput(jobs[0].segmenter.prepare(image), image)
         leaders, leader_of = share_logits(
-            [job.segmenter for job in jobs], [job.rows for job in jobs]
+            [job.segmenter for job in jobs], [job.words for job in jobs]
         )
         stitched = window_logits_of(
             [jobs[i].segmenter for i in leaders],
-            pixels,
-            [jobs[i].rows for i in leaders],
+            picture,
+            [jobs[i].words for i in leaders],
             image.shape[:2],
-            [len(jobs[i].text) for i in leaders],
         )
         stitched_of = dict(zip(leaders, stitched, strict=True))
         shared = (time.perf_counter() - started) / len(jobs)
         records = []
         for job, leader in zip(jobs, leader_of, strict=True):
             started = time.perf_counter()
-            labels, confidence = labels_and_confidence(
-                job.segmenter, stitched_of[leader], image, pixels, job.text
-            )
+            with torch.no_grad(), memory_errors():
+                made = job.segmenter.finish(
+                    stitched_of[leader], image, picture, job.text, confidence=True
+                )
+            labels, confidence = made.labels, made.confidence
             seconds = shared + time.perf_counter() - started
             ignore = self.dataset.ignore_index
             records.append(
@@ -315,7 +315,7 @@ class _Run:
             )
         return records
 
-    def _finish(self, jobs: list[_Job], elapsed: float, resumed: int) -> list[Report]:
+    def _finish(self, jobs: list[_Measurement], elapsed: float, resumed: int) -> list[Report]:
         """Reports from the counts of all processes; the first process stores them."""
         skipped = sorted(self.processes.gather(list(self.skipped.items())))
         reports = []
@@ -334,7 +334,7 @@ class _Run:
         return reports
 
     def _report(
-        self, job: _Job, counts: dict, skipped: list, elapsed: float, resumed: int
+        self, job: _Measurement, counts: dict, skipped: list, elapsed: float, resumed: int
     ) -> Report:
         kept = np.flatnonzero(counts["done"])
         dataset, backbone = self.dataset, job.segmenter.backbone
@@ -372,7 +372,7 @@ def model_name(backbone: Any) -> str:
     return f"{backbone.name}/{backbone.pretrained}" if backbone.pretrained else str(backbone.name)
 
 
-def _gathered(job: _Job, images: int, classes: int, processes: Processes) -> dict[str, np.ndarray]:
+def _gathered(job: _Measurement, images: int, classes: int, processes: Processes) -> dict[str, np.ndarray]:
     """Counts of all images as dense arrays, summed over the processes; `done` says how often each was counted."""
     arrays = {
         "done": np.zeros(images, dtype=np.int64),
@@ -390,7 +390,7 @@ def _gathered(job: _Job, images: int, classes: int, processes: Processes) -> dic
     return {name: processes.sum(array) for name, array in arrays.items()}
 
 
-def _running(jobs: list[_Job]) -> str:
+def _running(jobs: list[_Measurement]) -> str:
     """What the bar says: mIoU so far, or its range over several recipes."""
     values = [100 * float(metrics.miou(job.total)) for job in jobs if job.total is not None]
     if not values:

@@ -22,7 +22,7 @@ from ovsslib import paths
 from ovsslib.errors import DataError
 from ovsslib.evaluation.keys import data_fingerprint, evaluation_parts, key_of
 from ovsslib.evaluation.passes import group_by_trunk, share_logits
-from ovsslib.segmenter import Segmenter, window_logits_of
+from ovsslib.segmenter import PictureInput, Segmenter, window_logits_of
 from ovsslib.text.features import TextFeatures
 from ovsslib.text.vocabulary import Vocabulary
 
@@ -66,7 +66,7 @@ class Predictions:
 
 
 @dataclass(eq=False)
-class _Job:
+class _LabelMaps:
     segmenter: Segmenter
     text: TextFeatures
     path: Path | None
@@ -128,7 +128,7 @@ def predict(
     return made
 
 
-def _job(segmenter: Segmenter, dataset: Any, present_only: bool, keep: bool) -> _Job:
+def _job(segmenter: Segmenter, dataset: Any, present_only: bool, keep: bool) -> _LabelMaps:
     vocabulary = segmenter.recipe["text"].vocabulary(dataset.vocabulary)
     if len(vocabulary) != dataset.classes:
         raise DataError(
@@ -146,7 +146,7 @@ def _job(segmenter: Segmenter, dataset: Any, present_only: bool, keep: bool) -> 
         path = paths.cache("predictions") / f"{key_of(parts | {'words': words})}.npz"
     buffer = io.BytesIO()
     archive = zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED)
-    return _Job(segmenter, segmenter.text(vocabulary), path, buffer, archive)
+    return _LabelMaps(segmenter, segmenter.text(vocabulary), path, buffer, archive)
 
 
 def _stored(path: Path | None, images: int) -> Any | None:
@@ -163,7 +163,7 @@ def _stored(path: Path | None, images: int) -> Any | None:
 
 
 def _masks(
-    jobs: Sequence[_Job], image: np.ndarray, label: np.ndarray, present_only: bool
+    jobs: Sequence[_LabelMaps], image: np.ndarray, label: np.ndarray, present_only: bool
 ) -> list[np.ndarray]:
     """Label maps of one image for segmenters that share a trunk."""
     first = jobs[0].segmenter
@@ -172,20 +172,19 @@ def _masks(
         kept = [restrict(job.text, np.unique(label)) for job in jobs]
         texts, classes = [text for text, _ in kept], [index for _, index in kept]
     with torch.no_grad():
-        rows = [job.segmenter.query_features(text) for job, text in zip(jobs, texts, strict=True)]
-        pixels = first.prepare(image)
-        leaders, leader_of = share_logits([job.segmenter for job in jobs], rows)
+        words = [job.segmenter.words(text) for job, text in zip(jobs, texts, strict=True)]
+        picture = PictureInput(first.prepare(image), image)
+        leaders, leader_of = share_logits([job.segmenter for job in jobs], words)
         stitched = window_logits_of(
             [jobs[i].segmenter for i in leaders],
-            pixels,
-            [rows[i] for i in leaders],
+            picture,
+            [words[i] for i in leaders],
             image.shape[:2],
-            [len(texts[i]) for i in leaders],
         )
         by_leader = dict(zip(leaders, stitched, strict=True))
         masks = []
         for job, text, index, leader in zip(jobs, texts, classes, leader_of, strict=True):
-            mask, _ = job.segmenter.finish(by_leader[leader], image, pixels, text)
+            mask = job.segmenter.finish(by_leader[leader], image, picture, text).labels
             masks.append(mask if index is None else index[mask])
     return masks
 
@@ -234,7 +233,7 @@ def _write(archive: zipfile.ZipFile, name: str, mask: np.ndarray) -> None:
     archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue(), zipfile.ZIP_DEFLATED)
 
 
-def _close(job: _Job) -> None:
+def _close(job: _LabelMaps) -> None:
     job.archive.close()
     if job.path is None:
         return

@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from ovsslib import paths
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import load_backbone
 from ovsslib.datasets.dataset import SegmentationDataset, open_dataset
-from ovsslib.errors import RecipeError
+from ovsslib.errors import RecipeError, did_you_mean
 from ovsslib.recipe import Recipe
 
 DEFAULT = "embedded"
@@ -53,11 +52,7 @@ class Profile:
         own = str(name).endswith((".yaml", ".yml"))
         path = Path(name) if own else paths.data(f"profiles/{name}.yaml")
         if not path.is_file():
-            close = get_close_matches(str(name), profile_names(), n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise RecipeError(
-                f"unknown profile {str(name)!r}{hint}; known: {', '.join(profile_names())}"
-            )
+            raise RecipeError(f"unknown profile {str(name)!r}{did_you_mean(name, profile_names())}")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
             return Profile(name=path.stem, **content)

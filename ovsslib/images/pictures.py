@@ -111,6 +111,17 @@ def normalise(
     return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
+def denormalise(
+    pixels: torch.Tensor,
+    mean: tuple[float, float, float] = MEAN,
+    std: tuple[float, float, float] = STD,
+) -> np.ndarray:
+    """(3, H, W) normalised pixels -> (H, W, 3) uint8 RGB, rounded and clipped: undoes :func:`normalise`."""
+    pixels = pixels.detach().float().cpu()
+    values = pixels * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    return values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
 def open_untouched(path: Path) -> Image.Image:
     """Open a file with Pillow as it is stored (a label map: no orientation, palette indices kept).
 

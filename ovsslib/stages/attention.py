@@ -58,6 +58,11 @@ class AttentionSettings:
         if self.terms == "neighbour" and self.gaussian_std is None:
             raise RecipeError("attention.terms='neighbour' needs attention.gaussian_std; 5.0 is published")
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether each token sees itself only (MaskCLIP), so that no weights are computed."""
+        return self.terms == "value"
+
     def weights(self, tap: Tap, grid: tuple[int, int], scale: float, adjust=None) -> Tensor:
         """Attention weights (B, heads, T, T) for the projections of a block.
 

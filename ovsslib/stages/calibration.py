@@ -54,12 +54,10 @@ class CalibrationSettings:
         ends = {self.temperature} if self.mode == "fixed" else {self.hot, self.cold}
         if ends == {1.0}:
             return "the temperature is 1 everywhere"
-        labels, hierarchy = recipe["labels"], recipe.get("hierarchy")
         # the area threshold counts argmaxes, which a temperature leaves alone
-        if "densecrf" in recipe or labels.probability_threshold:
+        if recipe.has("reads_probabilities") or recipe["labels"].probability_threshold:
             return None
-        # a hard hierarchy takes the best class of the best group, whatever the temperature
-        if hierarchy is not None and hierarchy.mode == "soft" and self.when == "before":
+        if recipe.has("reads_scaled_logits") and self.when == "before":
             return None
         return (
             "a temperature keeps each pixel's order of classes, and nothing that follows it asks for more "

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from ovsslib.clip.backbone import Tap
+from ovsslib.clip.backbone import Tap, TrunkOutput
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
+from ovsslib.stages.contexts import ImageContext
 
 
 @stage("clusters", point="labels", order=50, summary="majority vote inside clusters of patches (CLIPtrase)")
@@ -39,14 +40,23 @@ class ClusterSettings:
                 f"clusters: eps={self.eps}, min_samples={self.min_samples}, enlarge={self.enlarge} must be above 0"
             )
 
-    def on_labels(self, labels: np.ndarray, context) -> np.ndarray:
+    def taps(self, layers: int) -> set[int]:
+        """0-based blocks whose projections are needed: the last but one."""
+        return {layers - 2}
+
+    def keep_of_trunk(self, trunk: TrunkOutput) -> tuple[Tensor, tuple[int, int]]:
+        """R (P, P) of the picture and its grid (h, w), from a trunk pass over the whole picture."""
+        return denoised(correlation(trunk.taps[max(trunk.taps) - 1]))[0], trunk.grid
+
+    def on_labels(self, labels: np.ndarray, context: ImageContext) -> np.ndarray:
         """Replace each cluster's labels (H, W) by the most frequent one; noise keeps its labels."""
-        backbone = context.backbone
-        block = backbone.layers - 2
-        trunk = backbone.trunk(context.network_pixels, taps={block})
-        relation = denoised(correlation(trunk.taps[block]))[0]
+        kept = context.kept_of_trunk.get(self)
+        if kept is None:  # the windows are parts of the picture: one more pass over the whole
+            layers = context.backbone.layers
+            kept = self.keep_of_trunk(context.trunk_of(context.network_picture, {layers - 2, layers - 1}))
+        relation, grid = kept
         regions = cluster_map(
-            relation.cpu(), trunk.grid, labels.shape, self.eps, self.min_samples, self.enlarge
+            relation.cpu(), grid, labels.shape, self.eps, self.min_samples, self.enlarge
         )
         return labels if regions is None else majority(labels, regions)
 

@@ -1,39 +1,159 @@
-"""What the segmenter hands to stages: a window's tensors before the stitching, an image's behind it."""
+"""What stages may look at: typed views of one flow, from words to a label map.
 
+A `window` is a crop of the network picture; `image` is the photograph at its own size. All pixel tensors are
+CLIP-normalised RGB; the photograph is uint8.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovsslib.clip.backbone import Backbone, TrunkOutput
-from ovsslib.recipe import Recipe
+from ovsslib.clip.backbone import PIXEL_MEAN, PIXEL_STD, Backbone, TrunkOutput
+from ovsslib.errors import RecipeError
 from ovsslib.text.features import TextFeatures
+
+if TYPE_CHECKING:
+    from ovsslib.guides import Guide
+    from ovsslib.recipe import Recipe
+
+Adjust = Callable[[Tensor], Tensor]
+"""A change of a score matrix (B, heads, T, T), before the softmax."""
+
+
+@dataclass(frozen=True)
+class DenseTokens:
+    """What a last block gives.
+
+    Attributes:
+        patches: (B, N, D), N = grid[0] * grid[1], row by row.
+        grid: (rows, columns) of the patches, which need not be the tower's.
+        class_token: (B, D), or None where the block computes none.
+        projected: whether ln_post and the projection have been applied (D is then the joint space's width).
+        whole: the patches are those of the whole network picture, not of a window; B is then 1.
+        direct: with `whole`, the map goes to the photograph's size in one resize, without the network picture's.
+    """
+
+    patches: Tensor
+    grid: tuple[int, int]
+    class_token: Tensor | None = None
+    projected: bool = False
+    whole: bool = False
+    direct: bool = False
+
+    @staticmethod
+    def split(tokens: Tensor, grid: tuple[int, int], projected: bool = False) -> "DenseTokens":
+        """From tokens (B, 1 + N, D), class token first."""
+        return DenseTokens(tokens[:, 1:], grid, tokens[:, 0], projected)
+
+    def joined(self) -> Tensor:
+        """Tokens (B, 1 + N, D), class token first. Needs a class token."""
+        assert self.class_token is not None
+        return torch.cat([self.class_token[:, None], self.patches], dim=1)
+
+    def map(self) -> Tensor:
+        """Patches as a map (B, D, rows, columns)."""
+        return self.patches.transpose(1, 2).unflatten(2, self.grid)
+
+
+@dataclass
+class TextContext:
+    """What stages at "text" may look at: once per list of words."""
+
+    backbone: Backbone
+    recipe: "Recipe"
+
+
+@dataclass
+class WindowsContext:
+    """What stages at "windows" may look at: `backbone`, and where the windows lie (`grid`, a `WindowGrid`)."""
+
+    backbone: Backbone
+    grid: Any
+
+
+@dataclass
+class TrunkContext:
+    """What stages at "trunk" may look at: `backbone`, and the `grid` (h, w) of the patches."""
+
+    backbone: Backbone
+    grid: tuple[int, int]
 
 
 @dataclass
 class AttentionContext:
-    """What stages at the point "attention" may look at.
+    """What stages at "attention" may look at; all tensors are of a batch of windows.
 
     Attributes:
-        backbone: the open CLIP.
-        trunk: trunk result with the taps that the stages asked for.
-        grid: (h, w) patches.
-        base: function of a Tap giving the weights (B, heads, T, T) of the recipe's attention there,
-            without the feedback that the last block may receive.
+        backbone, trunk: the open CLIP and its trunk result, with the taps and inputs that were asked for.
+        window: (B, 3, H, W) CLIP-normalised pixels.
+        base: function (tap, adjust=None) -> weights (B, heads, T, T) of the recipe's own attention there.
+        plain_block: function () -> tokens (B, T, D) behind CLIP's own last block, with the trunk's stages applied.
         text: (Q, D) unit text features, or None.
-        pixels: (B, 3, H, W) the windows.
-        pamr: the refinement function of ovsslib.stages.pamr.
+        guide: second encoder, or None; `guide_features(kind)` gives its map of these windows.
+        regions: (B, H, W) int64 region ids of these windows, or None.
     """
 
     backbone: Backbone
     trunk: TrunkOutput
-    grid: tuple[int, int]
-    base: object = None
+    window: Tensor
+    base: Callable[..., Tensor]
+    plain_block: Callable[[], Tensor]
     text: Tensor | None = None
-    pixels: Tensor | None = None
-    pamr: object = None
+    guide: "Guide | None" = None
+    regions: Tensor | None = None
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) patches of the tower."""
+        return self.trunk.grid
+
+    @property
+    def pixels(self) -> Tensor:
+        """The same as `window`."""
+        return self.window
+
+    def guide_features(self, kind: str | None = None) -> Tensor:
+        """(B, D, h', w') features of the guide for these windows; computed once for all recipes."""
+        return guide_features(self.guide, self.window, kind, self.kept)
+
+
+@dataclass
+class PictureContext:
+    """What stages at "picture" may look at: all windows of one network picture, before the last block.
+
+    Attributes:
+        backbone: the open CLIP. trunk: its trunk result for the N windows.
+        grid: where the windows lie (`WindowGrid`). windows: (N, 3, h, w) their pixels.
+        pixels: (3, H, W) the network picture. image: (H', W', 3) uint8 photograph, or None.
+        text: (Q, D) unit rows of the queries, or None. query_class: (Q,) class of each, or None.
+        base, plain_block: as for `AttentionContext`.
+        guide, guide_features: second encoder and its maps of the windows.
+        regions: (H, W) int64 region ids of the network picture, or None.
+    """
+
+    backbone: Backbone
+    trunk: TrunkOutput
+    grid: Any
+    windows: Tensor
+    pixels: Tensor
+    base: Callable[..., Tensor]
+    plain_block: Callable[[], Tensor]
+    image: np.ndarray | None = None
+    text: Tensor | None = None
+    query_class: Tensor | None = None
+    guide: "Guide | None" = None
+    regions: Tensor | None = None
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+    def guide_features(self, kind: str | None = None) -> Tensor:
+        """(N, D, h', w') features of the guide for all windows."""
+        return guide_features(self.guide, self.windows, kind, self.kept)
 
 
 @dataclass
@@ -42,55 +162,111 @@ class WindowContext:
 
     Attributes:
         backbone, trunk: the open CLIP and its trunk result.
-        pixels: (B, 3, H, W) CLIP-normalised windows.
-        text: (Q, D) unit text features.
-        grid, coarse_grid: (h, w) patches of the tower, before any upsampling.
-        coarse: (B, D, h, w) patch features before any upsampling.
-        class_token: (B, D) class token after the last block's surgery, in the joint space.
-        queries: how many of the Q rows are words; texts of groups follow them.
-        features: (B, D, h', w') features after the stages at "features".
+        window: (B, 3, H, W) CLIP-normalised pixels.
+        coarse: (B, D, h, w) patch features before any upsampling. features: the same after the stages at
+            "features".
+        class_token: (B, D) class token of the last block in the joint space (CLIP's own if the block gives none).
+        text: (Q + G, D) rows that are compared, queries first; `queries`: Q. query_class: (Q,) or None.
         coarse_logits_at: function (scale) -> (B, Q, h, w) cosines of a pass over the windows resized by `scale`.
+        picture_class_token: function () -> (D,) CLIP's class embedding of the whole network picture.
     """
 
     backbone: Backbone
     trunk: TrunkOutput
-    pixels: Tensor
-    text: Tensor
-    grid: tuple[int, int]
+    window: Tensor
     coarse: Tensor
-    class_token: Tensor
-    queries: int
+    class_token_of: Callable[[], Tensor]
+    picture_class_token: Callable[[], Tensor]
     features: Tensor | None = None
-    coarse_logits_at: Any = None
+    text: Tensor | None = None
+    queries: int = 0
+    query_class: Tensor | None = None
+    coarse_logits_at: Callable[[float], Tensor] | None = None
+    guide: "Guide | None" = None
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the last block's map, before any upsampling."""
+        return tuple(self.coarse.shape[-2:])
 
     @property
     def coarse_grid(self) -> tuple[int, int]:
-        """(h, w) patches of the tower."""
+        """The same as `grid`."""
         return self.grid
+
+    @property
+    def pixels(self) -> Tensor:
+        """The same as `window`."""
+        return self.window
+
+    @property
+    def class_token(self) -> Tensor:
+        """(B, D) class token in the joint space, not normalised."""
+        return self.class_token_of()
+
+
+@dataclass
+class PictureTextContext:
+    """What stages at "picture_text" may look at: the patches of all windows of one picture.
+
+    Attributes:
+        backbone: the open CLIP. pixels: (3, H, W) network picture. grid: its `WindowGrid`.
+        features: (N, D, h, w) maps of the inference windows. query_class: (Q,) class of each row.
+        features_of: function ((B, 3, h, w) pixels) -> (B, D, h', w') by the recipe's own trunk and last block.
+    """
+
+    backbone: Backbone
+    pixels: Tensor
+    grid: Any
+    features: Tensor
+    query_class: Tensor
+    features_of: Callable[[Tensor], Tensor]
 
 
 @dataclass
 class ImageContext:
-    """What stages behind the stitching may look at.
+    """What stages after the stitching may look at.
 
     Attributes:
         backbone: the open CLIP.
-        image: (H, W, 3) uint8 RGB original.
-        network_pixels: (1, 3, h, w) resized, CLIP-normalised.
+        image: (H, W, 3) uint8 photograph.
+        network_picture: (1, 3, h, w) resized, CLIP-normalised.
         text: text features with their vocabulary.
-        group_logits: (G, H, W) scaled logits of group texts, if a stage asked for them.
         recipe: the recipe that runs.
+        group_logits: (G, H, W) scaled logits of group texts, if a stage asked for them.
+        kept_of_trunk: by settings object, what `keep_of_trunk` kept of the trunk, if the picture was one window.
+        trunk_of: function ((B, 3, h, w) pixels, taps) -> trunk result, for a stage here that must look again.
+        regions: (H, W) int64 region ids of the photograph, or None.
     """
 
     backbone: Backbone
     image: np.ndarray
-    network_pixels: Tensor
+    network_picture: Tensor
     text: TextFeatures
-    recipe: Recipe
+    recipe: "Recipe"
     group_logits: Tensor | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
+    regions: Tensor | None = None
+    kept_of_trunk: Mapping[Any, Any] = field(default_factory=dict)
+    trunk_of: Callable[..., TrunkOutput] | None = None
+
+    @property
+    def network_pixels(self) -> Tensor:
+        """The same as `network_picture`."""
+        return self.network_picture
 
     @property
     def pixels(self) -> Tensor:
-        """(1, 3, H, W) network pixels resized bilinearly to the original size."""
-        return F.interpolate(self.network_pixels, size=self.image.shape[:2], mode="bilinear")
+        """(1, 3, H, W) network picture resized bilinearly to the photograph's size."""
+        return F.interpolate(self.network_picture, size=self.image.shape[:2], mode="bilinear")
+
+
+def guide_features(guide: "Guide | None", pixels: Tensor, kind: str | None, kept: dict[Any, Any]) -> Tensor:
+    """(B, D, h, w) features of a guide for CLIP-normalised pixels (B, 3, H, W), computed once per place."""
+    if guide is None:
+        raise RecipeError("the recipe has no guide; give its stage one (field `guide`)")
+    key = (guide.weights_hash, kind)
+    if key not in kept:
+        mean, std = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD))
+        kept[key] = guide.features(pixels.float() * std + mean, kind)
+    return kept[key]

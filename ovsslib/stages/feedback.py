@@ -8,7 +8,7 @@ feeds a first segmentation back into the last block's attention (stage `sfr`).
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -172,6 +172,8 @@ class Feedback:
             raise RecipeError(
                 f"feedback.extra_scales is {self.extra_scales!r}; give factors above 0"
             )
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"compares_in_place"})
 
     def inert(self, recipe: object) -> str | None:
         """No iteration or no step: nothing moves."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
+from ovsslib.stages.contexts import AttentionContext, DenseTokens
 
 
 @stage("gem", point="attention", order=90, summary="self-self attention stream through the last blocks (GEM)")
@@ -30,9 +31,10 @@ class GemSettings:
 
     def refuse(self, recipe) -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
-        other = [name for name in ("middle_layers", "rcs", "sfr", "local_mask") if name in recipe]
-        if other:
-            return f"GEM averages three attentions in every block, so there is no one matrix for {other[0]}"
+        for hook in ("on_weights", "feed_back", "second_weights"):
+            for name, other in recipe.at("attention"):
+                if other in recipe.stages_with(hook):
+                    return f"GEM averages three attentions in every block, so there is no one matrix for {name}"
         return None
 
     def taps(self, layers: int) -> set[int]:
@@ -45,15 +47,16 @@ class GemSettings:
         """0-based blocks whose input tokens are needed."""
         return {layers - self.depth}
 
-    def tokens(self, backbone, trunk) -> Tensor:
-        """Output tokens (B, T, width) of the stream, before ln_post."""
+    def replace_block(self, context: AttentionContext) -> DenseTokens:
+        """Output tokens of the stream, before ln_post."""
+        backbone, trunk = context.backbone, context.trunk
         first = backbone.layers - self.depth
         stream = trunk.inputs[first]
         for index in range(first, backbone.layers):
             stream = stream + backbone.blocks[index].ls_1(
                 gem_attention(backbone, index, trunk.taps[index], self.iterations)
             )
-        return stream
+        return DenseTokens.split(stream, trunk.grid)
 
 
 def gem_attention(backbone, index: int, tap, iterations: int) -> Tensor:

@@ -39,6 +39,12 @@ class HierarchySettings:
         if self.count < 0:
             raise RecipeError(f"hierarchy.count={self.count}: must be 0 (automatic) or more")
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """It merges synonyms; a hard one takes the best class of the best group, whatever the temperature."""
+        soft = {"reads_scaled_logits"} if self.mode == "soft" else set()
+        return frozenset({"merges_synonyms", *soft})
+
     def refuse(self, recipe) -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
         if self.groups == "clusters" and self.text == "name":

@@ -131,7 +131,7 @@ class ImageEngineering:
 
     def refuse(self, recipe: Recipe) -> str | None:
         """Stages that look at the first view's features need them unflipped."""
-        if "feedback" in recipe and self.use[0] in FLIPS:
+        if recipe.has("compares_in_place") and self.use[0] in FLIPS:
             return "feedback compares features in place; put `original` into image_engineering.use"
         return None
 

@@ -52,16 +52,16 @@ class LabelSettings:
     def inert(self, recipe) -> dict[str, str]:
         """Fields that were changed and cannot move a label here, each with the reason."""
         reasons = {}
-        compared = "densecrf" in recipe or self.probability_threshold > 0
-        if self.merge == "logit" and "hierarchy" in recipe:
-            reasons["merge"] = "the hierarchy merges synonyms by itself"
+        compared = recipe.has("reads_probabilities") or self.probability_threshold > 0
+        if self.merge == "logit" and recipe.has("merges_synonyms"):
+            reasons["merge"] = "another stage merges synonyms by itself (a hierarchy, a rule without softmax)"
         elif self.merge == "logit" and not compared:
             reasons["merge"] = "either way the best query wins, and no threshold or CRF follows"
         if self.closing_by == "class" and not self.closing:
             reasons["closing_by"] = "closing is 0"
         return reasons
 
-    def class_scores(self, scaled: Tensor, query_class: Tensor, classes: int) -> Tensor:
+    def softmax_scores(self, scaled: Tensor, query_class: Tensor, classes: int) -> Tensor:
         """Scores (C, ...) in [0, 1] of scaled logits (Q, ...); with synonyms they need not sum to 1.
 
         Args:
@@ -73,17 +73,26 @@ class LabelSettings:
             return merge_queries(scaled, query_class, classes).softmax(dim=0)
         return merge_queries(scaled.softmax(dim=0), query_class, classes)
 
-    def labels(self, scores: Tensor, background: int | None) -> Tensor:
+    def labels(
+        self, scores: Tensor, background: int | None, threshold: float | None = None
+    ) -> Tensor:
         """Label map (H, W) int32 of scores (C, H, W), before the closing.
+
+        `threshold` takes the place of `probability_threshold` where a stage computes one for the picture.
 
         Raises RecipeError for a threshold without a background class.
         """
         self.check_background(background)
+        least = self.probability_threshold if threshold is None else threshold
+        if background is None and least:
+            raise RecipeError(
+                "a probability threshold needs a background class: pass background=\"auto\" or a list of words"
+            )
         if self.area_threshold:
             scores = drop_small_classes(scores, self.area_threshold, background)
         best, labels = scores.max(dim=0)
-        if self.probability_threshold:
-            labels = labels.masked_fill(best < self.probability_threshold, background)
+        if least:
+            labels = labels.masked_fill(best < least, background)
         return labels.to(torch.int32)
 
     def check_background(self, background: int | None) -> None:

@@ -29,7 +29,7 @@ class MiddleLayersSettings:
 
     def refuse(self, recipe) -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
-        if recipe["attention"].terms == "value":
+        if recipe["attention"].is_identity:
             return "attention.terms='value' gives every layer the same weights, so there is nothing to mix"
         return None
 

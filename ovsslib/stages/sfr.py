@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
+from ovsslib.stages.contexts import Adjust, AttentionContext
+from ovsslib.stages.pixel_adaptive import pamr
 
 
 @stage("sfr", point="attention", order=80, summary="feed a first segmentation back into the attention (ResCLIP)")
@@ -49,7 +51,7 @@ class SfrSettings:
 
     def refuse(self, recipe) -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
-        if recipe["attention"].terms == "value":
+        if recipe["attention"].is_identity:
             return "attention.terms='value' has no scores that could take the feedback"
         return None
 
@@ -61,24 +63,22 @@ class SfrSettings:
             return {"released_path_test": "path_test is off"}
         return None
 
-    def feedback(self, logits: Tensor, pixels: Tensor, pamr, patch: int):
+    def feed_back(self, logits: Tensor, context: AttentionContext) -> Adjust:
         """The adjustment of score matrices that a first segmentation asks for.
 
         Args:
             logits: (B, Q, h, w) cosines of the first pass.
-            pixels: (B, 3, H, W) the windows, CLIP-normalised.
-            pamr: function (pixels, logits, iterations, dilations) -> logits.
-            patch: side of a patch in pixels.
+            context: its `window` (B, 3, H, W) is what PAMR looks at.
 
         Returns:
             Function of a score matrix (B, heads, T, T) for `AttentionSettings.weights`.
         """
         matrices = []
-        for one, picture in zip(logits, pixels, strict=True):
+        for one, picture in zip(logits, context.window, strict=True):
             full = F.interpolate(one[None], size=picture.shape[-2:], mode="bilinear")
             if self.pamr_iterations:
                 full = pamr(picture[None].float(), full, self.pamr_iterations, self.pamr_dilations)
-            labels = patch_labels((full * self.logit_scale).softmax(1)[0], self.threshold, patch)
+            labels = patch_labels((full * self.logit_scale).softmax(1)[0], self.threshold, context.backbone.patch_size)
             matrix = feedback_matrix(labels, self.std, self.path_test, self.released_path_test)
             matrices.append(matrix / matrix.max())
         target = torch.stack(matrices)[:, None]

@@ -6,6 +6,7 @@ linear and separable, so the whole stitch is two small matrix products per pictu
 
 import math
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,12 +26,17 @@ class WindowSettings:
         long_side: ... unless its long side would exceed this.
         crop: side of a window in pixels; 0 takes the picture whole.
         stride: step between windows in pixels.
+        pad_to: windows are padded with zeros, evenly on both sides, to a multiple of this; the padding is cut from
+            their logits. 0 is off.
+        positions: how CLIP's positional table is resized to the grid of a window (`Backbone.positions`).
     """
 
     short_side: int = 336
     long_side: int = 2048
     crop: int = 224
     stride: int = 112
+    pad_to: int = 0
+    positions: Literal["sclip", "size", "size-antialias", "bilinear", "bilinear-half"] = "sclip"
 
     def __post_init__(self):
         if self.crop < 0 or (self.crop and self.stride < 1):
@@ -41,6 +47,8 @@ class WindowSettings:
             raise RecipeError(
                 f"windows.stride={self.stride} is larger than windows.crop={self.crop}: pixels would be left out"
             )
+        if self.pad_to < 0:
+            raise RecipeError(f"windows.pad_to={self.pad_to}: use a positive number of pixels, or 0")
         if self.short_side < 16 or self.long_side < self.short_side:
             raise RecipeError(
                 f"windows.short_side={self.short_side}, windows.long_side={self.long_side}: need 16 <= short <= long"
@@ -49,11 +57,17 @@ class WindowSettings:
     def boxes(self, height: int, width: int) -> "WindowGrid":
         """Windows of a picture of height x width pixels."""
         if self.crop == 0:
-            return WindowGrid((height, width), (0,), (0,), (height, width))
+            return WindowGrid((height, width), (0,), (0,), (height, width), self._pad((height, width)))
         size = (min(self.crop, height), min(self.crop, width))
-        return WindowGrid(
-            (height, width), self._starts(height, size[0]), self._starts(width, size[1]), size
-        )
+        tops, lefts = self._starts(height, size[0]), self._starts(width, size[1])
+        return WindowGrid((height, width), tops, lefts, size, self._pad(size))
+
+    def _pad(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """(top, bottom, left, right) pixels; the smaller half comes first."""
+        if not self.pad_to:
+            return (0, 0, 0, 0)
+        rows, columns = (-side % self.pad_to for side in size)
+        return (rows // 2, rows - rows // 2, columns // 2, columns - columns // 2)
 
     def _starts(self, side: int, crop: int) -> tuple[int, ...]:
         count = math.ceil(max(side - crop, 0) / self.stride) + 1
@@ -67,26 +81,36 @@ class WindowGrid:
     Attributes:
         picture: (H, W) pixels of the resized picture.
         tops, lefts: first rows and columns of the windows; the last ones are shifted inside.
-        size: (height, width) of every window.
+        size: (height, width) of every window, without padding.
+        pad: (top, bottom, left, right) pixels of padding around every window.
     """
 
     picture: tuple[int, int]
     tops: tuple[int, ...]
     lefts: tuple[int, ...]
     size: tuple[int, int]
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     def __len__(self) -> int:
         return len(self.tops) * len(self.lefts)
 
-    def crops(self, pixels: Tensor) -> Tensor:
-        """Windows (N, 3, h, w) of one picture (3, H, W), row by row."""
-        return torch.stack(
+    def whole(self) -> "WindowGrid":
+        """The picture as one window."""
+        return WindowGrid(self.picture, (0,), (0,), self.picture)
+
+    def crops(self, pixels: Tensor, fill: float = 0) -> Tensor:
+        """Windows (N, C, h, w) of one picture (C, H, W), row by row, padded with `fill`."""
+        windows = torch.stack(
             [
                 pixels[:, top : top + self.size[0], left : left + self.size[1]]
                 for top in self.tops
                 for left in self.lefts
             ]
         )
+        if any(self.pad):
+            top, bottom, left, right = self.pad
+            windows = torch.nn.functional.pad(windows, (left, right, top, bottom), value=fill)
+        return windows
 
 
 class Stitched:
@@ -109,8 +133,14 @@ class Stitched:
             .reshape(self.queries, rows * h, columns * w)
         )
         device = windows.device
-        self._down = _axis_matrix(h, grid.tops, grid.size[0], grid.picture[0], size[0]).to(device)
-        self._across = _axis_matrix(w, grid.lefts, grid.size[1], grid.picture[1], size[1]).to(device)
+        self.kept_of_trunk: dict[Any, Any] = {}
+        rows_of, columns_of = grid.pad[:2], grid.pad[2:]
+        self._down = _axis_matrix(
+            h, grid.tops, grid.size[0], grid.picture[0], size[0], rows_of
+        ).to(device)
+        self._across = _axis_matrix(
+            w, grid.lefts, grid.size[1], grid.picture[1], size[1], columns_of
+        ).to(device)
         self._wide: Tensor | None = None
 
     def rows(self, start: int, stop: int) -> Tensor:
@@ -125,10 +155,15 @@ class Stitched:
 
 
 def _axis_matrix(
-    cells: int, starts: tuple[int, ...], crop: int, side: int, target: int
+    cells: int,
+    starts: tuple[int, ...],
+    crop: int,
+    side: int,
+    target: int,
+    pad: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """(target, windows * cells): upsample each window, average where windows overlap, resize."""
-    up = bilinear_matrix(cells, crop)
+    """(target, windows * cells): upsample each window, cut its padding, average overlaps, resize."""
+    up = bilinear_matrix(cells, pad[0] + crop + pad[1])[pad[0] : pad[0] + crop]
     placed = torch.zeros(side, len(starts), cells)
     count = torch.zeros(side)
     for index, start in enumerate(starts):

@@ -24,11 +24,10 @@ import psutil
 import torch
 from torch.nn import functional as F
 
-from ovsslib import segmenter as flow
 from ovsslib.errors import DataError
 from ovsslib.evaluation.report import provenance
-from ovsslib.recipe import Recipe
-from ovsslib.segmenter import Segmenter
+from ovsslib.recipe import POINTS, Recipe
+from ovsslib.segmenter import Segmenter, encoding, finishing
 from ovsslib.stages.windows import Stitched
 from ovsslib.text.features import TextFeatures, encode_prompts
 from ovsslib.text.vocabulary import Vocabulary
@@ -41,13 +40,11 @@ PREPARE, TRUNK, LAST = "resize and normalise", "trunk: all blocks but the last",
 WORDS, STITCH = "similarity with the words", "stitching"
 # Methods of a stage's settings that the flow calls; those of "attention" are the last block's own.
 _HOOKS = (
-    "views", "merge", "tokens", "on_weights", "feedback", "on_features", "on_similarity",
-    "on_logits", "on_scaled_logits", "on_scores", "on_probabilities", "class_scores", "labels",
-    "close", "on_labels", "group_features",
-)  # fmt: skip
+    *(hook for hooks in POINTS.values() for hook in hooks),
+    *("softmax_scores", "labels", "close", "group_features"),
+)
 _NOT_TIMED = ("text", "windows", "attention")
 _SAMPLE_SECONDS = 0.001
-_STRIP = 24_000_000  # logits that the flow holds at a time where no stage follows the stitching
 
 
 @dataclass
@@ -176,11 +173,11 @@ def _places(segmenter: Segmenter) -> list[tuple[Any, str, str]]:
     places = [
         (segmenter, "prepare", PREPARE),
         (segmenter.backbone, "trunk", TRUNK),
-        (segmenter, "last_block", LAST),
-        (flow, "cosine_logits", WORDS),
+        (segmenter.last_block, "run", LAST),
+        (encoding, "cosine_logits", WORDS),
         (Stitched, "__init__", STITCH),
         (Stitched, "rows", STITCH),
-        (segmenter, "_labels_by_strips", "labels"),
+        (finishing, "_finish_by_strips", "labels"),
     ]
     for name, settings in segmenter.recipe.stages.items():
         if name not in _NOT_TIMED:
@@ -375,7 +372,7 @@ def estimated_bytes(segmenter: Segmenter, image_size: tuple[int, int], queries: 
     kept = 4 * len(windows) * queries * fine
     behind = recipe.at("refine") or recipe.at("confidence") or recipe["labels"].area_threshold
     scores = queries * height * width
-    picture = 4 * 4 * scores if behind else 4 * min(_STRIP, scores)
+    picture = 4 * 4 * scores if behind else 4 * min(finishing.STRIP, scores)
     if "pamr" in recipe:
         picture += 4 * 3 * 8 * len(recipe["pamr"].dilations) * height * width
     return int(max(chunk * per_window + kept, kept + picture))

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from ovsslib.errors import WordsError
@@ -73,11 +72,3 @@ def refuse_repeated(names: Iterable[str], vocabulary: str) -> None:
         raise WordsError(
             f"vocabulary {vocabulary!r} names more than one class {listed}; keep one of each"
         )
-
-
-def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the closest known one, then all of them."""
-    known = list(known)
-    close = get_close_matches(str(word), known, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"{hint}; known: {', '.join(known)}"

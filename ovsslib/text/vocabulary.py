@@ -21,12 +21,11 @@ import pandas as pd
 import yaml
 
 from ovsslib import paths
-from ovsslib.errors import WordsError
+from ovsslib.errors import WordsError, did_you_mean
 from ovsslib.text.cleaning import (
     as_list,
     clean_word,
     clean_words,
-    did_you_mean,
     refuse_repeated,
     word_key,
 )

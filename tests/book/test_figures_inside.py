@@ -29,7 +29,7 @@ def test_steps_and_labels_are_those_of_the_segmenter(tiny_backbone, picture, tmp
     assert np.array_equal(look.picture, picture[:, 32:96])
     text = segmenter.text(WORDS)
     pixels = segmenter.prepare(picture)[:, :, 32:96]
-    logits = window_logits_of([segmenter], pixels, [segmenter.query_features(text)])[0]._cells
+    logits = window_logits_of([segmenter], pixels, [segmenter.words(text)])[0]._cells
     assert np.array_equal(look.after, logits.argmax(0).numpy())
     plain = segmenter.recipe.but({"feedback": False, "feature_rcs": False, "upsampling": False})
     whole = Segmenter(tiny_backbone, plain).features(pixels[None])[0].permute(2, 0, 1)

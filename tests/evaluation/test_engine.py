@@ -1,5 +1,6 @@
 """The engine: shared trunks, resumed runs, bad images, memory; counts that depend on nothing but the request."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -89,11 +90,12 @@ def test_many_recipes_at_once_give_what_each_gives_alone(backbone, dataset, monk
 
 def test_what_recipes_share(backbone):
     three = segmenters(backbone)
-    rows = [one.query_features(one.text(["a", "b"])) for one in three]
-    assert passes.share_logits(three, rows) == ([0, 2], [0, 0, 2])
+    words = [one.words(one.text(["a", "b"])) for one in three]
+    assert passes.share_logits(three, words) == ([0, 2], [0, 0, 2])
     other = Segmenter(backbone, small_recipe(windows={"stride": 32}))
     assert passes.group_by_trunk([*three, other]) == [[0, 1, 2], [3]]
-    assert passes.share_logits(three[:2], [rows[0], rows[1] + 1]) == ([0, 1], [0, 1])
+    moved = dataclasses.replace(words[1], rows=words[1].rows + 1)
+    assert passes.share_logits(three[:2], [words[0], moved]) == ([0, 1], [0, 1])
 
 
 def test_counts_do_not_depend_on_workers(backbone, dataset):

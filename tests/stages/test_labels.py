@@ -23,7 +23,7 @@ def test_scores_and_labels_equal_the_released_ones(name):
     recorded = vectors("sclip_postprocess")
     settings = LabelSettings(**PUBLISHED[name])
     scaled = recorded["logits"][0] * settings.logit_scale
-    scores = settings.class_scores(scaled, recorded["query_idx"], 5)
+    scores = settings.softmax_scores(scaled, recorded["query_idx"], 5)
     kept = scores
     if settings.area_threshold:
         kept = drop_small_classes(scores, settings.area_threshold, 0)
@@ -37,7 +37,7 @@ def test_merging_before_the_softmax_is_another_probability_of_the_same_label():
     logits = torch.randn(4, 6, 7, generator=torch.Generator().manual_seed(0))
     classes = torch.tensor([0, 0, 1, 2])
     first, second = (
-        LabelSettings(merge=merge).class_scores(logits, classes, 3) for merge in ("probability", "logit")
+        LabelSettings(merge=merge).softmax_scores(logits, classes, 3) for merge in ("probability", "logit")
     )
     torch.testing.assert_close(second.sum(0), torch.ones(6, 7))
     assert (first.sum(0) < 1 - 1e-4).float().mean() > 0.9

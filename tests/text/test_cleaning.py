@@ -2,12 +2,11 @@
 
 import pytest
 
-from ovsslib.errors import WordsError
+from ovsslib.errors import WordsError, did_you_mean
 from ovsslib.text.cleaning import (
     as_list,
     clean_word,
     clean_words,
-    did_you_mean,
     refuse_repeated,
     word_key,
 )

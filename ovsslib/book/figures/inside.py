@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ovsslib.errors import RecipeError
 from ovsslib.images.pictures import Picture, read_picture, resize_picture
-from ovsslib.segmenter import Segmenter, WindowContext, cosine_logits
+from ovsslib.segmenter import EncodedPicture, PictureInput, Segmenter
 from ovsslib.stages.feedback import choose_anchors
 from ovsslib.text.features import merge_queries
 
@@ -52,7 +52,7 @@ def look_inside(segmenter: Segmenter, picture: Picture, words: Any, window: int 
 
     Raises RecipeError for a window that is not there, or a recipe with several views of a window.
     """
-    backbone, recipe = segmenter.backbone, segmenter.recipe
+    recipe = segmenter.recipe
     if segmenter.views is not None:
         raise RecipeError(f"recipe {recipe.name!r} mixes several views of a window; turn them off to look inside")
     image = read_picture(picture)
@@ -61,23 +61,14 @@ def look_inside(segmenter: Segmenter, picture: Picture, words: Any, window: int 
     if not 0 <= window < len(grid):
         raise RecipeError(f"window={window}: the picture has {len(grid)} windows, counted from 0")
     text = segmenter.text(words)
-    queries, rows = len(text), segmenter.query_features(text)
-    crop = grid.crops(pixels)[window : window + 1]
+    rows = segmenter.words(text)
+    queries, crop = rows.queries, grid.crops(pixels)[window : window + 1]
     with torch.no_grad():
-        trunk = backbone.trunk(crop, segmenter.taps, segmenter.inputs)
-        tokens = segmenter.last_block(trunk, crop, rows[:queries])
-        coarse = tokens[:, 1:].transpose(1, 2).unflatten(2, trunk.grid)
-        context = WindowContext(backbone, trunk, crop, rows, trunk.grid, coarse, tokens[:, 0], queries)
-        features, kept = coarse, {"patches": coarse[0].float().cpu()}
-        for name, settings in recipe.at("features"):
-            features = settings.on_features(features, context)
-            kept[name] = features[0].float().cpu()
-        context.features = features
-        logits = refined = cosine_logits(features, rows)
-        for _, settings in recipe.at("similarity"):
-            refined = settings.on_similarity(refined, context)
+        encoded = EncodedPicture.of_whole(segmenter, PictureInput(crop[0]))
+        kept: dict[str, Tensor] = {}
+        logits, refined, coarse_grid = encoded.look_inside(rows, kept)
     before, after = (_labels(one[0, :queries], text) for one in (logits, refined))
-    chosen = _anchors(recipe.get("feedback"), logits[0, :queries], trunk.grid, text)
+    chosen = _anchors(recipe.get("feedback"), logits[0, :queries], coarse_grid, text)
     return Inside(_crop(segmenter, image, grid, window), kept, before, after, chosen, text.vocabulary.names)
 
 

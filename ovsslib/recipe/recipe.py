@@ -1,121 +1,20 @@
-"""A recipe: everything that decides what a segmenter computes, and nothing else.
-
-A recipe is a set of *stages*, each with its own frozen settings. A stage that is listed is on, a stage that
-is not listed is off. Stages register here under a name and at a named point of the flow (`POINTS`), so this
-module knows no method by itself. Combinations that cannot work are refused when the recipe is made.
-"""
+"""A recipe: a checked, frozen set of stages with their settings; how it is read, changed and compared."""
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import pydantic
 import yaml
 
 from ovsslib import paths
-from ovsslib.errors import RecipeError
-
-POINTS = (
-    "text",  # words -> text features
-    "windows",  # image -> windows, windows -> stitched logits
-    "views",  # window -> engineered views of it
-    "attention",  # last block of the vision tower
-    "features",  # patch features: upsampling, smoothing, regions
-    "similarity",  # logits of one window
-    "refine",  # stitched logits or probabilities of the image
-    "confidence",  # calibration, hierarchy
-    "labels",  # scores -> label map
-)
-ALWAYS_ON = ("text", "windows", "attention", "labels")
-
-
-@dataclass(frozen=True)
-class StageInfo:
-    """What the registry knows of a stage: where it stands in the flow and its settings class."""
-
-    name: str
-    point: str
-    order: int
-    summary: str
-    settings: type
-
-
-_REGISTRY: dict[str, StageInfo] = {}
-
-
-def stage(name: str, point: str, summary: str, order: int = 50):
-    """Class decorator: register a frozen dataclass as the settings of stage `name` at `point`.
-
-    Stages of one point run by rising `order`, then by name. Raises RecipeError for an unknown point, a name
-    that is taken, or a class that is not a frozen dataclass.
-    """
-
-    def register(settings: type) -> type:
-        if point not in POINTS:
-            raise RecipeError(f"stage {name!r}: unknown point {point!r}; the points are {POINTS}")
-        if not dataclasses.is_dataclass(settings) or not settings.__dataclass_params__.frozen:
-            raise RecipeError(f"stage {name!r}: its settings must be a frozen dataclass")
-        known = _REGISTRY.get(name)
-        if known is not None and known.settings.__qualname__ != settings.__qualname__:
-            raise RecipeError(f"stage {name!r} is registered already, by {known.settings}")
-        _REGISTRY[name] = StageInfo(name, point, order, summary, settings)
-        return settings
-
-    return register
-
-
-def stages() -> dict[str, StageInfo]:
-    """All registered stages by name, in the order of the flow (`import ovsslib` registers the built-in ones)."""
-    ranked = sorted(
-        _REGISTRY.values(), key=lambda info: (POINTS.index(info.point), info.order, info.name)
-    )
-    return {info.name: info for info in ranked}
-
-
-def stage_info(name: str) -> StageInfo:
-    """One registered stage. Raises RecipeError that lists the known ones."""
-    info = _REGISTRY.get(name)
-    if info is None:
-        raise RecipeError(f"unknown stage {name!r}{_did_you_mean(name, stages())}")
-    return info
-
-
-def _did_you_mean(name: object, known: Iterable[str]) -> str:
-    known = list(known)
-    close = get_close_matches(str(name), known, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"{hint}; known: {', '.join(known)}"
-
-
-@cache
-def _adapter(settings: type) -> pydantic.TypeAdapter:
-    return pydantic.TypeAdapter(settings)
-
-
-def make_settings(name: str, values: Mapping[str, Any] | None = None) -> Any:
-    """Settings of stage `name` from plain values (as YAML gives them), checked.
-
-    Raises RecipeError that names the stage, the field and the value for an unknown field or a wrong type.
-    """
-    info = stage_info(name)
-    values = dict(values or {})
-    fields = {f.name for f in dataclasses.fields(info.settings)}
-    for key in values:
-        if key not in fields:
-            raise RecipeError(f"stage {name!r} has no field {key!r}{_did_you_mean(key, sorted(fields))}")
-    try:
-        return _adapter(info.settings).validate_python(values)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join([name, *(str(part) for part in first["loc"][:1])])
-        raise RecipeError(f"{where}={first['input']!r}: {first['msg']}") from None
+from ovsslib.errors import RecipeError, did_you_mean
+from ovsslib.recipe.points import ALWAYS_ON, CAPABILITIES, ONE_OF_A_KIND, POINTS
+from ovsslib.recipe.registry import make_settings, stage_info, stages
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +49,13 @@ class Recipe:
                 )
         ordered = {name: given[name] for name in stages() if name in given}
         object.__setattr__(self, "stages", MappingProxyType(ordered))
+        for hook in ONE_OF_A_KIND:
+            rivals = [n for n, s in ordered.items() if callable(getattr(type(s), hook, None))]
+            if len(rivals) > 1:
+                raise RecipeError(
+                    f"recipe {self.name!r} cannot work: {rivals[0]} and {rivals[1]} both do what only one stage can "
+                    f"do ({hook}); turn one of them off"
+                )
         for name, settings in ordered.items():
             refuse = getattr(settings, "refuse", None)
             reason = refuse(self) if refuse else None
@@ -181,6 +87,25 @@ class Recipe:
     def at(self, point: str) -> list[tuple[str, Any]]:
         """The active stages of a point, in the order they run: list of (name, settings)."""
         return [(n, s) for n, s in self.stages.items() if stage_info(n).point == point]
+
+    def stages_with(self, method: str) -> list[Any]:
+        """Settings of the active stages that have a method (a hook, `taps`, ...), in the order they run."""
+        return [s for s in self.stages.values() if callable(getattr(type(s), method, None))]
+
+    def has(self, capability: str, but: Any = None) -> bool:
+        """Whether an active stage (other than `but`) has a capability or a hook that implies it.
+
+        Raises RecipeError for one that is not in `CAPABILITIES`.
+        """
+        if capability not in CAPABILITIES:
+            raise RecipeError(f"unknown capability {capability!r}{did_you_mean(capability, CAPABILITIES)}")
+        hooks = CAPABILITIES[capability]
+        return any(
+            capability in getattr(s, "capabilities", ())
+            or any(callable(getattr(type(s), hook, None)) for hook in hooks)
+            for s in self.stages.values()
+            if s is not but
+        )
 
     def but(self, changes: Mapping[str, Any] | None = None, /, *, name: str | None = None, **more):
         """A checked copy with some stages or fields changed.
@@ -267,7 +192,7 @@ class Recipe:
         """A shipped recipe, with the settings its authors released for `dataset` (if they released some)."""
         path = Path(name) if str(name).endswith((".yaml", ".yml")) else paths.data(f"recipes/{name}.yaml")
         if not path.is_file():
-            raise RecipeError(f"unknown recipe {name!r}{_did_you_mean(name, recipe_names())}")
+            raise RecipeError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
         return Recipe.from_yaml(path.read_text(encoding="utf-8"), dataset)
 
     @staticmethod
@@ -278,41 +203,22 @@ class Recipe:
         `use_densecrf`, `use_cliptrase`, `use_cliprc`, `use_hierarchical`, `use_calibration` (bool) and
         `template_strategy` ("imagenet80", "top7", "top3", "adaptive"). Raises RecipeError otherwise.
         """
-        recipe = Recipe.named("thesis-baseline", dataset)
-        known = [*THESIS_SWITCHES, "template_strategy"]
+        content = yaml.safe_load(paths.data("thesis.yaml").read_text(encoding="utf-8"))
+        switches, strategies = content["switches"], content["template_strategy"]
+        recipe = Recipe.named(content["base"], dataset)
+        known = [*switches, "template_strategy"]
         for key, value in config.items():
             if key == "template_strategy":
-                if value not in THESIS_TEMPLATES:
-                    raise RecipeError(
-                        f"template_strategy={value!r}{_did_you_mean(value, THESIS_TEMPLATES)}"
-                    )
-                recipe = recipe.but({"text.prompts": THESIS_TEMPLATES[value]})
-            elif key not in THESIS_SWITCHES:
-                raise RecipeError(f"unknown thesis setting {key!r}{_did_you_mean(key, known)}")
+                if value not in strategies:
+                    raise RecipeError(f"template_strategy={value!r}{did_you_mean(value, strategies)}")
+                recipe = recipe.but({"text.prompts": strategies[value]})
+            elif key not in switches:
+                raise RecipeError(f"unknown thesis setting {key!r}{did_you_mean(key, known)}")
             elif not isinstance(value, bool):
                 raise RecipeError(f"{key}={value!r}: must be true or false")
             else:
-                recipe = recipe.but({THESIS_SWITCHES[key]: value})
+                recipe = recipe.but({switches[key]: value})
         return dataclasses.replace(recipe, name="thesis-custom")
-
-
-# Keys of the thesis's configuration dictionary (section 3.7.1) and the stages they switch.
-THESIS_SWITCHES = {
-    "use_loftup": "upsampling",
-    "use_resclip_rcs": "feature_rcs",
-    "use_resclip_sfr": "feedback",
-    "use_densecrf": "densecrf",
-    "use_cliptrase": "local_mask",
-    "use_cliprc": "regions",
-    "use_hierarchical": "hierarchy",
-    "use_calibration": "calibration",
-}
-THESIS_TEMPLATES = {
-    "imagenet80": "imagenet80",
-    "top7": "thesis-top7",
-    "top3": "thesis-top3",
-    "adaptive": "adaptive",
-}
 
 
 def _grouped(changes: Mapping[str, Any]) -> dict[str, Any]:

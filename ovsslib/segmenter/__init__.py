@@ -1,0 +1,18 @@
+"""The flow: an image and words in, a label map out."""
+
+from ovsslib.segmenter.encoding import EncodedPicture, PictureInput, Words, encode_pictures
+from ovsslib.segmenter.last_block import cosine_logits
+from ovsslib.segmenter.loading import PREFERRED, load
+from ovsslib.segmenter.segmenter import Segmenter, window_logits_of
+
+__all__ = [
+    "PREFERRED",
+    "EncodedPicture",
+    "PictureInput",
+    "Segmenter",
+    "Words",
+    "cosine_logits",
+    "encode_pictures",
+    "load",
+    "window_logits_of",
+]  # fmt: skip

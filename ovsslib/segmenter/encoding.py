@@ -1,0 +1,368 @@
+"""Everything before the words: a network picture cut into windows, each encoded once, ready to be compared.
+
+Several recipes share one trunk pass (`encode_pictures`). What a recipe keeps of a picture is as little as its stages
+allow: with the words at hand nothing but logits, without them patch features, and the trunk's tokens only where a
+recipe needs the words before the last block or all windows at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovsslib.clip.backbone import TrunkOutput
+from ovsslib.clip.memory import memory_errors
+from ovsslib.errors import RecipeError
+from ovsslib.segmenter.last_block import cosine_logits
+from ovsslib.stages.contexts import (
+    DenseTokens,
+    PictureContext,
+    PictureTextContext,
+    WindowContext,
+    WindowsContext,
+)
+from ovsslib.stages.windows import Stitched, WindowGrid
+
+if TYPE_CHECKING:
+    from ovsslib.segmenter.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class Words:
+    """Rows that are compared with the patches.
+
+    Attributes:
+        rows: (Q + G, D) float32: the queries, then texts of groups if a stage asked for them.
+        queries: Q. query_class: (Q,) long, class of each query, or None where nobody told.
+    """
+
+    rows: Tensor
+    queries: int
+    query_class: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Words":
+        """The same on a device, rows in float32."""
+        return Words(self.rows.to(device).float(), self.queries, self.query_class)
+
+
+@dataclass
+class PictureInput:
+    """One picture on its way through the windows.
+
+    Attributes:
+        pixels: (3, h, w) CLIP-normalised network picture, on the device.
+        image: (H, W, 3) uint8 photograph, or None.
+        regions: (H, W) int64 region map of the photograph, by proposer; filled when a recipe asks.
+        kept: what guides gave, shared by all recipes.
+    """
+
+    pixels: Tensor
+    image: np.ndarray | None = None
+    regions: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass
+class WindowFeatures:
+    """A batch of windows before the words: one map (B, D, h, w) per view, and what stages may look at."""
+
+    maps: list[Tensor]
+    context: WindowContext
+    count: int
+
+
+class EncodedPicture:
+    """What one recipe keeps of a picture.
+
+    Args:
+        segmenter: whose recipe it is. picture: the input. grid: where the windows lie.
+        words: if given, windows are compared at once and only their logits are kept.
+    """
+
+    def __init__(
+        self,
+        segmenter: "Segmenter",
+        picture: PictureInput,
+        grid: WindowGrid,
+        words: Words | None = None,
+    ):
+        self.segmenter, self.picture, self.grid = segmenter, picture, grid
+        self.words = words if not segmenter.waits_for_all_windows else None
+        self._logits: list[Tensor] = []
+        self._features: list[WindowFeatures] = []
+        self._trunks: list[tuple[list[TrunkOutput], list[Tensor], int]] = []
+        self._kept_of_trunk: dict[Any, Any] = {}
+        self._class_token: Tensor | None = None
+        self._late = segmenter.whole_picture is not None
+
+    @staticmethod
+    def of_whole(segmenter: "Segmenter", picture: PictureInput) -> "EncodedPicture":
+        """The picture as it is, as one window."""
+        size = tuple(picture.pixels.shape[-2:])
+        encoded = EncodedPicture(segmenter, picture, WindowGrid(size, (0,), (0,), size))
+        window = picture.pixels[None]
+        encoded.add([segmenter.trunk(window)], [window], 1)
+        return encoded
+
+    def tokens(self, text: Tensor | None) -> DenseTokens:
+        """Dense tokens in the joint space, for a recipe whose stage takes all windows at once.
+
+        Raises RecipeError for one that gives logits only.
+        """
+        stage = self.segmenter.whole_picture
+        if not hasattr(stage, "replace_windows"):
+            raise RecipeError(
+                f"recipe {self.segmenter.recipe.name!r} gives logits of a picture and no features"
+            )
+        words = Words(text, len(text)) if text is not None else None
+        return self.segmenter.last_block.project(stage.replace_windows(self._picture_context(words)))
+
+    def add(self, trunks: list[TrunkOutput], views: list[Tensor], count: int) -> None:
+        """Take a chunk of windows: per view its trunk result and its pixels; `count` of them are no padding."""
+        segmenter = self.segmenter
+        for settings in segmenter.recipe.stages_with("keep_of_trunk"):
+            if len(self.grid) == 1:
+                self._kept_of_trunk[settings] = settings.keep_of_trunk(trunks[0])
+        if self._late or (segmenter.needs_text and self.words is None):
+            self._trunks.append((trunks, views, count))
+            return
+        text = None if self.words is None else self.words.rows[: self.words.queries]
+        features = self._encode(trunks, views, count, len(self._logits) + len(self._features), text)
+        if self.words is None:
+            self._features.append(features)
+        else:
+            self._logits.append(self._compare(features, self.words))
+
+    def logits(self, words: Words, size: tuple[int, int]) -> Stitched:
+        """Stitched cosine logits (Q + G, H, W) of the whole picture at `size`."""
+        stitched = self._stitched(words, size)
+        stitched.kept_of_trunk = self._kept_of_trunk
+        return stitched
+
+    def _stitched(self, words: Words, size: tuple[int, int]) -> Stitched:
+        if self._late:
+            return self._whole_picture(words, size)
+        if self.words is not None:
+            return Stitched(torch.cat(self._logits), self.grid, size)
+        queries = words.rows[: words.queries]
+        features = self._features or [
+            self._encode(*chunk, index, queries) for index, chunk in enumerate(self._trunks)
+        ]
+        words = self._calibrated(features, words)
+        return Stitched(torch.cat([self._compare(f, words) for f in features]), self.grid, size)
+
+    # -- per window -----------------------------------------------------------------------------------------
+
+    def _encode(
+        self,
+        trunks: list[TrunkOutput],
+        views: list[Tensor],
+        count: int,
+        chunk: int,
+        text: Tensor | None,
+    ) -> WindowFeatures:
+        segmenter, first, maps = self.segmenter, None, []
+        regions = self._window_regions(chunk, len(views[0]))
+        for number, (trunk, window) in enumerate(zip(trunks, views, strict=True)):
+            kept = self.picture.kept.setdefault((chunk, number), {})
+            block = segmenter.last_block
+            tokens = block.run(block.context(trunk, window, text, regions, kept))
+            context = self._context(tokens, trunk, window, kept)
+            context.features = context.coarse
+            for _, settings in segmenter.recipe.at("features"):
+                context.features = settings.on_features(context.features, context)
+            maps.append(context.features)
+            first = first or context
+        assert first is not None
+        return WindowFeatures(maps, first, count)
+
+    def _context(
+        self, tokens: DenseTokens, trunk: TrunkOutput, window: Tensor, kept: dict
+    ) -> WindowContext:
+        segmenter = self.segmenter
+
+        def class_token() -> Tensor:
+            if tokens.class_token is not None:
+                return tokens.class_token
+            return segmenter.last_block.plain_class_token(trunk)
+
+        return WindowContext(
+            segmenter.backbone, trunk, window, tokens.map(), class_token, self.picture_class_token,
+            guide=segmenter.guide, kept=kept,
+        )  # fmt: skip
+
+    def look_inside(
+        self, words: Words, kept: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Logits (1, Q + G, h', w') of the first window before and after the stages at "similarity", and its grid.
+
+        `kept` is filled with features (D, rows, columns): "patches" as the last block gives them, then after each
+        stage at "features" under the stage's name.
+        """
+        features = self._features[0] if self._features else None
+        if features is None:
+            features = self._encode(*self._trunks[0], 0, words.rows[: words.queries])
+        coarse = features.context.coarse
+        kept["patches"], now = coarse[0].float().cpu(), coarse
+        for name, settings in self.segmenter.recipe.at("features"):
+            now = settings.on_features(now, features.context)
+            kept[name] = now[0].float().cpu()
+        plain = cosine_logits(features.maps[0], words.rows)
+        return plain, self._compare(features, words), tuple(coarse.shape[-2:])
+
+    def _compare(self, features: WindowFeatures, words: Words) -> Tensor:
+        """Cosine logits (count, Q + G, h', w') of a chunk, with the stages at "similarity"."""
+        segmenter, context = self.segmenter, features.context
+        context.text, context.queries = words.rows, words.queries
+        context.query_class = words.query_class
+        context.coarse_logits_at = lambda scale: segmenter.logits_at_scale(
+            context.window, words.rows[: words.queries], scale
+        )
+        rows = words.rows
+        for settings in segmenter.recipe.stages_with("on_window_text"):
+            rows = settings.on_window_text(rows, context)
+        if segmenter.views is None:
+            logits = cosine_logits(features.maps[0], rows)
+        else:
+            logits = segmenter.views.merge([F.normalize(m, dim=1) for m in features.maps], rows)
+        for settings in segmenter.recipe.stages_with("on_similarity"):
+            logits = settings.on_similarity(logits, context)
+        return logits[: features.count]
+
+    def _window_regions(self, chunk: int, batch: int) -> Tensor | None:
+        """(B, H, W) region ids of a chunk of windows, or None."""
+        regions = self.regions()
+        if regions is None:
+            return None
+        cut = self.grid.crops(regions[None], fill=PADDING_REGION)[:, 0]
+        step = self.segmenter.backbone.batch_of_windows
+        part = cut[chunk * step : chunk * step + batch]
+        return torch.cat([part, part[-1:].expand(batch - len(part), -1, -1)])
+
+    def regions(self) -> Tensor | None:
+        """(h, w) region ids of the network picture, resized by nearest neighbour, or None."""
+        regions = self.segmenter.regions_of(self.picture)
+        if regions is None:
+            return None
+        size = self.picture.pixels.shape[-2:]
+        nearest = F.interpolate(regions[None, None].double(), size=size, mode="nearest")
+        return nearest[0, 0].long()
+
+    # -- per picture ------------------------------------------------------------------------------------------
+
+    def picture_class_token(self) -> Tensor:
+        """(D,) CLIP's class embedding of the whole network picture; computed once."""
+        if self._class_token is None:
+            segmenter, pixels = self.segmenter, self.picture.pixels
+            whole = len(self.grid) == 1 and segmenter.views is None and self._features
+            trunk = self._features[0].context.trunk if whole else segmenter.trunk(pixels[None])
+            self._class_token = segmenter.last_block.plain_class_token(trunk)[0]
+        return self._class_token
+
+    def _calibrated(self, features: Sequence[WindowFeatures], words: Words) -> Words:
+        """Words moved by the picture's own patches, if a stage asks for it."""
+        stages = self.segmenter.recipe.stages_with("on_picture_text")
+        if not stages:
+            return words
+        if words.query_class is None:
+            classes = torch.arange(words.queries)
+        else:
+            classes = words.query_class
+        maps = torch.cat([f.context.coarse[: f.count] for f in features])
+        context = PictureTextContext(
+            self.segmenter.backbone, self.picture.pixels, self.grid, maps, classes,
+            self.segmenter.map_of,
+        )  # fmt: skip
+        rows = words.rows[: words.queries]
+        for settings in stages:
+            rows = settings.on_picture_text(rows, context)
+        rows = torch.cat([rows, words.rows[words.queries :]])
+        return Words(rows, words.queries, words.query_class)
+
+    def _whole_picture(self, words: Words, size: tuple[int, int]) -> Stitched:
+        """Recipes whose windows see each other, or that work on the picture by themselves."""
+        segmenter, stage = self.segmenter, self.segmenter.whole_picture
+        context = self._picture_context(words)
+        whole = self.grid.whole()
+        if hasattr(stage, "picture_logits"):
+            logits = stage.picture_logits(context)
+            return Stitched(logits[None], whole, size)
+        tokens = segmenter.last_block.project(stage.replace_windows(context))
+        grid = whole if tokens.whole else self.grid
+        window = self.picture.pixels[None] if tokens.whole else context.windows
+        if tokens.whole and tokens.direct:
+            grid = WindowGrid(size, (0,), (0,), size)
+        now = self._context(tokens, context.trunk, window, self.picture.kept)
+        now.features = now.coarse
+        for _, settings in segmenter.recipe.at("features"):
+            now.features = settings.on_features(now.features, now)
+        features = WindowFeatures([now.features], now, len(now.features))
+        return Stitched(self._compare(features, self._calibrated([features], words)), grid, size)
+
+    def _picture_context(self, words: Words | None) -> PictureContext:
+        segmenter = self.segmenter
+        if any(len(trunks) > 1 for trunks, _, _ in self._trunks):
+            raise RecipeError(
+                f"recipe {segmenter.recipe.name!r} works on all windows at once and takes one view of each; turn "
+                "the views off"
+            )
+        parts = [trunks[0][:count] for trunks, _, count in self._trunks]
+        trunk = TrunkOutput.concatenated(parts)
+        windows = torch.cat([views[0][:count] for _, views, count in self._trunks])
+        block = segmenter.last_block
+        return PictureContext(
+            segmenter.backbone, trunk, self.grid, windows, self.picture.pixels,
+            block.base(trunk.grid), lambda: block.plain(trunk), self.picture.image,
+            None if words is None else words.rows[: words.queries],
+            None if words is None else words.query_class, segmenter.guide, self.regions(),
+            self.picture.kept.setdefault("windows", {}),
+        )  # fmt: skip
+
+
+PADDING_REGION = 10000
+"""Region id of the padding around a window (CorrCLIP)."""
+
+
+def encode_pictures(
+    segmenters: Sequence["Segmenter"],
+    picture: PictureInput,
+    words: Sequence[Words | None],
+) -> list[EncodedPicture]:
+    """Encode one picture for several segmenters that share backbone, windows, views and trunk.
+
+    The trunk runs once per window and view; windows go through it in chunks of a fixed shape, so that results do
+    not depend on how many there are.
+    """
+    first = segmenters[0]
+    backbone = first.backbone
+    for other in segmenters[1:]:
+        if other.trunk_key() != first.trunk_key():
+            raise RecipeError(
+                f"recipes {first.recipe.name!r} and {other.recipe.name!r} differ in windows, views or stages in "
+                "the trunk and cannot share a trunk pass"
+            )
+    taps = set().union(*(s.taps for s in segmenters))
+    inputs = set().union(*(s.inputs for s in segmenters))
+    words = [None if w is None else w.to(backbone.device) for w in words]
+    grid = first.windows.boxes(*picture.pixels.shape[-2:])
+    encoded = [EncodedPicture(s, picture, grid, w) for s, w in zip(segmenters, words, strict=True)]
+    with torch.no_grad(), memory_errors():
+        crops = grid.crops(picture.pixels)
+        for settings in first.recipe.stages_with("on_crops"):
+            crops = settings.on_crops(crops, WindowsContext(backbone, grid))
+        step = backbone.batch_of_windows
+        for start in range(0, len(crops), step):
+            chunk = crops[start : start + step]
+            count = len(chunk)
+            if count < step:
+                chunk = torch.cat([chunk, chunk[-1:].expand(step - count, -1, -1, -1)])
+            views = [chunk] if first.views is None else first.views.views(chunk)
+            joint = first.trunk(torch.cat(views), taps, inputs)
+            trunks = [joint[i * step : (i + 1) * step] for i in range(len(views))]
+            for one in encoded:
+                one.add(trunks, views, count)
+    return encoded

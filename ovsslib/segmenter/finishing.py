@@ -1,0 +1,148 @@
+"""Everything behind the stitching: refinement, class scores, confidences, labels. Once per picture."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovsslib.clip.memory import check_memory
+from ovsslib.recipe import Recipe
+from ovsslib.stages.contexts import ImageContext
+from ovsslib.stages.windows import Stitched
+from ovsslib.text.features import TextFeatures
+
+STRIP = 24_000_000  # values handled at a time when a picture is finished strip by strip (float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """The answer for one picture.
+
+    Attributes:
+        labels: (H, W) int32.
+        scores: (C, H, W) float32 in [0, 1], if they were asked for.
+        confidence: (H, W) float32, the score of each pixel's label, if it was asked for.
+        margin: (H, W) float32, best score less second best, if the confidence was asked for.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    margin: np.ndarray | None = None
+
+
+def strips(height: int, values_per_row: int) -> Iterator[slice]:
+    """Rows of a picture in strips of at most STRIP values."""
+    step = max(1, STRIP // max(1, values_per_row))
+    for start in range(0, height, step):
+        yield slice(start, min(start + step, height))
+
+
+def is_local(recipe: Recipe) -> bool:
+    """Whether each pixel's label depends on its own logits alone, so that strips give the whole."""
+    labels = recipe["labels"]
+    extra = [s for _, s in recipe.at("labels") if s is not labels]
+    stages = [p for point in ("refine", "scores", "confidence") for p in recipe.at(point)]
+    return not stages and not extra and not labels.area_threshold and not labels.closing
+
+
+def finish(
+    recipe: Recipe,
+    stitched: Stitched,
+    context: ImageContext,
+    keep_scores: bool = False,
+    confidence: bool = False,
+) -> Finished:
+    """Stitched logits -> labels, and what else was asked for, in one pass over the logits.
+
+    Raises MemoryBudgetError where all scores must be held and do not fit.
+    """
+    if not keep_scores and is_local(recipe):
+        return _finish_by_strips(recipe, stitched, context.text, confidence)
+    check_memory(stitched.queries, stitched.size, context.backbone.device)
+    background = context.text.vocabulary.background
+    scores = class_scores(recipe, stitched.full(), context)
+    labels = recipe["labels"].labels(scores, background, _threshold(recipe, scores, context))
+    made = labels.cpu().numpy()
+    for settings in recipe.stages_with("on_labels"):
+        made = settings.on_labels(made, context)
+    made = recipe["labels"].close(made)
+    sure = margin = None
+    if confidence:
+        sure, margin = _confidence(scores, made)
+    return Finished(made, scores.cpu().numpy() if keep_scores else None, sure, margin)
+
+
+def class_scores(recipe: Recipe, logits: Tensor, context: ImageContext) -> Tensor:
+    """Class scores (C, H, W) in [0, 1] of stitched logits (Q + G, H, W): refine, scores, confidence."""
+    for settings in recipe.stages_with("on_logits"):
+        logits = settings.on_logits(logits[None], context)[0]
+    queries, labels_of = len(context.text.query_class), recipe["labels"]
+    rule = next(iter(recipe.stages_with("class_scores")), None)
+    scaled = logits * labels_of.logit_scale
+    if len(logits) > queries:
+        scaled, context.group_logits = scaled[:queries], scaled[queries:]
+    for settings in recipe.stages_with("on_scaled_logits"):
+        scaled = settings.on_scaled_logits(scaled, context)
+    if rule is not None:
+        scores = rule.class_scores(logits[:queries], context)
+    else:
+        classes = len(context.text.vocabulary)
+        scores = labels_of.softmax_scores(scaled, context.text.query_class, classes)
+    for settings in recipe.stages_with("on_scores"):
+        scores = settings.on_scores(scores, scaled, context)
+    for settings in recipe.stages_with("on_probabilities"):
+        scores = settings.on_probabilities(scores, context)
+    return scores
+
+
+def _threshold(recipe: Recipe, scores: Tensor, context: ImageContext) -> float | None:
+    """A probability threshold that depends on the picture, if a stage gives one."""
+    for settings in recipe.stages_with("threshold"):
+        return settings.threshold(scores, context)
+    return None
+
+
+def _confidence(scores: Tensor, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Score of every pixel's label, clipped to [0, 1], and the margin of the best over the second."""
+    chosen = torch.from_numpy(labels).to(scores.device).long()
+    sure = scores.gather(0, chosen[None])[0].clamp(0, 1)
+    if len(scores) == 1:
+        margin = torch.ones_like(sure)
+    else:
+        best = scores.topk(2, dim=0).values
+        margin = best[0] - best[1]
+    return sure.cpu().numpy(), margin.cpu().numpy()
+
+
+def _finish_by_strips(
+    recipe: Recipe, stitched: Stitched, text: TextFeatures, confidence: bool
+) -> Finished:
+    """The same without ever holding all logits: bounded memory, whatever the size of the picture."""
+    settings, vocabulary = recipe["labels"], text.vocabulary
+    settings.check_background(vocabulary.background)
+    height, width = stitched.size
+    # without a threshold, softmax and scale are monotone per pixel and the argmax is the same without them
+    plain = settings.probability_threshold == 0
+    out = np.empty((height, width), dtype=np.int32)
+    sure: Any = np.empty((height, width), dtype=np.float32) if confidence else None
+    margin: Any = np.empty((height, width), dtype=np.float32) if confidence else None
+    for rows in strips(height, stitched.queries * width):
+        logits = stitched.rows(rows.start, rows.stop)[: len(text)]
+        scores = None
+        if confidence or not plain:
+            scores = settings.softmax_scores(
+                logits * settings.logit_scale, text.query_class, len(vocabulary)
+            )
+        if plain:
+            index = logits.max(dim=0).indices
+            labels = text.query_class.to(index.device)[index].to(torch.int32)
+        else:
+            labels = settings.labels(scores, vocabulary.background)
+        out[rows] = labels.cpu().numpy()
+        if confidence:
+            sure[rows], margin[rows] = _confidence(scores, out[rows])
+    return Finished(out, None, sure, margin)
