@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovsslib.clip.backbone import PIXEL_MEAN, PIXEL_STD, Backbone, TrunkOutput
+from ovsslib.clip.backbone import Backbone, TrunkOutput
 from ovsslib.errors import RecipeError
 from ovsslib.text.features import TextFeatures
 
 if TYPE_CHECKING:
-    from ovsslib.guides import Guide
+    from ovsslib.guides.guide import Guide, GuideReading
     from ovsslib.recipe import Recipe
 
 Adjust = Callable[[Tensor], Tensor]
@@ -118,9 +118,13 @@ class AttentionContext:
         """The same as `window`."""
         return self.window
 
-    def guide_features(self, kind: str | None = None) -> Tensor:
-        """(B, D, h', w') features of the guide for these windows; computed once for all recipes."""
-        return guide_features(self.guide, self.window, kind, self.kept)
+    def guide_reading(self) -> "GuideReading":
+        """What the guide sees in these windows; one pass for all recipes of an evaluation."""
+        return guide_reading(self.guide, self.window, self.kept)
+
+    def guide_features(self, kind: str = "last") -> Tensor:
+        """(B, D, h', w') features of the guide for these windows."""
+        return self.guide_reading().features(kind)
 
 
 @dataclass
@@ -151,9 +155,13 @@ class PictureContext:
     regions: Tensor | None = None
     kept: dict[Any, Any] = field(default_factory=dict)
 
-    def guide_features(self, kind: str | None = None) -> Tensor:
+    def guide_reading(self) -> "GuideReading":
+        """What the guide sees in all windows; one pass for all recipes of an evaluation."""
+        return guide_reading(self.guide, self.windows, self.kept)
+
+    def guide_features(self, kind: str = "last") -> Tensor:
         """(N, D, h', w') features of the guide for all windows."""
-        return guide_features(self.guide, self.windows, kind, self.kept)
+        return self.guide_reading().features(kind)
 
 
 @dataclass
@@ -261,12 +269,10 @@ class ImageContext:
         return F.interpolate(self.network_picture, size=self.image.shape[:2], mode="bilinear")
 
 
-def guide_features(guide: "Guide | None", pixels: Tensor, kind: str | None, kept: dict[Any, Any]) -> Tensor:
-    """(B, D, h, w) features of a guide for CLIP-normalised pixels (B, 3, H, W), computed once per place."""
+def guide_reading(guide: "Guide | None", pixels: Tensor, kept: dict[Any, Any]) -> "GuideReading":
+    """What a guide sees in CLIP-normalised pixels (B, 3, H, W): one pass per place, whatever the recipes."""
     if guide is None:
         raise RecipeError("the recipe has no guide; give its stage one (field `guide`)")
-    key = (guide.weights_hash, kind)
-    if key not in kept:
-        mean, std = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD))
-        kept[key] = guide.features(pixels.float() * std + mean, kind)
-    return kept[key]
+    if guide.weights_hash not in kept:
+        kept[guide.weights_hash] = guide.read(guide.from_clip(pixels))
+    return kept[guide.weights_hash]
