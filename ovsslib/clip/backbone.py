@@ -9,12 +9,15 @@ Facts about the tower: `attention.md` sections 0 and 1 of the dossier are restat
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovsslib.clip.configuration import configuration_of
 from ovsslib.errors import ImageError, ModelError
 
 # CLIP's own normalisation, RGB, for pixel values in [0, 1].
@@ -110,6 +113,12 @@ class Backbone:
 
     def __repr__(self) -> str:
         return f"Backbone({self.name!r}, pretrained={self.pretrained!r}, {self.precision} on {self.device})"
+
+    @cached_property
+    def configuration(self) -> dict[str, dict[str, Any]]:
+        """What the model computes besides its weights (`configuration_of`): part of every key."""
+        mean = getattr(self, "pixel_mean", PIXEL_MEAN)
+        return configuration_of(self.model, mean, getattr(self, "pixel_std", PIXEL_STD))
 
     @property
     def scale(self) -> float:

@@ -11,8 +11,9 @@ from ovsslib.evaluation import intervals
 from ovsslib.evaluation.distributed import local_device
 from ovsslib.evaluation.engine import evaluate
 from ovsslib.evaluation.profiles import DEFAULT, Profile
+from ovsslib.evaluation.records import change_texts
 from ovsslib.evaluation.report import CLASS_PREFIX, METRICS, Report
-from ovsslib.evaluation.store import ResultsStore, change_texts
+from ovsslib.evaluation.store import ResultsStore
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
 

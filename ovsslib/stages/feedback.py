@@ -8,7 +8,7 @@ feeds a first segmentation back into the last block's attention (stage `sfr`).
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -146,6 +146,7 @@ class Feedback:
             changes.
     """
 
+    version: ClassVar[int] = 1
     iterations: int = 2
     quantile: float = 0.75
     temperature: float = 0.07

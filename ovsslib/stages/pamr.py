@@ -11,6 +11,7 @@ never stored.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -226,6 +227,7 @@ class PAMR:
     The original weakly supervised setting is 10 iterations with dilations (1, 2, 4, 8, 12, 24).
     """
 
+    version: ClassVar[int] = 1
     iterations: int = 10
     dilations: tuple[int, ...] = (8, 16)
 

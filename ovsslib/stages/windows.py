@@ -6,6 +6,7 @@ linear and separable, so the whole stitch is two small matrix products per pictu
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class WindowSettings:
         stride: step between windows in pixels.
     """
 
+    version: ClassVar[int] = 1
     short_side: int = 336
     long_side: int = 2048
     crop: int = 224
