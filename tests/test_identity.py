@@ -52,10 +52,7 @@ def test_a_new_field_changes_no_key_and_a_new_version_does():
         version: ClassVar[int] = 2
 
     def key(settings) -> str:
-        class Bare:
-            stages = {"one": settings}
-
-        return key_of(recipe_parts(Bare()))
+        return key_of(recipe_parts(type("Bare", (), {"stages": {"one": settings}})))
 
     assert key(Before(0.7)) == key(After(0.7)) != key(Before())
     assert key(After(added=True)) != key(After())

@@ -194,9 +194,8 @@ def test_a_damaged_or_missing_file_of_records_counts_as_empty(tmp_path):
     whole = damaged.read_bytes()
     for content in (b"version https://git-lfs.github.com/spec/v1\n", whole[:5000]):
         damaged.write_bytes(content)
-        with pytest.warns(UserWarning, match="fetch it again"):
-            record = RecordsFile(damaged).get("a")
-            assert record is None or record.read_counts() is None
+        with pytest.warns(UserWarning, match="fetch it again|is damaged"):
+            assert [r.report() for r in RecordsFile(damaged)] in ([], [None])
 
 
 def test_shipped_records_are_read_where_nothing_can_be_written(tmp_path, kept, monkeypatch):
