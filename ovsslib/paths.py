@@ -35,10 +35,15 @@ def data(relative: str = "") -> Path:
     return data_root() / relative
 
 
+def cache_path(relative: str = "") -> Path:
+    """Where a folder of the user's cache is; it need not be there."""
+    root = Path(os.environ.get("OVSSLIB_CACHE") or platformdirs.user_cache_dir("ovsslib"))
+    return root / relative
+
+
 def cache(relative: str = "") -> Path:
     """A folder of the user's cache, made if it is missing. Raises DataError if it cannot be made."""
-    root = Path(os.environ.get("OVSSLIB_CACHE") or platformdirs.user_cache_dir("ovsslib"))
-    folder = root / relative
+    folder = cache_path(relative)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ovsslib"
 
 # From the ground up: a room imports from rooms before it, or from its own folder.
 ROOMS = (
-    *("errors", "paths", "recipe", "_torchvision"),
+    *("errors", "paths", "recipe", "identity", "_torchvision"),
     *("clip", "text", "images", "guides", "networks", "stages", "segmenter"),
     *("datasets", "evaluation", "editing", "comparators", "study", "book", "cli", "__main__"),
 )

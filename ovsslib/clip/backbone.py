@@ -8,12 +8,15 @@ attention stage. Weights come from open_clip models, OpenAI's own checkpoints, o
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovsslib.clip.configuration import configuration_of
 from ovsslib.errors import ImageError, ModelError
 
 # CLIP's own normalisation, RGB, for pixel values in [0, 1].
@@ -131,6 +134,12 @@ class Backbone:
 
     def __repr__(self) -> str:
         return f"Backbone({self.name!r}, pretrained={self.pretrained!r}, {self.precision} on {self.device})"
+
+    @cached_property
+    def configuration(self) -> dict[str, dict[str, Any]]:
+        """What the model computes besides its weights (`configuration_of`): part of every key."""
+        mean = getattr(self, "pixel_mean", PIXEL_MEAN)
+        return configuration_of(self.model, mean, getattr(self, "pixel_std", PIXEL_STD))
 
     @property
     def scale(self) -> float:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ovsslib import paths
 from ovsslib.datasets import label_tables as labels
+from ovsslib.datasets.file_hashes import file_hashes
 from ovsslib.errors import DataError, ImageError, OvssError
 from ovsslib.images.pictures import open_untouched, read_picture
 
@@ -186,20 +187,19 @@ class SegmentationDataset(Sequence):
         """16 hex digits that change when an image or a label file is added, lost, renamed or
         changed.
 
-        Over names, image sizes in bytes, and the bytes of the label files, whatever folder they are
-        in.
+        Over names and the contents of image and label files, whatever folder they are in. Raises
+        DataError for a file that is missing.
         """
-        return self._fingerprint
-
-    @cached_property
-    def _fingerprint(self) -> str:
+        files = [self.paths(index) for index in range(len(self))]
+        contents = file_hashes(file for pair in files for file in pair)
         digest = hashlib.sha256(f"{self.name}\n{self.classes}\n".encode())
-        for index, item in enumerate(self.items):
-            image, mask = self.paths(index)
-            if not image.is_file():
-                raise DataError(f"{image} is missing; fetch the data set again")
-            content = hashlib.sha256(mask.read_bytes()).hexdigest()
-            digest.update(f"{item.name}\t{image.stat().st_size}\t{content}\n".encode())
+        for item, (image, mask) in zip(self.items, files, strict=True):
+            for file in (image, mask):
+                if contents[file] is None:
+                    raise DataError(
+                        f"{file} is missing or cannot be read; fetch the data set again"
+                    )
+            digest.update(f"{item.name}\t{contents[image]}\t{contents[mask]}\n".encode())
         return digest.hexdigest()[:16]
 
     def _form(self, index: int) -> tuple[Path, str]:

@@ -23,13 +23,7 @@ from ovsslib.datasets.dataset import VIEWS
 from ovsslib.errors import DataError
 from ovsslib.evaluation import metrics
 from ovsslib.evaluation.distributed import Processes, assert_complete
-from ovsslib.evaluation.keys import (
-    data_fingerprint,
-    evaluation_parts,
-    key_of,
-    network_fingerprints,
-    words_fingerprint,
-)
+from ovsslib.evaluation.keys import data_fingerprint, key_of, parts_of
 from ovsslib.evaluation.passes import (
     BAD_IMAGE,
     group_by_trunk,
@@ -132,24 +126,7 @@ def _key_parts(segmenters: Sequence[Segmenter], dataset: Any, on_error: str) -> 
     """Key parts of each segmenter; None where weights or data cannot be told from others."""
     known = [s.backbone.weights_hash for s in segmenters]
     data = data_fingerprint(dataset, tolerant=on_error == "skip") if any(known) else None
-    return [
-        _parts_of(s, dataset, data) if data and s.backbone.weights_hash else None
-        for s in segmenters
-    ]
-
-
-def _parts_of(segmenter: Segmenter, dataset: Any, data: str) -> dict:
-    recipe, backbone = segmenter.recipe, segmenter.backbone
-    settings = recipe["text"]
-    return evaluation_parts(
-        recipe,
-        backbone.weights_hash,
-        backbone.precision,
-        data,
-        len(dataset),
-        words_fingerprint(settings, settings.vocabulary(dataset.vocabulary)),
-        network_fingerprints(recipe, backbone),
-    )
+    return [parts_of(s, dataset, data) if data else None for s in segmenters]
 
 
 def _identity(segmenter: Segmenter, parts: dict | None) -> str:

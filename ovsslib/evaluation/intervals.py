@@ -23,6 +23,7 @@ RESAMPLES = 10_000
 _BLOCK = 250
 
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
+LOWER_IS_BETTER = ("calibration_error",)
 
 METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "miou": metrics.miou,
@@ -37,6 +38,8 @@ METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 calibration_error (N, bins, 3)."""
 
 _TRAILING = {"boundary_f1": 1}
+# The axis that holds intersection, prediction and label; or pixels, right ones and confidences.
+_THREE_AT = {name: -1 if name == "calibration_error" else -2 for name in METRICS if name not in _TRAILING}
 
 
 @dataclass(frozen=True)
@@ -146,21 +149,22 @@ def metric_draws(
     return np.stack(_bootstrap(checked, (metric,), resamples, seed)[metric])
 
 
-def verdict(difference: Interval) -> str | list[str]:
-    """What a difference shows: "better", "worse", or "no difference shown" if its interval holds 0.
+def verdict(difference: Interval, metric: str = "miou") -> str | list[str]:
+    """What a difference of a metric shows: "better", "worse", or "no difference shown" if its interval holds 0.
 
-    A list for per-class differences. Nothing to measure (NaN) shows no difference.
+    A fall is better where lower is better (`LOWER_IS_BETTER`). A list for per-class differences. Nothing to
+    measure (NaN) shows no difference.
     """
+    above, below = (WORSE, BETTER) if metric in LOWER_IS_BETTER else (BETTER, WORSE)
+
+    def word(low: float, high: float) -> str:
+        if low > 0:
+            return above
+        return below if high < 0 else NOT_SHOWN
+
     if np.ndim(difference.low):
-        pairs = zip(difference.low, difference.high, strict=True)
-        return [_word(low, high) for low, high in pairs]
-    return _word(difference.low, difference.high)
-
-
-def _word(low: float, high: float) -> str:
-    if low > 0:
-        return BETTER
-    return WORSE if high < 0 else NOT_SHOWN
+        return [word(*pair) for pair in zip(difference.low, difference.high, strict=True)]
+    return word(difference.low, difference.high)
 
 
 def draw_weights(images: int, resamples: int, seed: int, block: int) -> np.ndarray:
@@ -225,6 +229,12 @@ def _checked(
             raise DataError(
                 f"{name} needs counts with {trailing} axes after the images, "
                 f"not shape {counts.shape}"
+            )
+        place = _THREE_AT.get(name)
+        if place is not None and counts.shape[place] != 3:
+            raise DataError(
+                f"{name} needs 3 counts along axis {place}, not shape {counts.shape}: these are the counts of "
+                "another metric"
             )
     if len(counts) == 0:
         raise DataError("no images, so no interval: evaluate at least one image")

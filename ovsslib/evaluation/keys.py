@@ -1,127 +1,85 @@
-"""What makes two evaluations the same: recipe, weights, precision, data, words, and the code that computes.
+"""The keys of evaluations and label maps: what was asked for, from a segmenter and a data set.
 
-The code's part is a hash over the syntax trees of the modules that compute, so that comments, docstrings and
-layout may change freely. The trees are written out by hand, since `ast.dump` differs between Python versions.
+The parts that texts share with them (model, recipe, versions) are built in `ovsslib.identity`.
 """
 
-import ast
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from ovsslib.clip.backbone import Backbone
-from ovsslib.clip.loading import check_file
+from ovsslib.datasets.file_hashes import file_hashes
 from ovsslib.errors import DataError
+from ovsslib.identity import CORE_VERSION, key_of, model_parts, recipe_parts
 from ovsslib.recipe import Recipe
-from ovsslib.stages.upsampling import Upsampling, find_weights
 from ovsslib.text.auxiliary import auxiliary_texts
 from ovsslib.text.prompts import TextSettings
 from ovsslib.text.vocabulary import Vocabulary
 
-_ALWAYS = (
-    "clip/backbone.py", "clip/geometry.py", "segmenter.py", "images/pictures.py", "text/prompts.py", "text/features.py",
-    "text/vocabulary.py", "text/cleaning.py", "text/auxiliary.py",
-    "evaluation/metrics.py", "stages/attention.py", "stages/windows.py", "stages/labels.py",
-)  # fmt: skip
-# Fields of syntax nodes that newer versions of Python add, or that hold no meaning.
-_SILENT_FIELDS = {"type_params", "type_comment", "kind", "ctx"}
+__all__ = [
+    "data_fingerprint", "evaluation_parts", "key_of", "network_fingerprints", "parts_of",
+    "words_fingerprint",
+]  # fmt: skip
+
+
+def parts_of(segmenter: Any, dataset: Any, data: str | None = None) -> dict[str, Any] | None:
+    """Key parts of a segmenter on a data set; None where weights or data cannot be told from others.
+
+    `data`: the data set's fingerprint, if it is known already. Raises DataError or ModelError for files that
+    are missing.
+    """
+    recipe, backbone = segmenter.recipe, segmenter.backbone
+    if not backbone.weights_hash:
+        return None
+    data = data if data is not None else data_fingerprint(dataset)
+    if not data:
+        return None
+    settings = recipe["text"]
+    return evaluation_parts(
+        recipe,
+        model_parts(backbone),
+        data,
+        len(dataset),
+        words_fingerprint(settings, settings.vocabulary(dataset.vocabulary)),
+        network_fingerprints(recipe, backbone) | _second_models(segmenter),
+    )
+
+
+def _second_models(segmenter: Any) -> dict[str, dict[str, str]]:
+    """Hashes of the guide and of the mask proposer that the recipe asks for."""
+    found: dict[str, dict[str, str]] = {}
+    if getattr(segmenter, "guide", None) is not None:
+        found["guide"] = {segmenter.guide.name: segmenter.guide.weights_hash}
+    if segmenter.recipe.stages_with("proposer_name"):
+        found["masks"] = segmenter.proposer_parts()
+    return found
 
 
 def evaluation_parts(
     recipe: Recipe,
-    weights: str,
-    precision: str,
+    model: Mapping[str, Any],
     data: str,
     images: int,
     words: str = "",
-    networks: Mapping[str, str] | None = None,
+    networks: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the numbers of an evaluation, as plain values.
 
     Args:
-        weights, precision: of the backbone.
+        model: as :func:`ovsslib.identity.model_parts` gives it.
         data: fingerprint of the images and label maps that are used, `images` of them.
         words: as :func:`words_fingerprint` gives it.
         networks: further weights by stage, as :func:`network_fingerprints` gives them.
     """
     return {
-        "recipe": recipe.key(),
-        "weights": weights,
-        "precision": precision,
+        "core": CORE_VERSION,
+        "recipe": recipe_parts(recipe),
+        "model": dict(model),
         "data": data,
         "images": images,
         "words": words,
         "networks": dict(networks or {}),
-        "code": code_hash(recipe),
     }
-
-
-def key_of(parts: dict[str, Any]) -> str:
-    """Hash of the parts, 24 hexadecimal digits: the name of the record."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def code_hash(recipe: Recipe) -> str:
-    """Hash (16 hexadecimal digits) of the modules that compute for a recipe: the common ones, its stages'."""
-    package = Path(__file__).resolve().parents[1]
-    files = {package / name for name in _ALWAYS}
-    for settings in recipe.stages.values():
-        files.add(Path(inspect.getfile(type(settings))).resolve())
-        if isinstance(settings, Upsampling):
-            files.add(package / "networks/loftup.py")
-        if hasattr(settings, "feedback"):  # it refines its first segmentation by PAMR
-            files.add(package / "stages/pamr.py")
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{file.stem} {_file_hash(file, file.stat().st_mtime_ns)}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-@lru_cache(maxsize=256)
-def _file_hash(file: Path, _changed: int) -> str:
-    return source_hash(file.read_text(encoding="utf-8"))
-
-
-def source_hash(source: str) -> str:
-    """Hash of Python source without its comments, docstrings and layout."""
-    digest = hashlib.sha256()
-    _feed(ast.parse(source), digest)
-    return digest.hexdigest()
-
-
-def _feed(value: Any, digest: Any) -> None:
-    if isinstance(value, ast.AST):
-        digest.update(f"({type(value).__name__}".encode())
-        for name in sorted(value._fields):
-            part = getattr(value, name, None)
-            if name == "body" and isinstance(part, list):
-                part = _without_docstring(part)
-            if name not in _SILENT_FIELDS and part is not None and part != []:
-                digest.update(f" {name}=".encode())
-                _feed(part, digest)
-        digest.update(b")")
-    elif isinstance(value, list):
-        for part in value:
-            _feed(part, digest)
-    else:
-        digest.update(f"{type(value).__name__}:{value!r};".encode())
-
-
-def _without_docstring(body: list) -> list:
-    """Statements without those that are a mere text: docstrings, and texts below attributes."""
-    return [
-        statement
-        for statement in body
-        if not (
-            isinstance(statement, ast.Expr)
-            and isinstance(statement.value, ast.Constant)
-            and isinstance(statement.value.value, str)
-        )
-    ]
 
 
 def words_fingerprint(settings: TextSettings, vocabulary: Vocabulary) -> str:
@@ -137,14 +95,18 @@ def words_fingerprint(settings: TextSettings, vocabulary: Vocabulary) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def network_fingerprints(recipe: Recipe, backbone: Backbone) -> dict[str, str]:
-    """Hash of the weights that stages bring along (LoftUp), by stage. Raises ModelError if they are missing."""
+def network_fingerprints(recipe: Recipe, backbone: Any) -> dict[str, dict[str, str]]:
+    """Hashes of the further networks (LoftUp, guides) that stages bring along: {stage: {network: hash}}.
+
+    A stage that has some says so by a method `networks(backbone) -> dict[str, str]`. Raises ModelError if their
+    weights are missing.
+    """
     found = {}
     for name, settings in recipe.stages.items():
-        if isinstance(settings, Upsampling) and settings.method == "loftup":
-            source = find_weights(settings.weights, backbone.name)
-            file = Path(source)
-            found[name] = check_file(file)[:16] if file.is_file() else source
+        networks = getattr(settings, "networks", None)
+        hashes = networks(backbone) if networks is not None else {}
+        if hashes:
+            found[name] = {network: str(hashes[network]) for network in sorted(hashes)}
     return found
 
 
@@ -162,10 +124,12 @@ def data_fingerprint(dataset: Any, tolerant: bool = False) -> str | None:
     except DataError:
         if not tolerant:
             raise
+    masks = [next((p for p, _ in item.masks if p.is_file()), None) for item in dataset.items]
+    known = file_hashes(
+        [item.image for item in dataset.items] + [m for m in masks if m is not None]
+    )
     digest = hashlib.sha256(f"{dataset.name}\n{dataset.classes}\n".encode())
-    for item in dataset.items:
-        size = item.image.stat().st_size if item.image.is_file() else "missing"
-        mask = next((path for path, _ in item.masks if path.is_file()), None)
-        content = hashlib.sha256(mask.read_bytes()).hexdigest() if mask else "missing"
-        digest.update(f"{item.name}\t{size}\t{content}\n".encode())
+    for item, mask in zip(dataset.items, masks, strict=True):
+        image, label = known[item.image] or "missing", known[mask] if mask else "missing"
+        digest.update(f"{item.name}\t{image}\t{label or 'missing'}\n".encode())
     return f"incomplete-{digest.hexdigest()[:16]}"

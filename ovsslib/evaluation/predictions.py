@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ovsslib import paths
 from ovsslib.errors import DataError
-from ovsslib.evaluation.keys import data_fingerprint, evaluation_parts, key_of
+from ovsslib.evaluation.keys import data_fingerprint, key_of, parts_of
 from ovsslib.evaluation.passes import group_by_trunk, share_logits
 from ovsslib.segmenter import PictureInput, Segmenter, window_logits_of
 from ovsslib.text.features import TextFeatures
@@ -108,7 +108,9 @@ def predict(
     chosen = dataset if limit is None or limit >= len(dataset) else dataset[:limit]
     if not len(chosen):
         raise DataError(f"the data set {dataset.name!r} has no images")
-    jobs = [_job(segmenter, chosen, present_only, keep) for segmenter in wanted]
+    known = keep and any(segmenter.backbone.weights_hash for segmenter in wanted)
+    data = data_fingerprint(chosen) if known else None
+    jobs = [_label_maps(segmenter, chosen, present_only, data) for segmenter in wanted]
     found = [_stored(job.path, len(chosen)) for job in jobs]
     open_jobs = [job for job, archive in zip(jobs, found, strict=True) if archive is None]
     groups = group_by_trunk([job.segmenter for job in open_jobs])
@@ -128,7 +130,9 @@ def predict(
     return made
 
 
-def _job(segmenter: Segmenter, dataset: Any, present_only: bool, keep: bool) -> _LabelMaps:
+def _label_maps(
+    segmenter: Segmenter, dataset: Any, present_only: bool, data: str | None
+) -> _LabelMaps:
     vocabulary = segmenter.recipe["text"].vocabulary(dataset.vocabulary)
     if len(vocabulary) != dataset.classes:
         raise DataError(
@@ -136,14 +140,10 @@ def _job(segmenter: Segmenter, dataset: Any, present_only: bool, keep: bool) -> 
             "word per class"
         )
     path = None
-    weights = segmenter.backbone.weights_hash
-    data = data_fingerprint(dataset) if keep and weights else None
-    if data:
-        parts = evaluation_parts(
-            segmenter.recipe, weights, segmenter.backbone.precision, data, len(dataset)
-        )
-        words = "present" if present_only else "all"
-        path = paths.cache("predictions") / f"{key_of(parts | {'words': words})}.npz"
+    parts = parts_of(segmenter, dataset, data) if data else None
+    if parts is not None:
+        key = key_of({**parts, "label_maps": "present words" if present_only else "all words"})
+        path = paths.cache("predictions") / f"{key}.npz"
     buffer = io.BytesIO()
     archive = zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED)
     return _LabelMaps(segmenter, segmenter.text(vocabulary), path, buffer, archive)

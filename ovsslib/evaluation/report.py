@@ -125,7 +125,7 @@ class Report:
             return float(self.per_class.iloc[self._class_index(metric)])
         if metric == "per_image_miou":
             return 100 * metrics.per_image_mean_iou(self.counts)
-        counts, name, _ = self._counts_for(metric)
+        counts, name, _ = self.counts_for(metric)
         return 100 * float(intervals.METRICS[name](counts.sum(axis=0)))
 
     def interval(
@@ -148,7 +148,7 @@ class Report:
         if metric == "per_image_miou":
             values = metrics.image_miou(self.counts)
             return _mean_interval(values, None, level, resamples).percent()
-        counts, name, index = self._counts_for(metric)
+        counts, name, index = self.counts_for(metric)
         found = intervals.interval(counts, level, name, resamples).percent()
         return found if index is None else _one(found, index)
 
@@ -171,15 +171,20 @@ class Report:
         if metric == "per_image_miou":
             a, b = (metrics.image_miou(c) for c in (self.counts[mine], other.counts[theirs]))
             return _mean_interval(a, b, level, resamples).percent()
-        first, name, index = self._counts_for(metric)
-        second, _, _ = other._counts_for(metric)
+        first, name, index = self.counts_for(metric)
+        second, _, _ = other.counts_for(metric)
         found = intervals.paired_difference(
             first[mine], second[theirs], level, name, resamples
         ).percent()
         return found if index is None else _one(found, index)
 
-    def _counts_for(self, metric: str) -> tuple[np.ndarray, str, int | None]:
-        """Counts a metric is made from, its name in `intervals.METRICS`, and the class if it is one."""
+    def counts_for(self, metric: str) -> tuple[np.ndarray, str, int | None]:
+        """What a metric is made of: per-image counts, its name in `intervals.METRICS`, and the class if it is one.
+
+        Raises DataError for an unknown metric or class, and for "per_image_miou", which is not made of sums.
+        """
+        if metric == "per_image_miou":
+            raise DataError("per_image_miou is a mean over images, not made of summed counts; choose another")
         if metric.startswith(CLASS_PREFIX):
             return self.counts, "per_class_iou", self._class_index(metric)
         if metric in ("per_class", "per_class_iou"):

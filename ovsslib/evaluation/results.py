@@ -11,12 +11,12 @@ from ovsslib.evaluation import intervals
 from ovsslib.evaluation.distributed import local_device
 from ovsslib.evaluation.engine import evaluate
 from ovsslib.evaluation.profiles import DEFAULT, Profile
+from ovsslib.evaluation.records import change_texts
 from ovsslib.evaluation.report import CLASS_PREFIX, METRICS, Report
-from ovsslib.evaluation.store import ResultsStore, change_texts
+from ovsslib.evaluation.store import ResultsStore
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
 
-LOWER_IS_BETTER = ("calibration_error",)
 Recipes = str | Recipe | Mapping[str, str | Recipe] | Iterable[str | Recipe]
 
 
@@ -144,14 +144,11 @@ def _compared(report: Report, base: Report, metric: str, paired: bool) -> dict[s
     if not paired:
         return {"difference": report.value(metric) - base.value(metric)}
     found = report.difference(base, metric)
-    verdict = intervals.verdict(found)
-    if metric in LOWER_IS_BETTER and verdict != intervals.NOT_SHOWN:
-        verdict = intervals.WORSE if verdict == intervals.BETTER else intervals.BETTER
     return {
         "difference": found.value,
         "difference_low": found.low,
         "difference_high": found.high,
-        "verdict": verdict,
+        "verdict": intervals.verdict(found, metric),
     }
 
 

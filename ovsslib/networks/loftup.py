@@ -356,7 +356,7 @@ def load_loftup(
 
     Raises ModelError: file missing, damaged, incomplete, or of another width; hub not reachable.
     """
-    file = Path(source) if Path(source).is_file() else _hub_file(str(source), download)
+    file = weights_file(source, download)
     state = _released_names(read_state_dict(file)[0], file)
     width = state["upsampler.final_conv.0.weight"].shape[0]
     if dim is not None and width != dim:
@@ -369,6 +369,11 @@ def load_loftup(
     except RuntimeError as error:
         raise ModelError(f"{file} does not fit LoftUp({width}): {str(error)[:400]}") from None
     return net.eval().requires_grad_(False)
+
+
+def weights_file(source: str | Path, download: bool = False) -> Path:
+    """The file of LoftUp weights that `source` names (see :func:`load_loftup`). Raises ModelError if it is missing."""
+    return Path(source) if Path(source).is_file() else _hub_file(str(source), download)
 
 
 def _hub_file(name: str, download: bool) -> Path:

@@ -6,6 +6,7 @@
 `Segmenter` binds a backbone and a recipe. Several segmenters of one backbone share the trunk (`window_logits_of`).
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -319,6 +320,14 @@ class Segmenter:
                 f"recipe {self.recipe.name!r} asks for {len(names)} mask proposers; give its stages the same one"
             )
         return names.pop()
+
+    def proposer_parts(self) -> dict[str, str]:
+        """What decides the masks: name, settings and weights hash of the proposer, as plain texts."""
+        from ovsslib.guides import masks  # late: most recipes need no masks
+
+        proposer = masks.load(self._proposer())
+        settings = json.dumps(proposer.settings, sort_keys=True)
+        return {"name": proposer.name, "settings": settings, "weights": proposer.weights_hash}
 
     def regions_of(self, picture: PictureInput) -> Tensor | None:
         """(H, W) int64 region map of a photograph by the recipe's proposer, or None if it reads no masks.

@@ -5,7 +5,7 @@ NACLIP (kk plus a Gaussian neighbourhood), ITACLIP's sums (its Table 2) and the 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class AttentionSettings:
         feed_forward: keep the block's feed-forward network (with its own residual).
     """
 
+    version: ClassVar[int] = 1
     terms: str = "qq+kk"
     combine: Literal["sum", "joint"] = "sum"
     gaussian_std: float | None = None

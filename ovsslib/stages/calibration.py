@@ -5,7 +5,7 @@ DenseCRF. `inert` says so where nothing follows.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class CalibrationSettings:
             behind the hierarchy (before thresholds and CRF still).
     """
 
+    version: ClassVar[int] = 1
     mode: Literal["entropy", "fixed"] = "entropy"
     hot: float = 1.0
     cold: float = 0.5

@@ -1,6 +1,7 @@
 """CLIPtrase's reweighting on VOC20: patch logits times the class token's logits (Shao et al., ECCV 2024)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ class ClassTokenWeightSettings:
     The released code multiplies logits that carry CLIP's factor 100 each; the factor is constant, so it goes into
     `labels.logit_scale` (10,000 in effect), where it cannot change an argmax.
     """
+
+    version: ClassVar[int] = 1
 
     def on_similarity(self, logits: Tensor, context) -> Tensor:
         """(B, Q, h, w) cosines -> the same, weighted."""

@@ -5,6 +5,7 @@ pixel gets a label. The thesis's reading of the same method is `local_mask.py`.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class ClusterSettings:
             2 * enlarge - 1 (released: 4).
     """
 
+    version: ClassVar[int] = 1
     eps: float = 0.7
     min_samples: int = 3
     enlarge: int = 4

@@ -12,6 +12,7 @@ that changes, so the choice keeps to a tolerance rather than to a fixed number o
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -276,6 +277,7 @@ class DenseCRF:
     value).
     """
 
+    version: ClassVar[int] = 1
     parameters: str = "standard"
     smoothness_weight: float | None = None
     smoothness_xy: float | None = None

@@ -6,6 +6,7 @@ its name this is not ResCLIP's RCS, which mixes attention of middle layers into 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -66,6 +67,7 @@ class FeatureRcs:
         literal: no normalisation and no temperature, see :func:`smooth_by_similarity`.
     """
 
+    version: ClassVar[int] = 1
     alpha: float = 0.3
     temperature: float = 0.07
     literal: bool = False

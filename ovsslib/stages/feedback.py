@@ -146,6 +146,7 @@ class Feedback:
             changes.
     """
 
+    version: ClassVar[int] = 1
     iterations: int = 2
     quantile: float = 0.75
     temperature: float = 0.07

@@ -1,6 +1,7 @@
 """GEM: a second stream of self-self attention through the last blocks (Bousselham et al., CVPR 2024)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +21,7 @@ class GemSettings:
         iterations: refinements p <- softmax(tau p p^T) p of each projection before its attention (released: 1).
     """
 
+    version: ClassVar[int] = 1
     depth: int = 6
     iterations: int = 1
 

@@ -5,7 +5,7 @@ author's released step cannot fire: its threshold 0.6 over six groups lies above
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class HierarchySettings:
         count: number of clusters; 0 takes the square root of the number of classes.
     """
 
+    version: ClassVar[int] = 1
     mode: Literal["soft", "hard"] = "soft"
     text: Literal["name", "members"] = "members"
     groups: Literal["auto", "vocabulary", "clusters"] = "auto"

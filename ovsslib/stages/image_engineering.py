@@ -9,6 +9,7 @@ embedding is not flipped with the picture.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -103,6 +104,7 @@ class ImageEngineering:
         blur_size: side of the blur in pixels, odd. blur_sigma: its width in pixels.
     """
 
+    version: ClassVar[int] = 1
     use: tuple[str, ...] = VIEWS
     weight: float = 0.75
     blur_size: int = 11

@@ -5,7 +5,7 @@ area threshold, argmax, probability threshold, closing.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ class LabelSettings:
             class order); "class" closes every class by its own mask and gives gaps to classes by their area.
     """
 
+    version: ClassVar[int] = 1
     logit_scale: float = 40.0
     merge: Literal["probability", "logit"] = "probability"
     probability_threshold: float = 0.0

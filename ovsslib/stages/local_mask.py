@@ -5,6 +5,7 @@ stands in. What CLIPtrase itself does is in `clusters.py`.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,7 @@ class LocalMaskSettings:
         std: standard deviation of the mask in patches.
     """
 
+    version: ClassVar[int] = 1
     std: float = 3.0
 
     def __post_init__(self):

@@ -1,6 +1,7 @@
 """ITACLIP's attention of middle layers, mixed into the last block's (ITACLIP, equation 8)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ class MiddleLayersSettings:
         weight: share of the middle layers, 0 to 1 (published: one half).
     """
 
+    version: ClassVar[int] = 1
     layers: tuple[int, ...] = (7, 8, 10)
     weight: float = 0.5
 

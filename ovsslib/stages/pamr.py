@@ -1,6 +1,7 @@
 """The stage `pamr`: pixel-adaptive refinement of stitched logits; its arithmetic is in `pixel_adaptive.py`."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,6 +20,7 @@ class PAMR:
     The original weakly supervised setting is 10 iterations with dilations (1, 2, 4, 8, 12, 24).
     """
 
+    version: ClassVar[int] = 1
     iterations: int = 10
     dilations: tuple[int, ...] = (8, 16)
 

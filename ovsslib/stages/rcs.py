@@ -4,6 +4,7 @@ The thesis's operator of the same name works on features and is the stage `featu
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,6 +23,7 @@ class RcsSettings:
         lam: share of the cross-correlation, 0 to 1.
     """
 
+    version: ClassVar[int] = 1
     layers: tuple[int, ...] = (6, 7, 8, 9)
     tau: float = 2.0
     lam: float = 0.4

@@ -11,7 +11,7 @@ with regions bilinear in between.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -115,6 +115,7 @@ class Regions:
         patch_weight, region_weight, global_weight: shares of the three terms.
     """
 
+    version: ClassVar[int] = 1
     bins: int = 3
     pool: Literal["max", "mean"] = "max"
     centred: bool = True

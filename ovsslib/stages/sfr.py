@@ -5,6 +5,7 @@ attract each other in the attention scores of a second pass. The thesis's step o
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ class SfrSettings:
         pamr_iterations, pamr_dilations: PAMR on the first pass's logits; 0 iterations turn it off.
     """
 
+    version: ClassVar[int] = 1
     tau: float = 1.8
     lam: float = 0.7
     threshold: float = 0.25

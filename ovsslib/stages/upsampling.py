@@ -9,15 +9,16 @@ published.
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ovsslib import paths
+from ovsslib.clip.loading import check_file
 from ovsslib.errors import ModelError, RecipeError
-from ovsslib.networks.loftup import LoftUp, load_loftup
+from ovsslib.networks.loftup import LoftUp, load_loftup, weights_file
 from ovsslib.recipe import Recipe, stage
 
 _RELEASED = "haiwen/loftup-clip"
@@ -133,6 +134,7 @@ class Upsampling:
             downloaded.
     """
 
+    version: ClassVar[int] = 1
     method: Literal["loftup", "bilinear", "bicubic"] = "loftup"
     grid: int | tuple[int, int] | Literal["image"] = 2
     way_back: Literal["as_is", "inverse_norm", "attention_affinity"] = "inverse_norm"
@@ -169,6 +171,13 @@ class Upsampling:
         """Interpolation onto the same grid changes nothing."""
         same = self.method != "loftup" and self.grid == 1
         return "interpolation by the factor 1 is the identity" if same else None
+
+    def networks(self, backbone: Any) -> dict[str, str]:
+        """Hash of the weights that are used with this backbone: part of the key of a result."""
+        if self.method != "loftup":
+            return {}
+        file = weights_file(find_weights(self.weights, backbone.name))
+        return {"loftup": check_file(file)[:16]}
 
     def on_features(self, features: Tensor, context: object) -> Tensor:
         """(B, D, h, w) features of windows `context.pixels` (B, 3, H, W) -> (B, D, *grid)

@@ -6,7 +6,7 @@ linear and separable, so the whole stitch is two small matrix products per pictu
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class WindowSettings:
         positions: how CLIP's positional table is resized to the grid of a window (`Backbone.positions`).
     """
 
+    version: ClassVar[int] = 1
     short_side: int = 336
     long_side: int = 2048
     crop: int = 224

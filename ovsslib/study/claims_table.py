@@ -88,7 +88,7 @@ def gains(results: Results, claims: Mapping[str, str]) -> pd.DataFrame:
         if metric.removeprefix(CLASS_PREFIX) in {metric, *report.names}:
             step = report.difference(results[found.versus], metric)
             rows[title][measured] = f"{step.value:+.2f} points [{step.low:+.2f}, {step.high:+.2f}]"
-            rows[title]["verdict"] = intervals.verdict(step)
+            rows[title]["verdict"] = intervals.verdict(step, metric)
     frame = pd.DataFrame.from_dict(rows, orient="index").fillna("")
     last = [name for name in (measured, "verdict") if name in frame]
     return frame[[name for name in frame if name not in last] + last]

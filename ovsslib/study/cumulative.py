@@ -12,7 +12,7 @@ import pandas as pd
 
 from ovsslib.errors import DataError, RecipeError
 from ovsslib.evaluation import intervals
-from ovsslib.evaluation.results import LOWER_IS_BETTER, Results, title_of
+from ovsslib.evaluation.results import Results, title_of
 from ovsslib.study.claims import claim
 from ovsslib.study.claims_table import claimed_text
 from ovsslib.study.factorial import SWITCHES
@@ -83,7 +83,7 @@ def steps(
             before = names[place - 1] if against == "previous" else names[0]
             step = results[name].difference(results[before], metric)
             row |= {"step": step.value, "step_low": step.low, "step_high": step.high}
-            row["verdict"] = _verdict(step, metric)
+            row["verdict"] = intervals.verdict(step, metric)
             row["claimed_step"] = row["claimed"] - levels.get(before, np.nan)
         rows.append(row)
     return pd.DataFrame(rows, index=pd.Index(names), columns=list(MEASURED))
@@ -150,11 +150,3 @@ def as_text(
         ]
     out["verdict"] = list(frame[verdict])
     return out.set_index(list(keys))
-
-
-def _verdict(step: intervals.Interval, metric: str) -> str:
-    """The verdict on a step; a fall is better where lower is better."""
-    word = intervals.verdict(step)
-    if metric in LOWER_IS_BETTER and word != intervals.NOT_SHOWN:
-        return intervals.WORSE if word == intervals.BETTER else intervals.BETTER
-    return word

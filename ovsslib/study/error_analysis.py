@@ -187,7 +187,7 @@ class OracleWords:
                     "gain_low": gain.low,
                     "gain_high": gain.high,
                     "gain_unit": "points",
-                    "verdict": intervals.verdict(gain),
+                    "verdict": intervals.verdict(gain, metric),
                     "images": ordinary.images,
                 }
             )

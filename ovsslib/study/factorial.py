@@ -21,7 +21,6 @@ import pandas as pd
 from ovsslib.errors import DataError, RecipeError
 from ovsslib.evaluation import intervals
 from ovsslib.evaluation.profiles import DEFAULT, Profile
-from ovsslib.evaluation.report import CLASS_PREFIX
 from ovsslib.evaluation.results import Results, measure
 from ovsslib.recipe import Recipe
 from ovsslib.study.claims import claim
@@ -100,7 +99,8 @@ class Factorial:
                 | self._row("gain", contrast)
             )
         frame = pd.DataFrame(rows)
-        return frame.sort_values("value", ascending=False, kind="stable", ignore_index=True)
+        falling = self.metric not in intervals.LOWER_IS_BETTER
+        return frame.sort_values("value", ascending=not falling, kind="stable", ignore_index=True)
 
     def main_effects(self) -> pd.DataFrame:
         """One row per switch, in points of the metric, with paired intervals and verdicts.
@@ -218,7 +218,7 @@ class Factorial:
             name: value,
             f"{name}_low": low,
             f"{name}_high": high,
-            verdict: intervals.verdict(found),
+            verdict: intervals.verdict(found, self.metric),
         }
 
 
@@ -305,7 +305,8 @@ def from_counts(
     Args:
         switches: names of the k switches.
         counts: one array of per-image counts per configuration, in the order of their numbers:
-            (2^k, N, 3, C) for the metrics of `intervals.METRICS`, (2^k, N, 4) for boundary_f1.
+            (2^k, N, 3, C) for the metrics of `intervals.METRICS`, (2^k, N, 4) for boundary_f1,
+            (2^k, N, bins, 3) for calibration_error.
         class_index: with metric "per_class_iou", the class that is looked at.
 
     Raises:
@@ -380,8 +381,8 @@ def factorial(
         base: recipe, or its name (with its settings for the profile's data set).
         switches: name -> changes as :meth:`Recipe.but` takes them; the thesis's seven if None.
         profile, limit: as :func:`measure` takes them.
-        metric: "miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "boundary_f1"
-            or "class_iou:NAME".
+        metric: "miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "boundary_f1",
+            "calibration_error" (the lower the better) or "class_iou:NAME".
         resamples: draws of images for the intervals.
         options: further arguments of :func:`measure` (store, progress, workers, fresh).
     """
@@ -403,13 +404,7 @@ def from_results(
     common = reports[0].indices
     for report in reports[1:]:
         common = np.intersect1d(common, report.indices)
-    which, name = None, metric
-    if metric.startswith(CLASS_PREFIX):
-        wanted = metric.removeprefix(CLASS_PREFIX)
-        if wanted not in reports[0].names:
-            raise DataError(f"no class {wanted!r}; there are {', '.join(reports[0].names)}")
-        which, name = reports[0].names.index(wanted), "per_class_iou"
-    sources = [r.boundary_counts if metric == "boundary_f1" else r.counts for r in reports]
-    counts = [s[np.isin(r.indices, common)] for s, r in zip(sources, reports, strict=True)]
+    _, name, which = reports[0].counts_for(metric)
+    counts = [r.counts_for(metric)[0][np.isin(r.indices, common)] for r in reports]
     made = from_counts(switches, counts, name, resamples, class_index=which)
     return dataclasses.replace(made, metric=metric, results=results)

@@ -90,7 +90,7 @@ def part_recall(predictions: Mapping[str, Predictions], word: str = "person") ->
                 base = first[:, :, place : place + 1]
                 gain = intervals.paired_difference(mine, base, metric="mean_accuracy").percent()
                 row |= {"difference": gain.value, "difference_low": gain.low}
-                row |= {"difference_high": gain.high, "verdict": intervals.verdict(gain)}
+                row |= {"difference_high": gain.high, "verdict": intervals.verdict(gain, "mean_accuracy")}
             rows.append(row | {"images": len(shown)})
     return pd.DataFrame(rows)
 

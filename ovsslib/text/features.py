@@ -27,11 +27,10 @@ from torch import Tensor
 
 from ovsslib import paths
 from ovsslib.errors import DataError, WordsError
+from ovsslib.identity import CORE_VERSION, key_of, model_parts, version_of
 from ovsslib.text.prompts import TextSettings
 from ovsslib.text.vocabulary import Vocabulary
 
-# Raise it whenever the way features are computed changes: entries of another version are rebuilt.
-CACHE_VERSION = 1
 # Tokens in one batch: enough to keep the matrix products busy, few enough for any memory.
 TOKENS_PER_BATCH = 4096
 _MEMORY_ENTRIES = 64
@@ -202,12 +201,14 @@ def encode_texts(
         strategy.prompts(text, kind, settings.material_rules)
         for text, kind in zip(texts, kinds, strict=True)
     ]
-    key = _cache_key(backbone, prompts, settings)
+    # Weights that cannot be told from others must not find the others' features.
+    key = _cache_key(backbone, prompts, settings) if backbone.weights_hash else None
     device = getattr(backbone, "device", "cpu")
-    features = _recall(key)
+    features = _recall(key) if key else None
     if features is None:
         features = _encode(backbone, prompts, settings).cpu()
-        _store(key, features)
+        if key:
+            _store(key, features)
     return features.to(device, copy=True)
 
 
@@ -290,16 +291,17 @@ def clear_memory() -> None:
 
 def _cache_key(backbone: Any, prompts: list[list[str]], settings: TextSettings) -> str:
     """Hash of everything the features depend on."""
-    parts = {
-        "version": CACHE_VERSION,
-        "weights": str(backbone.weights_hash),
-        "precision": str(getattr(backbone, "dtype", "")),
-        "context": int(getattr(backbone, "context_length", 77)),
-        "normalise_each": settings.normalise_each,
-        "truncate": settings.truncate,
-        "prompts": prompts,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return key_of(
+        {
+            "core": CORE_VERSION,
+            "text": version_of(settings),
+            "model": model_parts(backbone),
+            "context": int(getattr(backbone, "context_length", 77)),
+            "normalise_each": settings.normalise_each,
+            "truncate": settings.truncate,
+            "prompts": prompts,
+        }
+    )
 
 
 def _entry(key: str) -> Path:

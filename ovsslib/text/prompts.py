@@ -8,6 +8,7 @@ name or brings its own templates.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import ClassVar
 
 import yaml
 
@@ -145,6 +146,7 @@ class TextSettings:
             strategy does.
     """
 
+    version: ClassVar[int] = 1
     prompts: str = "imagenet80"
     templates: tuple[str, ...] = ()
     names: str = "readable"

@@ -134,6 +134,18 @@ def test_fingerprint_follows_the_content_and_not_the_place(tmp_path):
     assert open_dataset("coco_stuff", tmp_path / "b").fingerprint() != first
 
 
+def test_fingerprint_sees_another_image_of_the_same_size_in_bytes(tmp_path):
+    fake = build("folder", tmp_path / "a")
+    dataset = open_dataset("folder", fake.root)
+    first = dataset.fingerprint()
+    file = dataset.paths(0)[0]
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    assert dataset.fingerprint() != first
+    assert open_dataset("folder", fake.root).fingerprint() != first
+
+
 def test_fingerprints_of_views_differ(tmp_path):
     build("voc21", tmp_path)
     assert (

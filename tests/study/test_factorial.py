@@ -83,6 +83,32 @@ def test_switches_that_hinder_each_other_are_called_so():
     assert result.additivity().iloc[-1]["verdict"] == study.INTERFERENCE
 
 
+def calibrated(confidence):
+    """Per-image calibration counts (N, 15, 3): half of the pixels are right, all with one confidence."""
+    counts = np.zeros((IMAGES, 15, 3), dtype=np.int64)
+    counts[:, int(confidence * 15)] = (PIXELS, PIXELS // 2, confidence * PIXELS * 1_000_000)
+    return counts
+
+
+def test_a_lower_calibration_error_is_better():
+    # confidences 0.9, 0.8 with A, 0.7 with B, 0.6 with both: errors of 40, 30, 20 and 10 percent
+    counts = [calibrated(confidence) for confidence in (0.9, 0.8, 0.7, 0.6)]
+    result = study.from_counts("AB", counts, "calibration_error", resamples=50)
+    assert result.values.tolist() == pytest.approx([40, 30, 20, 10])
+    table = result.table()
+    assert table["configuration"].tolist() == ["A + B", "B", "A", "base"]
+    assert table["verdict"].tolist() == ["better"] * 3 + ["no difference shown"]
+    effects = result.main_effects()
+    assert effects["effect"].tolist() == pytest.approx([-10, -20])
+    assert effects["effect_verdict"].tolist() == ["better", "better"]
+    helped = study.from_counts("AB", [counts[i] for i in (0, 1, 1, 3)], "calibration_error", resamples=50)
+    assert helped.interactions().iloc[0]["verdict"] == study.HELP
+    with pytest.raises(DataError, match="counts of another metric"):
+        study.from_counts("A", [counts_of_accuracy([1, 2])] * 2, "calibration_error", resamples=5)
+    with pytest.raises(DataError, match="counts of another metric"):
+        study.from_counts("AB", counts, "miou", resamples=5)
+
+
 def test_noise_alone_is_no_synergy():
     result = made(lambda a, b: 1000 * a + 500 * b, "AB", spread=600)
     last = result.additivity().iloc[-1]
@@ -209,6 +235,9 @@ def test_factorial_measures_every_combination(tiny_backbone, tmp_path, monkeypat
     assert result.values[3] == pytest.approx(result.results["PAMR + closing"].miou)
     boundary = study.from_results(tuple(switches), result.results, "boundary_f1", 50)
     assert boundary.values[0] == pytest.approx(result.results["base"].boundary_f1)
+    error = study.from_results(tuple(switches), result.results, "calibration_error", 50)
+    assert error.values == pytest.approx([r.calibration_error for r in result.results.reports.values()])
+    assert error.table()["value"].is_monotonic_increasing
     one = study.from_results(tuple(switches), result.results, "class_iou:dog", 50)
     assert one.values[1] == pytest.approx(result.results["PAMR"].per_class["dog"])
     with pytest.raises(DataError, match="no class 'tree'"):
