@@ -1,0 +1,389 @@
+"""Pretraining of SceneDINO: a small vision transformer learns Scenes from pictures alone, without masks or captions.
+
+A student and a teacher, its running mean, look at two views of a picture: other crops, scales, colours and light. Every
+place that the student saw has to be told from the other places of the batch by the teacher's answer for the same place
+(van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018; momentum teacher after He et al.,
+"Momentum Contrast", CVPR 2020). Half of the target goes to the places that the teacher itself finds similar (after Wei
+et al., "CO2: Consistent Contrast for Unsupervised Visual Representation Learning", ICLR 2021), since most other places of
+a sky are no wrong answers. Some of the student's patches are hidden or left out, so that it has to look around.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import time
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ovsslib.errors import DataError, ModelError
+from ovsslib.guides.vit import DinoTransformer
+from ovsslib.scenes.optimiser import MatrixMomentum
+from ovsslib.scenes.pretraining import keep_freed_memory
+from ovsslib.scenes.views import PicturePool, Views, token_places, view_pair
+
+# ImageNet's, as every guide's: pixel values in [0, 1], RGB.
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class SceneDinoSettings:
+    """Everything that decides what is learnt; `data/models/scenedino.yaml` explains the choices.
+
+    width, depth, heads, patch, native: of the finished network (see DinoTransformer; native: side of its position table in
+    patches). first_world: of the pictures (see PicturePool); pool, fresh: pictures at hand, and new ones a step. batch:
+    pairs of views a step. size: side of a view in pixels. scales: least and largest length of a view in the picture, as
+    multiples of size. hidden, dropped: shares of the student's patches that it sees as a mask token, and that it does not
+    see at all. places: of a view that enter the loss. head: width of what is compared. temperature, teacher_temperature:
+    of the student's and the teacher's cosines. soft: share of the target that the teacher's similarities give. memory: how
+    much of the teacher stays from step to step, at the end of the run; it
+    starts at start_memory.
+    """
+
+    width: int = 128
+    depth: int = 6
+    heads: int = 4
+    patch: int = 8
+    native: int = 28
+    seed: int = 1
+    first_world: int = 100
+    pool: int = 512
+    fresh: int = 4
+    steps: int = 2000
+    batch: int = 20
+    size: int = 96
+    scales: tuple[float, float] = (0.7, 1.5)
+    hidden: float = 0.25
+    dropped: float = 0.25
+    places: int = 40
+    head: int = 128
+    temperature: float = 0.15
+    teacher_temperature: float = 0.1
+    soft: float = 0.5
+    start_memory: float = 0.97
+    memory: float = 0.995
+    lr: float = 3e-3
+    warmup: int = 20
+    weight_decay: float = 0.05
+    threads: int = 1
+    checkpoint_seconds: float = 180.0
+
+    def __post_init__(self) -> None:
+        if self.size % self.patch or self.size // self.patch > self.native:
+            raise DataError(
+                f"size {self.size} must be a multiple of patch {self.patch} and at most {self.native} patches"
+            )
+        if self.width % self.heads:
+            raise DataError(f"width {self.width} must be a multiple of heads {self.heads}")
+        if min(self.hidden, self.dropped) < 0 or self.hidden + self.dropped >= 1:
+            raise DataError(
+                f"hidden {self.hidden} and dropped {self.dropped} are shares and must leave some patches"
+            )
+
+
+def read_scenedino_settings(path: Path) -> SceneDinoSettings:
+    """Settings from a YAML file. Raises DataError for unknown names and values out of range."""
+    values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    known = {entry.name for entry in fields(SceneDinoSettings)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise DataError(
+            f"{path}: unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}"
+        )
+    if "scales" in values:
+        values["scales"] = tuple(values["scales"])
+    return SceneDinoSettings(**values)
+
+
+class Learner(nn.Module):
+    """The network with what only training needs: a mask token and a head."""
+
+    def __init__(self, settings: SceneDinoSettings) -> None:
+        super().__init__()
+        s = settings
+        self.vit = DinoTransformer(s.width, s.depth, s.heads, s.patch, (s.native, s.native))
+        self.mask_token = nn.Parameter(torch.zeros(s.width))
+        self.head = nn.Sequential(
+            nn.Linear(s.width, 2 * s.width), nn.GELU(), nn.Linear(2 * s.width, s.head)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        nn.init.trunc_normal_(self.vit.cls_token, std=0.02)
+        with torch.no_grad():
+            self.vit.pos_embed[0, 1:] = 0.1 * waves(s.native, s.width)
+
+
+def waves(side: int, width: int) -> Tensor:
+    """Sines and cosines of row and column (side * side, width), row-major: where a position table starts from."""
+    steps = 10000 ** (-torch.arange(width // 4) / (width // 4))
+    angles = torch.arange(side)[:, None] * steps
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows, columns = line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)
+    return torch.cat([rows, columns], dim=-1).reshape(side * side, -1)
+
+
+def contrast(said: Tensor, wanted: Tensor, settings: SceneDinoSettings) -> tuple[Tensor, float]:
+    """The loss of N places, and the share of places whose best answer is their own.
+
+    said, wanted: (N, head) the student's and the teacher's answers for the same places, in the same order. What all places
+    share is taken out of both.
+    """
+    said, wanted = (F.normalize(x - x.mean(0), dim=-1) for x in (said, wanted))
+    logits = said @ wanted.T / settings.temperature
+    similar = (wanted @ wanted.T / settings.teacher_temperature).softmax(1)
+    own = torch.arange(len(logits))
+    same = (logits.argmax(1) == own).float().mean().item()
+    sharp = F.cross_entropy(logits, own)
+    soft = -(similar * logits.log_softmax(1)).sum(1).mean()
+    return (1 - settings.soft) * sharp + settings.soft * soft, same
+
+
+def optimisers_of(learner: Learner, settings: SceneDinoSettings) -> list[torch.optim.Optimizer]:
+    """Orthogonalised momentum for the matrices of the blocks, AdamW for the rest; gains, biases and tables don't decay."""
+    blocks, matrices, others = [], [], []
+    for name, weight in learner.named_parameters():
+        if weight.ndim == 2 and ".blocks." in name:
+            blocks.append(weight)
+        elif name.endswith("weight") and weight.ndim > 1:
+            matrices.append(weight)
+        else:
+            others.append(weight)
+    decay = settings.weight_decay
+    groups = [
+        {"params": matrices, "weight_decay": decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [
+        MatrixMomentum(blocks, settings.lr, weight_decay=decay, dtype=torch.float32),
+        torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), eps=1e-8),
+    ]
+
+
+class SceneDinoTrainer:
+    """One run in a folder: `checkpoint.pt` (replaced as a whole) and `log.csv` (a line a step)."""
+
+    def __init__(self, settings: SceneDinoSettings, out: Path) -> None:
+        self.settings, self.out = settings, Path(out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.student = Learner(settings)
+            self.teacher = Learner(settings)
+        self.teacher.load_state_dict(self.student.state_dict())
+        self.teacher.requires_grad_(False)
+        self.optimisers = optimisers_of(self.student, settings)
+        self.pool = PicturePool(settings.first_world, settings.pool, settings.fresh)
+        self.step, self.seconds = 0, 0.0
+        self.log: list[list[float]] = []
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.out / "checkpoint.pt"
+
+    def resume(self) -> bool:
+        """Go on from the folder's checkpoint, if there is one. Raises DataError if other settings made it."""
+        if not self._checkpoint.is_file():
+            return False
+        stored = torch.load(self._checkpoint, weights_only=True)
+        try:
+            self.student.load_state_dict(stored["student"])
+            self.teacher.load_state_dict(stored["teacher"])
+        except RuntimeError:
+            raise DataError(
+                f"{self._checkpoint} was made with other settings; choose another --out, or remove that folder"
+            ) from None
+        for optimiser, state in zip(self.optimisers, stored["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        self.step, self.seconds, self.log = stored["step"], stored["seconds"], stored["log"]
+        return True
+
+    def save(self) -> None:
+        """Write the checkpoint and the log, each through a temporary file."""
+        state = {
+            "student": self.student.state_dict(),
+            "teacher": self.teacher.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "step": self.step,
+            "seconds": self.seconds,
+            "log": self.log,
+        }
+        temporary = self._checkpoint.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self._checkpoint)
+        temporary = self.out / "log.csv.tmp"
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["step", "seconds", "lr", "loss", "agreement"])
+            writer.writerows(self.log)
+        os.replace(temporary, self.out / "log.csv")
+
+    def _views(self, generator: torch.Generator) -> tuple[Views, Views]:
+        s = self.settings
+        pool = self.pool.at(self.step)
+        chosen = torch.randperm(len(pool), generator=generator)[: s.batch].tolist()
+        images = torch.stack([torch.from_numpy(pool[index]) for index in chosen])
+        return view_pair(images, s.size, s.scales, generator)
+
+    def _tokens(
+        self, learner: Learner, views: Views, generator: torch.Generator, whole: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs of the head (B, kept, head) and the places of the kept tokens (B, kept), row-major numbers.
+
+        Positions are those of a random window of the table, so that nothing but the picture says where a view lies.
+        """
+        s, vit = self.settings, learner.vit
+        mean, std = (torch.tensor(values)[:, None, None] for values in (_MEAN, _STD))
+        x = vit.patch_embed((views.pixels - mean) / std).flatten(2).transpose(1, 2)
+        batch, count, width = x.shape
+        side = s.size // s.patch
+        top, left = torch.randint(s.native - side + 1, (2,), generator=generator).tolist()
+        table = vit.pos_embed[0, 1:].unflatten(0, (s.native, s.native))
+        kept = torch.arange(count)[None].expand(batch, -1)
+        if not whole:
+            order = torch.rand(batch, count, generator=generator).argsort(1)
+            kept = order[:, : count - round(s.dropped * count)]
+            x = x.gather(1, kept[..., None].expand(-1, -1, width))
+            hide = round(s.hidden * count)
+            x = torch.cat([learner.mask_token.expand(batch, hide, -1), x[:, hide:]], dim=1)
+        x = x + table[top : top + side, left : left + side].flatten(0, 1)[kept]
+        first = vit.cls_token + vit.pos_embed[:, :1]
+        x = torch.cat([first.expand(batch, -1, -1), x], dim=1)
+        for block in vit.blocks:
+            x = block(x)
+        return learner.head(vit.norm(x)[:, 1:]), kept
+
+    def loss(self, generator: torch.Generator) -> tuple[Tensor, float]:
+        """The loss of one batch, and the share of places that find themselves (see :func:`contrast`)."""
+        s = self.settings
+        target, seen = self._views(generator)
+        side = s.size // s.patch
+        with torch.no_grad():
+            answers, _ = self._tokens(self.teacher, target, generator, whole=True)
+            answers = answers.transpose(1, 2).unflatten(2, (side, side))
+            places = token_places(side)[None].expand(s.batch, -1, -1, -1)
+            places = target.from_picture(seen.to_picture(places))
+            inside = (places.abs() < 1 - 0.5 / side).all(-1).flatten(1)
+            answers = F.grid_sample(answers, places, align_corners=False).flatten(2).transpose(1, 2)
+        tokens, kept = self._tokens(self.student, seen, generator, whole=False)
+        order = torch.rand(kept.shape, generator=generator) - 2 * (~inside.gather(1, kept)).float()
+        chosen = order.topk(s.places, dim=1)
+        valid = chosen.values > 0
+        said = tokens.gather(1, chosen.indices[..., None].expand(-1, -1, s.head))[valid]
+        places = kept.gather(1, chosen.indices)
+        wanted = answers.gather(1, places[..., None].expand(-1, -1, s.head))[valid]
+        return contrast(said, wanted, s)
+
+    def learn(self, progress: float) -> float:
+        """One step at `progress`, from 0 to 1, of the run. Returns the loss."""
+        s = self.settings
+        # A generator of its own for every step: nothing to restore after an interruption.
+        generator = torch.Generator().manual_seed(s.seed * 1_000_003 + self.step)
+        rate = s.lr * min(1.0, (self.step + 1) / max(1, s.warmup))
+        rate *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        loss, same = self.loss(generator)
+        if not torch.isfinite(loss):
+            raise ModelError(
+                f"the loss is {loss.item()} at step {self.step}; lower lr ({s.lr}) and start anew"
+            )
+        loss.backward()
+        for optimiser in self.optimisers:
+            optimiser.step()
+        keep = s.start_memory + (s.memory - s.start_memory) * min(1.0, progress)
+        with torch.no_grad():
+            for mean, own in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                mean.lerp_(own, 1 - keep)
+        self.step += 1
+        self.log.append(
+            [self.step, round(self.seconds, 1), rate, round(loss.item(), 6), round(same, 4)]
+        )
+        return loss.item()
+
+    def run(self, steps: int, minutes: float | None = None) -> None:
+        """Train until `steps`, or until `minutes` of training time are spent (earlier parts of the run included).
+
+        With `minutes` the schedule follows the clock, so the run cools down in time on any machine, but is then not
+        repeatable to the bit; with steps it is.
+        """
+        saved = before = time.monotonic()
+        with tqdm(total=steps, initial=self.step, unit="step", mininterval=5) as bar:
+            while True:
+                progress = self.seconds / (minutes * 60) if minutes else self.step / steps
+                if progress >= 1:
+                    break
+                loss = self.learn(progress)
+                now = time.monotonic()
+                self.seconds += now - before
+                before = now
+                bar.set_postfix(loss=f"{loss:.3f}", done=f"{progress:.1%}", refresh=False)
+                bar.update()
+                if now - saved > self.settings.checkpoint_seconds:
+                    self.save()
+                    saved = time.monotonic()
+        self.save()
+
+    def export(self, file: Path) -> Path:
+        """Write the teacher's network as float16 safetensors in DINO's names, and `config.json` beside it."""
+        s = self.settings
+        state = {
+            name: value.half().contiguous() for name, value in self.teacher.vit.state_dict().items()
+        }
+        about = {
+            "steps": str(self.step),
+            "views": str(2 * self.step * s.batch),
+            "pictures": str(s.pool + self.step * s.fresh),
+            "seconds": f"{self.seconds:.0f}",
+            "seed": str(s.seed),
+        }
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        save_file(state, temporary, metadata=about)
+        os.chmod(temporary, 0o644)  # safetensors lets nobody but the owner read
+        os.replace(temporary, file)
+        config = {
+            "architecture": "dino",
+            "width": s.width,
+            "depth": s.depth,
+            "heads": s.heads,
+            "patch": s.patch,
+            "native": [s.native, s.native],
+        }
+        text = json.dumps(config, indent=2) + "\n"
+        (file.parent / "config.json").write_text(text, encoding="utf-8")
+        return file
+
+
+def pretrain_scenedino(
+    settings: SceneDinoSettings,
+    out: Path,
+    resume: bool = True,
+    steps: int | None = None,
+    minutes: float | None = None,
+) -> Path:
+    """Train a SceneDINO in the folder `out`; returns the path of the exported weights, `out/model.safetensors`.
+
+    resume: go on from the folder's checkpoint (after a kill, say) instead of starting anew. steps: instead of the
+    settings' number. minutes: spend this much time instead; the learning rate cools down in time.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(settings.threads)
+    settings = replace(settings, steps=steps or settings.steps)
+    trainer = SceneDinoTrainer(settings, out)
+    if resume and trainer.resume():
+        tqdm.write(f"resumed at step {trainer.step}")
+    trainer.run(settings.steps, minutes)
+    return trainer.export(trainer.out / "model.safetensors")
