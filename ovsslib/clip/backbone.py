@@ -16,12 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovsslib.clip.architectures import PIXEL_MEAN, PIXEL_STD
 from ovsslib.clip.configuration import configuration_of
 from ovsslib.errors import ImageError, ModelError
-
-# CLIP's own normalisation, RGB, for pixel values in [0, 1].
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 POSITIONS = ("sclip", "size", "size-antialias", "bilinear", "bilinear-half")
 """Rules by which the positional table is resized to another grid (`Backbone.positions`)."""
@@ -107,6 +104,8 @@ class Backbone:
         device: str | torch.device = "cpu",
         precision: str = "fp32",
         known_token_ids: Tensor | None = None,
+        pixel_mean: tuple[float, float, float] = PIXEL_MEAN,
+        pixel_std: tuple[float, float, float] = PIXEL_STD,
     ):
         if precision not in PRECISIONS:
             raise ModelError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
@@ -116,6 +115,7 @@ class Backbone:
         self.model = model.to(self.device, self.dtype).eval().requires_grad_(False)
         self.name, self.pretrained, self.weights_hash = name, pretrained, weights_hash
         self.known_token_ids = known_token_ids
+        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
         visual = self.visual
         self.blocks = visual.transformer.resblocks
         self.layers = len(self.blocks)
@@ -138,8 +138,26 @@ class Backbone:
     @cached_property
     def configuration(self) -> dict[str, dict[str, Any]]:
         """What the model computes besides its weights (`configuration_of`): part of every key."""
-        mean = getattr(self, "pixel_mean", PIXEL_MEAN)
-        return configuration_of(self.model, mean, getattr(self, "pixel_std", PIXEL_STD))
+        return configuration_of(self.model, self.pixel_mean, self.pixel_std)
+
+    @cached_property
+    def text_is_cut(self) -> bool:
+        """Whether a text's padding may be cut away: a causal tower that answers at the end token, as CLIP's does."""
+        model = self.model
+        return (
+            hasattr(model, "token_embedding")
+            and getattr(model, "text_pool_type", "argmax") == "argmax"
+            and getattr(model, "attn_mask", None) is not None
+            and isinstance(getattr(model, "text_projection", None), torch.Tensor)
+        )
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Mean and standard deviation for pixels on the 0..255 scale; CLIP's own are rounded as published."""
+        if (self.pixel_mean, self.pixel_std) == (PIXEL_MEAN, PIXEL_STD):
+            return (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
+        mean, std = (tuple(255 * v for v in values) for values in (self.pixel_mean, self.pixel_std))
+        return mean, std
 
     @property
     def scale(self) -> float:
@@ -323,7 +341,7 @@ class Backbone:
         """
         model = self.model
         token_ids = token_ids.to(self.device)
-        if not hasattr(model, "token_embedding"):
+        if not self.text_is_cut:
             pad = self.context_length - token_ids.shape[1]
             return model.encode_text(F.pad(token_ids, (0, pad))).float()
         length = token_ids.shape[1]
@@ -357,7 +375,17 @@ def check_device(device: str | torch.device) -> torch.device:
     try:
         device = torch.device(device)
     except (RuntimeError, TypeError):
-        raise ModelError(f"device={device!r}: choose 'cpu', 'cuda' or 'cuda:N'") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device={str(device)!r}: this PyTorch sees no CUDA device; use device='cpu'")
+        raise ModelError(f"device={device!r}: choose 'cpu', 'cuda', 'cuda:N' or 'mps'") from None
+    here = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not here.get(device.type, False):
+        raise ModelError(
+            f"device={str(device)!r}: this PyTorch sees no such device; use "
+            f"{' or '.join(repr(name) for name, there in here.items() if there)}"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"device={str(device)!r}: there are {torch.cuda.device_count()} CUDA devices, from 0")
     return device

@@ -1,35 +1,43 @@
-"""Where backbones come from: the embedded SceneCLIP, local checkpoint files, open_clip's hub entries.
+"""Where backbones come from: the embedded SceneCLIP, local checkpoint files and folders, hub entries.
 
-Weights are read without executing code: safetensors, or `torch.load(weights_only=True)`, or the TorchScript archive
-that OpenAI published. Nothing is downloaded unless a pretrained tag is asked for by name.
+Weights are read without executing code. Nothing is downloaded unless a pretrained tag or a hub name is given.
 """
 
-import hashlib
 import json
-import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from ovsslib import paths
-from ovsslib.clip.backbone import Backbone, check_device
-from ovsslib.errors import ModelError
+from ovsslib.clip.architectures import (
+    Architecture,
+    build_model,
+    check_configuration,
+    from_transformers,
+)
+from ovsslib.clip.backbone import PRECISIONS, Backbone, check_device
+from ovsslib.clip.checkpoints import check_file, is_torchscript, load_state, read_state_dict
+from ovsslib.errors import ModelError, did_you_mean
+
+__all__ = [
+    "EMBEDDED", "OPENAI_SHA256", "build_model", "cached_pretrained", "check_file", "fetch_pretrained", "load_backbone",
+    "load_state", "read_state_dict",
+]  # fmt: skip
 
 # SHA-256 of the checkpoint files that OpenAI published (the hash is part of each file's address).
 OPENAI_SHA256 = {
     "ViT-B-16.pt": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
 }
-_EXTRA_KEYS = ("input_resolution", "context_length", "vocab_size")
 EMBEDDED = ("sceneclip", "sceneclip-p32")
+_HUB_PREFIX = "hf-hub:"
+_WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+_CONFIGURATIONS = ("open_clip_config.json", "config.json")
 
 
 def load_backbone(
@@ -43,129 +51,173 @@ def load_backbone(
     """Open a CLIP for dense prediction.
 
     Args:
-        model: "sceneclip" or "sceneclip-p32" (embedded), an open_clip model name ("ViT-B-16-quickgelu"), or an
-            open_clip configuration (mapping, or path of its JSON file).
+        model: "sceneclip" or "sceneclip-p32" (embedded); an open_clip model name ("ViT-B-16-quickgelu"); an open_clip
+            configuration (mapping, or path of its JSON file); a folder with `config.json` and weights, of
+            `transformers`' CLIP or of open_clip; or a hub name ("openai/clip-vit-base-patch16",
+            "hf-hub:laion/..."), fetched if it is not in the local cache.
         pretrained: for an open_clip model: a pretrained tag ("openai", fetched from the hub if it is not in the
-            local cache) or a checkpoint file (.pt of OpenAI, state dict, or .safetensors; OpenAI's or
-            open_clip's key names). For an embedded model: the folder that `ovss pretrain --out` wrote; None is the
-            shipped one.
-        device: "cpu", "cuda", "cuda:N".
+            local cache) or a checkpoint file (.pt of OpenAI, state dict, or .safetensors; OpenAI's, open_clip's or
+            `transformers`' key names, with the prefixes and wrappers of training code). For an embedded model: the
+            folder that `ovss pretrain --out` wrote; None is the shipped one. Not for a folder or a hub name.
+        device: "cpu", "cuda", "cuda:N", "mps".
         precision: "fp32", "bf16" or "fp16".
         sha256: refuse the checkpoint file if its hash is another.
 
+    Activation, normalisation, image size and tokenizer are those of the tag's or folder's published
+    configuration. A file under a name that has a `-quickgelu` twin is taken as the name says, with a warning where
+    nothing in the file decides.
+
     Raises:
-        ModelError: unknown model or tag, missing or damaged file, keys or shapes that do not fit, wrong hash,
-            hub not reachable (the message says what to download and where to put it).
+        ModelError: unknown model or tag, a model that this library cannot run rightly (SigLIP, EVA, CoCa, other
+            tokenizers, ...), missing or damaged file, keys or shapes that do not fit, values that are not
+            finite, wrong hash, hub not reachable (the message says what to download and where to put it).
     """
-    if isinstance(model, str) and model in EMBEDDED:
-        return _load_embedded(model, pretrained, device, precision)
-    name, config = _resolve_config(model)
     check_device(device)  # before a download is begun
+    if precision not in PRECISIONS:
+        raise ModelError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if isinstance(model, str) and model in EMBEDDED:
+        return _load_embedded(model, pretrained, device, precision, sha256)
+    found, files = _found_together(model, pretrained)
+    if found is not None:
+        return _opened(found, files, str(model), device, precision, sha256, quick_gelu=False)
+    architecture = _resolve(model)
+    name = architecture.name
     if pretrained is None:
         raise ModelError(
             f"model {name!r} needs weights: pass pretrained= a checkpoint file or a tag"
             f"{_tags_hint(name)}; the embedded model needs none: load_backbone('sceneclip')"
         )
     path = Path(pretrained).expanduser()
-    if path.suffix or path.exists():
-        file = path
-    else:
-        file = fetch_pretrained(name, str(pretrained))
-    if sha256 is None and _is_torchscript(file):  # OpenAI's own archive; a state dict may have its name too
+    tag = get_pretrained_cfg(name, str(pretrained)) if isinstance(model, str) else {}
+    if not tag and path.is_dir():
+        raise ModelError(
+            f"pretrained={str(pretrained)!r} is a folder; pass the file in it, or the folder itself as the model: "
+            f"load_backbone({str(pretrained)!r})"
+        )
+    if not tag and (path.suffix or path.is_file()):
+        return _opened(architecture, path, str(pretrained), device, precision, sha256)
+    file = fetch_pretrained(name, str(pretrained))
+    if tag.get("mean"):
+        architecture = Architecture(name, architecture.config, tuple(tag["mean"]), tuple(tag["std"]))
+    quick = bool(tag.get("quick_gelu", False))
+    if architecture.config.get("quick_gelu") and not quick:
+        warnings.warn(
+            f"the weights {str(pretrained)!r} were trained with GELU, but {name!r} computes QuickGELU; "
+            f"load_backbone({name.removesuffix('-quickgelu')!r}, {str(pretrained)!r}) is what they belong to",
+            stacklevel=2,
+        )
+    return _opened(architecture, file, str(pretrained), device, precision, sha256, quick_gelu=quick)
+
+
+def _opened(
+    architecture: Architecture,
+    file: Path,
+    pretrained: str,
+    device: str | torch.device,
+    precision: str,
+    sha256: str | None,
+    quick_gelu: bool | None = None,
+) -> Backbone:
+    """A backbone from its architecture and a checkpoint; `quick_gelu` None: nobody told, the file may."""
+    if sha256 is None and is_torchscript_file(file):  # OpenAI's own archive; a state dict may have its name too
         sha256 = OPENAI_SHA256.get(file.name)
     digest = check_file(file, sha256)
     state, from_openai = read_state_dict(file)
-    quick = from_openai or (str(pretrained) == "openai")
-    net = build_model(config, quick_gelu=quick)
+    name = architecture.name
+    untold = quick_gelu is None and not from_openai and not architecture.config.get("quick_gelu")
+    if untold and f"{name}-quickgelu" in open_clip.list_models():
+        warnings.warn(
+            f"nothing in {file.name} says whether it was trained with GELU or QuickGELU; it runs with GELU, as "
+            f"{name!r} says. Weights of OpenAI (and MetaCLIP, DFN) need load_backbone('{name}-quickgelu', ...)",
+            stacklevel=3,
+        )
+    net = build_model(architecture.config, quick_gelu=bool(quick_gelu) or from_openai, name=name)
     load_state(net, state, f"{file}")
     return Backbone(
-        net, name=name, pretrained=str(pretrained), weights_hash=digest[:16], device=device, precision=precision
+        net, name=name, pretrained=pretrained, weights_hash=digest[:16], device=device, precision=precision,
+        pixel_mean=architecture.mean, pixel_std=architecture.std,
+    )  # fmt: skip
+
+
+def is_torchscript_file(file: Path) -> bool:
+    """Whether a file that may be missing is a TorchScript archive."""
+    return file.is_file() and is_torchscript(file)
+
+
+# -- folders and hub names ----------------------------------------------------------------------------------------
+
+
+def _found_together(
+    model: str | Path | Mapping[str, Any], pretrained: str | Path | None
+) -> tuple[Architecture | None, Path]:
+    """Architecture and weights of a folder or a hub entry, which bring both; (None, ...) for another model."""
+    nothing = (None, Path())
+    if isinstance(model, Mapping):
+        return nothing
+    text = str(model)
+    folder = Path(text).expanduser()
+    known = open_clip.get_model_config(text) is not None if not text.startswith(_HUB_PREFIX) else False
+    if folder.is_dir() and not known:
+        if pretrained is not None:
+            raise ModelError(f"model {text!r} is a folder with its own weights; leave pretrained out")
+        return _of_folder(folder)
+    hub = text.startswith(_HUB_PREFIX) or (
+        text.count("/") == 1 and not folder.suffix and not folder.exists() and not _looks_like_vit(text)
     )
+    if not hub:
+        return nothing
+    if pretrained is not None:
+        raise ModelError(f"model {text!r} is a hub entry with its own weights; leave pretrained out")
+    return _of_folder(_fetch_entry(text.removeprefix(_HUB_PREFIX)), name=text)
 
 
-def build_model(config: Mapping[str, Any], quick_gelu: bool = False) -> open_clip.CLIP:
-    """An open_clip model of a configuration mapping, with open_clip's random weights."""
-    config = {key: value for key, value in config.items() if key != "custom_text"}
-    if quick_gelu:
-        config["quick_gelu"] = True
+def _looks_like_vit(text: str) -> bool:
+    """Whether a name is OpenAI's spelling of a model ("ViT-B/16"), not a hub entry."""
+    return text.replace("/", "-") in open_clip.list_models()
+
+
+def _of_folder(folder: Path, name: str | None = None) -> tuple[Architecture, Path]:
+    """What a folder of `transformers` or open_clip holds. Raises ModelError for what is missing."""
+    weights = next((folder / n for n in _WEIGHTS if (folder / n).is_file()), None)
+    settings = next((folder / n for n in _CONFIGURATIONS if (folder / n).is_file()), None)
+    if settings is None or weights is None:
+        missing = " or ".join(_CONFIGURATIONS if settings is None else _WEIGHTS)
+        raise ModelError(f"the folder {folder} holds no CLIP: it has no {missing}")
+    name, content = name or folder.name, _read_json(settings)
+    if "vision_cfg" in content or "model_cfg" in content:
+        return _architecture(name, content), weights
+    config = from_transformers(content, name)
+    check_configuration(config, name)
+    preprocessing = folder / "preprocessor_config.json"
+    about = _read_json(preprocessing) if preprocessing.is_file() else {}
+    extra = {"preprocess_cfg": {"mean": about["image_mean"], "std": about["image_std"]}} if "image_mean" in about else {}
+    return _architecture(name, {"model_cfg": config, **extra}), weights
+
+
+def _fetch_entry(entry: str) -> Path:
+    """Local folder of a hub entry's files, from the cache or else the hub."""
+    found = {}
+    names = (*_CONFIGURATIONS, "preprocessor_config.json", *_WEIGHTS)
+    for name in names:
+        path = try_to_load_from_cache(entry, name)
+        if isinstance(path, str):
+            found[name] = Path(path)
+    if set(found) & set(_CONFIGURATIONS) and set(found) & set(_WEIGHTS):
+        return next(iter(found.values())).parent
     try:
-        return open_clip.CLIP(**config)
-    except (TypeError, KeyError, ValueError) as error:
-        raise ModelError(f"not an open_clip CLIP configuration: {error}") from None
-
-
-def load_state(net: torch.nn.Module, state: Mapping[str, torch.Tensor], origin: str) -> None:
-    """Copy a state dict into a model. Raises ModelError that names missing, unexpected and misshapen keys."""
-    own = net.state_dict()
-    optional = {key for key in own if key.endswith(("attn_mask", "logit_bias"))}
-    missing = [key for key in own if key not in state and key not in optional]
-    unexpected = [key for key in state if key not in own]
-    misshapen = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    problems = []
-    for title, keys in (("missing", missing), ("unexpected", unexpected), ("other shape", misshapen)):
-        if keys:
-            more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
-            problems.append(f"{title}: {', '.join(keys[:4])}{more}")
-    if problems:
+        there = {one.rfilename for one in HfApi().model_info(entry, timeout=10).siblings or ()}
+        weights = next((n for n in _WEIGHTS if n in there), None)
+        wanted = [n for n in names[:3] if n in there] + ([weights] if weights else [])
+        made = [Path(hf_hub_download(entry, name)) for name in wanted]
+    except Exception as error:  # noqa: BLE001 - hub clients raise their transport's own errors
         raise ModelError(
-            f"the weights of {origin} do not fit this architecture ({'; '.join(problems)}); choose the model name "
-            "they belong to, with OpenAI's or open_clip's key names"
-        )
-    net.load_state_dict(dict(state), strict=False)
-
-
-def read_state_dict(file: Path) -> tuple[dict[str, torch.Tensor], bool]:
-    """Tensors of a checkpoint file, and whether it is one of OpenAI's own. Executes no code of the file."""
-    try:
-        if file.suffix == ".safetensors":
-            state, openai = load_file(file), False
-        elif _is_torchscript(file):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                state, openai = torch.jit.load(file, map_location="cpu").state_dict(), True
-        else:
-            state, openai = torch.load(file, map_location="cpu", weights_only=True), False
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ModelError(_unreadable(file, error)) from None
-    except pickle.UnpicklingError as error:
-        if "Unsupported operand" in str(error):  # no pickle at all: a web page, another format
-            raise ModelError(_unreadable(file, "its content is not PyTorch's")) from None
-        raise ModelError(
-            f"{file} is refused, since reading it would execute code ({type(error).__name__}); "
-            "convert it to safetensors where you trust it"
+            f"{entry!r} is not in the local cache and could not be fetched from the hub ({type(error).__name__}). On a "
+            "connected machine download its config.json, preprocessor_config.json and model.safetensors into a folder, "
+            f"bring it here and pass it: load_backbone('/path/to/{entry.rpartition('/')[2]}')"
         ) from None
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ModelError(f"{file} holds no state dict (a mapping of names to tensors)")
-    openai = openai or all(key in state for key in _EXTRA_KEYS)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    return {key: value for key, value in state.items() if key not in _EXTRA_KEYS}, openai
-
-
-def _unreadable(file: Path, error: Exception | str) -> str:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"cannot read the checkpoint {file}: {reason}; it is damaged, cut off, or no checkpoint"
-
-
-def check_file(file: Path, sha256: str | None = None) -> str:
-    """SHA-256 of a checkpoint. Raises ModelError if the file is missing or its hash is not the expected one."""
-    if not file.is_file():
-        raise ModelError(f"there is no checkpoint at {file}; check the path, or give a pretrained tag")
-    summed = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 22):
-            summed.update(block)
-    digest = summed.hexdigest()
-    if sha256 and digest != sha256:
-        raise ModelError(
-            f"{file} is damaged or another file: its SHA-256 is {digest}, expected {sha256}; download it again"
-        )
-    return digest
+    if not made:
+        raise ModelError(f"the hub entry {entry!r} holds no CLIP: it has no {' or '.join(_CONFIGURATIONS)}")
+    return made[0].parent
 
 
 def cached_pretrained(name: str, tag: str) -> Path | None:
@@ -180,9 +232,11 @@ def cached_pretrained(name: str, tag: str) -> Path | None:
             if isinstance(found, str):
                 return Path(found)
     if settings.get("url"):
-        file = Path.home() / ".cache" / "clip" / Path(settings["url"]).name
-        if file.is_file():
-            return file
+        try:
+            file = Path.home() / ".cache" / "clip" / Path(settings["url"]).name
+            return file if file.is_file() else None
+        except (RuntimeError, OSError):  # no home folder, or one that cannot be read
+            return None
     return None
 
 
@@ -211,9 +265,9 @@ def fetch_pretrained(name: str, tag: str) -> Path:
 
 
 def _load_embedded(
-    name: str, own: str | Path | None, device: str | torch.device, precision: str
+    name: str, own: str | Path | None, device: str | torch.device, precision: str, sha256: str | None
 ) -> Backbone:
-    from ovsslib.clip.sceneclip import load_sceneclip_state  # the embedded world stands aside
+    from ovsslib.clip.sceneclip import load_sceneclip_state  # late: seldom needed with real CLIP
 
     folder = paths.data(f"models/{name}") if own is None else Path(own).expanduser()
     if folder.name == "model.safetensors":
@@ -224,44 +278,66 @@ def _load_embedded(
             raise ModelError(
                 f"the embedded model is missing at {part}; train it with `ovss pretrain {name} --out {folder}`"
             )
-    config = json.loads(settings.read_text(encoding="utf-8"))
+    digest = check_file(file, sha256)
+    architecture = _architecture(name, _read_json(settings))
     state, kept = load_sceneclip_state(file)
-    net = build_model(config)
+    net = build_model(architecture.config, name=name)
     load_state(net, state, str(file))
     return Backbone(
-        net, name=name, pretrained="embedded" if own is None else folder.name, weights_hash=check_file(file)[:16],
+        net, name=name, pretrained="embedded" if own is None else folder.name, weights_hash=digest[:16],
         device=device, precision=precision, known_token_ids=kept,
-    )
+        pixel_mean=architecture.mean, pixel_std=architecture.std,
+    )  # fmt: skip
 
 
-def _resolve_config(model: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _resolve(model: str | Path | Mapping[str, Any]) -> Architecture:
+    """The architecture of a name, a configuration, or the path of one."""
     if isinstance(model, Mapping):
-        return "custom", dict(model)
+        return _architecture("custom", model)
     text = str(model)
     if text.endswith(".json"):
         file = Path(text).expanduser()
         if not file.is_file():
             raise ModelError(f"there is no model configuration at {file}")
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ModelError(f"{file} is not JSON: {error}") from None
-        return file.stem, config.get("model_cfg", config)
+        return _architecture(file.stem, _read_json(file))
     config = open_clip.get_model_config(text)
     if config is None:
-        vits = [name for name in open_clip.list_models() if name.startswith("ViT-")]
+        names = [name for name in open_clip.list_models() if name.startswith("ViT-")]
+        twin = text.replace("/", "-")
+        hint = f" (did you mean {twin!r}?)" if twin in names else did_you_mean(text, names).partition(";")[0]
         raise ModelError(
-            f"unknown model {text!r}; embedded: {', '.join(EMBEDDED)}; open_clip: {', '.join(vits[:12])}, ... "
+            f"unknown model {text!r}{hint}; embedded: {', '.join(EMBEDDED)}; open_clip: {', '.join(names[:12])}, ... "
             "(open_clip.list_models() lists all)"
         )
-    return text, config
+    return _architecture(text, config)
 
 
-def _is_torchscript(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
+def _architecture(name: str, content: Mapping[str, Any]) -> Architecture:
+    """From open_clip's `model_cfg`, alone or with its `preprocess_cfg`."""
+    config = dict(content.get("model_cfg", content))
+    preprocessing = content.get("preprocess_cfg") or config.pop("preprocess_cfg", None) or {}
+    config.pop("preprocess_cfg", None)
+    given = {}
+    for key, field in (("mean", "mean"), ("std", "std")):
+        if preprocessing.get(key) is None:
+            continue
+        values = preprocessing[key]
+        if not isinstance(values, (list, tuple)) or len(values) != 3 or (key == "std" and min(values) <= 0):
+            raise ModelError(f"model {name!r}: preprocess_cfg.{key}={values!r} must be three numbers, RGB, for [0, 1]")
+        given[field] = tuple(float(v) for v in values)
+    return Architecture(name, config, **given)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file} is not JSON: {error}") from None
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds no configuration (a JSON mapping)")
+    return content
 
 
 def _hub_entry(entry: str) -> tuple[str, str]:

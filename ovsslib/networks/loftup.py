@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovsslib.clip.loading import read_state_dict
+from ovsslib.clip.checkpoints import read_state_dict
 from ovsslib.errors import ModelError, RecipeError
 
 _COLOUR_FREQUENCIES = 20

@@ -2,6 +2,7 @@
 
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import EMBEDDED, cached_pretrained, load_backbone
+from ovsslib.errors import ModelError, RecipeError
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter.segmenter import Segmenter
 
@@ -13,8 +14,8 @@ def load(
     model: str | Backbone = "auto",
     pretrained: str | None = None,
     *,
-    device: str = "cpu",
-    precision: str = "fp32",
+    device: str | None = None,
+    precision: str | None = None,
     dataset: str | None = None,
 ) -> Segmenter:
     """A segmenter in one line.
@@ -23,17 +24,27 @@ def load(
         recipe: name of a shipped recipe (:func:`ovsslib.recipes`), or a Recipe.
         model: "auto" (OpenAI's ViT-B/16 if its weights are in the local cache, else the embedded SceneCLIP with a
             notice; nothing is downloaded), a name for :func:`load_backbone`, or a Backbone.
-        pretrained, device, precision: see :func:`load_backbone`.
+        pretrained, device, precision: see :func:`load_backbone`; with model="auto", a checkpoint of OpenAI's
+            ViT-B/16. Not with a Backbone, which has its own.
         dataset: use the recipe's published settings for this data set. The embedded model gets those for Scenes.
 
     Raises:
         RecipeError, ModelError: unknown names, missing weights.
     """
     chosen = None if isinstance(recipe, Recipe) else str(recipe)
+    if chosen is None and dataset is not None:
+        raise RecipeError(
+            f"dataset={dataset!r} chooses among a named recipe's settings; with a Recipe leave it out, or make the "
+            f"recipe with Recipe.named({recipe.name!r}, dataset={dataset!r})"
+        )
     if chosen is not None:
         recipe = Recipe.named(chosen, dataset)
+    placed = {"device": device or "cpu", "precision": precision or "fp32"}
     if isinstance(model, Backbone):
+        _refuse_ignored(model, pretrained, device, precision)
         backbone = model
+    elif model == "auto" and pretrained is not None:
+        backbone = load_backbone(PREFERRED[0], pretrained, **placed)
     elif model == "auto":
         file = cached_pretrained(*PREFERRED)
         if file is None:
@@ -42,11 +53,25 @@ def load(
                 f"seen drawn scenes; for photographs: load({recipe.name!r}, model={PREFERRED[0]!r}, "
                 f"pretrained={PREFERRED[1]!r})"
             )
-            backbone = load_backbone("sceneclip", device=device, precision=precision)
+            backbone = load_backbone("sceneclip", **placed)
         else:
-            backbone = load_backbone(*PREFERRED, device=device, precision=precision)
+            backbone = load_backbone(*PREFERRED, **placed)
     else:
-        backbone = load_backbone(model, pretrained, device=device, precision=precision)
+        backbone = load_backbone(model, pretrained, **placed)
     if chosen is not None and dataset is None and backbone.name in EMBEDDED:
         recipe = Recipe.named(chosen, "scenes")
     return Segmenter(backbone, recipe)
+
+
+def _refuse_ignored(backbone: Backbone, pretrained: str | None, device: str | None, precision: str | None) -> None:
+    """Raise ModelError for an argument that a ready backbone would ignore."""
+    if pretrained is not None:
+        raise ModelError(f"pretrained={pretrained!r}: the given backbone has its weights; leave pretrained out")
+    for name, asked, has in (
+        ("device", device, str(backbone.device)),
+        ("precision", precision, backbone.precision),
+    ):
+        if asked is not None and str(asked) != has:
+            raise ModelError(
+                f"{name}={asked!r}: the given backbone has {name} {has!r}; load it with load_backbone(..., {name}={asked!r})"
+            )

@@ -278,7 +278,7 @@ class Segmenter:
     def prepare(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 -> (3, h, w) normalised pixels at the recipe's size, on the device."""
         resized = resize_picture(image, self.windows.short_side, self.windows.long_side)
-        return normalise(resized).to(self.backbone.device)
+        return normalise(resized, *self.backbone.normalisation).to(self.backbone.device)
 
     def words(self, text: TextFeatures) -> Words:
         """Rows that are compared with the patches: queries, then group texts if a stage wants them."""
@@ -342,7 +342,7 @@ class Segmenter:
 
             image = picture.image
             if image is None:
-                image = denormalise(picture.pixels)
+                image = denormalise(picture.pixels, *self.backbone.normalisation)
             proposed = masks.load(name).propose(image)
             picture.regions[name] = torch.from_numpy(masks.region_map(proposed)).long()
         return picture.regions[name].to(self.backbone.device)

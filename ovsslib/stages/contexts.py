@@ -120,7 +120,7 @@ class AttentionContext:
 
     def guide_reading(self) -> "GuideReading":
         """What the guide sees in these windows; one pass for all recipes of an evaluation."""
-        return guide_reading(self.guide, self.window, self.kept)
+        return guide_reading(self.guide, self.backbone, self.window, self.kept)
 
     def guide_features(self, kind: str = "last") -> Tensor:
         """(B, D, h', w') features of the guide for these windows."""
@@ -157,7 +157,7 @@ class PictureContext:
 
     def guide_reading(self) -> "GuideReading":
         """What the guide sees in all windows; one pass for all recipes of an evaluation."""
-        return guide_reading(self.guide, self.windows, self.kept)
+        return guide_reading(self.guide, self.backbone, self.windows, self.kept)
 
     def guide_features(self, kind: str = "last") -> Tensor:
         """(N, D, h', w') features of the guide for all windows."""
@@ -269,10 +269,16 @@ class ImageContext:
         return F.interpolate(self.network_picture, size=self.image.shape[:2], mode="bilinear")
 
 
-def guide_reading(guide: "Guide | None", pixels: Tensor, kept: dict[Any, Any]) -> "GuideReading":
-    """What a guide sees in CLIP-normalised pixels (B, 3, H, W): one pass per place, whatever the recipes."""
+def guide_reading(
+    guide: "Guide | None", backbone: Backbone, pixels: Tensor, kept: dict[Any, Any]
+) -> "GuideReading":
+    """What a guide sees in the backbone's pixels (B, 3, H, W): one pass per place, whatever the recipes."""
     if guide is None:
         raise RecipeError("the recipe has no guide; give its stage one (field `guide`)")
     if guide.weights_hash not in kept:
-        kept[guide.weights_hash] = guide.read(guide.from_clip(pixels))
+        mean, std = (
+            torch.tensor(values, device=pixels.device).view(1, 3, 1, 1)
+            for values in (backbone.pixel_mean, backbone.pixel_std)
+        )
+        kept[guide.weights_hash] = guide.read(guide.normalise(pixels.float() * std + mean))
     return kept[guide.weights_hash]

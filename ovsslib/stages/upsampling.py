@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovsslib import paths
-from ovsslib.clip.loading import check_file
+from ovsslib.clip.checkpoints import check_file
 from ovsslib.errors import ModelError, RecipeError
 from ovsslib.networks.loftup import LoftUp, load_loftup, weights_file
 from ovsslib.recipe import Recipe, stage

@@ -210,7 +210,7 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_downloaded(monkey
 def test_auto_takes_the_cached_clip_and_else_the_embedded_model_with_a_notice(
     tmp_path, monkeypatch, capsys, openai_files
 ):
-    monkeypatch.setattr("ovsslib.segmenter.cached_pretrained", lambda name, tag: None)
+    monkeypatch.setattr("ovsslib.segmenter.loading.cached_pretrained", lambda name, tag: None)
     segmenter = load("sclip")
     assert segmenter.backbone.name == "sceneclip"
     assert "SceneCLIP" in capsys.readouterr().out
