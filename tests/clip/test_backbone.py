@@ -66,7 +66,7 @@ def test_taps_and_inputs_are_those_of_the_blocks(tiny_backbone, tiny_inputs):
 
 def test_base_grid_uses_the_table_as_it_is(tiny_backbone):
     table = tiny_backbone.visual.positional_embedding
-    assert torch.equal(tiny_backbone.positions((4, 4), interpolate=False), table)
+    assert torch.equal(tiny_backbone.positions((4, 4), "keep"), table)
     shifted = tiny_backbone.positions((4, 4))
     assert (shifted - table).abs().max() > 1e-3  # the published +0.1 moves the samples
     for grid in [(1, 1), (3, 17), (21, 28), (14, 14), (40, 128)]:
