@@ -20,7 +20,7 @@ from ovsslib.clip.architectures import PIXEL_MEAN, PIXEL_STD
 from ovsslib.clip.configuration import configuration_of
 from ovsslib.errors import ImageError, ModelError
 
-POSITIONS = ("sclip", "size", "size-antialias", "bilinear", "bilinear-half")
+POSITIONS = ("sclip", "size", "size-antialias", "bilinear", "bilinear-half", "bilinear-half-always")
 """Rules by which the positional table is resized to another grid (`Backbone.positions`)."""
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -173,7 +173,8 @@ class Backbone:
                 scale factors (h + 0.1) / h0 and (w + 0.1) / w0, which shift the samples. "size" and
                 "size-antialias" are bicubic to the size (LPOSS; GEM), "bilinear" to the size (CLIP Surgery),
                 "bilinear-half" the same with the table rounded to float16 (TagCLIP). "keep" takes the table as it
-                is.
+                is. "bilinear-half-always" differs from "bilinear-half" in :meth:`embed` only: it rounds the table
+                of the tower's own size too (CLIP-ES).
         """
         key = (*grid, how)
         if key not in self._positions:
@@ -193,7 +194,7 @@ class Backbone:
             patches = F.interpolate(
                 patches, size=grid, mode="bicubic", antialias=how == "size-antialias"
             )
-        elif how in ("bilinear", "bilinear-half"):
+        elif how in ("bilinear", "bilinear-half", "bilinear-half-always"):
             patches = F.interpolate(patches, size=grid, mode="bilinear")
         else:
             raise ModelError(f"positions={how!r}: choose one of {', '.join(POSITIONS)}")
@@ -203,14 +204,26 @@ class Backbone:
                 f"{h0}x{w0} positions; use windows (windows.crop) of at most 2,000 pixels"
             )
         table = torch.cat([table[:1], patches[0].flatten(1).T])
-        return table.half().float() if how == "bilinear-half" else table
+        return table.half().float() if how.startswith("bilinear-half") else table
+
+    def _keeps_table(self, size: tuple[int, int], grid: tuple[int, int], positions: str) -> bool:
+        """Whether a picture of `size` pixels takes the positional table as it is."""
+        if positions == "bilinear-half-always" or grid != self.base_grid:
+            return False
+        if positions == "bilinear-half":
+            return size == self.image_size
+        return size[0] == size[1] or self.base_grid[0] != self.base_grid[1]
 
     def embed(self, pixels: Tensor, positions: str = "sclip") -> tuple[Tensor, tuple[int, int]]:
         """Pixels (B, 3, H, W) -> tokens (B, 1 + h * w, width) entering block 0, and the grid (h, w).
 
-        Rows and columns of pixels beyond a multiple of the patch size have no patch. Raises ImageError for a side
-        shorter than one patch.
+        Rows and columns of pixels beyond a multiple of the patch size have no patch. A picture of the tower's own
+        size takes the positional table as it is; any other resizes it by the rule `positions`.
+
+        Raises ImageError for a side shorter than one patch, ModelError for an unknown rule.
         """
+        if positions not in POSITIONS:
+            raise ModelError(f"positions={positions!r}: choose one of {', '.join(POSITIONS)}")
         height, width = pixels.shape[-2:]
         if min(height, width) < self.patch_size:
             raise ImageError(
@@ -221,9 +234,9 @@ class Backbone:
         x = F.conv2d(pixels.to(self.device, self.dtype), visual.conv1.weight, stride=self.patch_size)
         grid = tuple(x.shape[-2:])
         x = x.flatten(2).transpose(1, 2)
-        whole = grid == self.base_grid and (height == width or self.base_grid[0] != self.base_grid[1])
         first = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = torch.cat([first, x], dim=1) + self.positions(grid, "keep" if whole else positions)
+        kept = self._keeps_table((height, width), grid, positions)
+        x = torch.cat([first, x], dim=1) + self.positions(grid, "keep" if kept else positions)
         return self.normalise(visual.ln_pre, x), grid
 
     @torch.no_grad()

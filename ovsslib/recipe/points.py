@@ -42,6 +42,7 @@ CAPABILITIES = {
     "replaces_block": ("replace_block", "replace_windows", "picture_logits"),
     "changes_trunk": ("on_block", "on_block_weights"),
     "reads_scaled_logits": (),  # compares scaled logits beyond their order (a soft hierarchy)
+    "ignores_attention": (),  # computes the last block without the settings of the stage `attention`
     "compares_in_place": (),  # looks at the first view's features, which must not be flipped
     "merges_synonyms": (),  # makes class scores by itself, whatever `labels.merge` says
 }

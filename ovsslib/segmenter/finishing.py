@@ -127,6 +127,7 @@ def _finish_by_strips(
     height, width = stitched.size
     # without a threshold, softmax and scale are monotone per pixel and the argmax is the same without them
     plain = settings.probability_threshold == 0
+    owners = settings.owners(text.query_class, len(vocabulary))
     out = np.empty((height, width), dtype=np.int32)
     sure: Any = np.empty((height, width), dtype=np.float32) if confidence else None
     margin: Any = np.empty((height, width), dtype=np.float32) if confidence else None
@@ -139,7 +140,7 @@ def _finish_by_strips(
             )
         if plain:
             index = logits.max(dim=0).indices
-            labels = text.query_class.to(index.device)[index].to(torch.int32)
+            labels = owners.to(index.device)[index].to(torch.int32)
         else:
             labels = settings.labels(scores, vocabulary.background)
         out[rows] = labels.cpu().numpy()

@@ -4,8 +4,8 @@ Covers MaskCLIP (value), CLIP (qk), SCLIP (qq+kk, residual and feed-forward kept
 NACLIP (kk plus a Gaussian neighbourhood), ITACLIP's sums (its Table 2) and the thesis's joint softmax.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from ovsslib.clip.backbone import Backbone, Tap, TrunkOutput
 from ovsslib.clip.geometry import neighbourhood
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
+
+if TYPE_CHECKING:
+    from ovsslib.recipe import Recipe
 
 SIMILARITIES = ("qk", "qq", "kk", "vv")
 
@@ -58,6 +61,14 @@ class AttentionSettings:
             )
         if self.terms == "neighbour" and self.gaussian_std is None:
             raise RecipeError("attention.terms='neighbour' needs attention.gaussian_std; 5.0 is published")
+
+    def inert(self, recipe: "Recipe") -> dict[str, str]:
+        """Fields that were changed and have no part, where another stage computes the last block by itself."""
+        if not recipe.has("ignores_attention"):
+            return {}
+        why = "another stage computes the last block by itself"
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        return dict.fromkeys(changed, why)
 
     @property
     def is_identity(self) -> bool:

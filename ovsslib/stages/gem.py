@@ -9,6 +9,7 @@ from torch import Tensor
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
 from ovsslib.stages.contexts import AttentionContext, DenseTokens
+from ovsslib.stages.replacing import rivals
 
 
 @stage("gem", point="attention", order=90, summary="self-self attention stream through the last blocks (GEM)")
@@ -22,6 +23,8 @@ class GemSettings:
     """
 
     version: ClassVar[int] = 1
+    capabilities: ClassVar[frozenset[str]] = frozenset({"ignores_attention"})
+
     depth: int = 6
     iterations: int = 1
 
@@ -33,11 +36,7 @@ class GemSettings:
 
     def refuse(self, recipe) -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
-        for hook in ("on_weights", "feed_back", "second_weights"):
-            for name, other in recipe.at("attention"):
-                if other in recipe.stages_with(hook):
-                    return f"GEM averages three attentions in every block, so there is no one matrix for {name}"
-        return None
+        return rivals(recipe, self)
 
     def taps(self, layers: int) -> set[int]:
         """0-based blocks whose projections are needed. Raises RecipeError if the model has fewer."""

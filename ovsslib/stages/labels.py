@@ -31,6 +31,10 @@ class LabelSettings:
         closing: side in pixels of ITACLIP's undocumented closing of the label map; 0 is off.
         closing_by: "label" closes the label numbers as released (gaps go to the larger number, an accident of the
             class order); "class" closes every class by its own mask and gives gaps to classes by their area.
+        synonyms: whose queries are merged into one class. "every": each query counts for its own class. "first": as
+            the released CorrCLIP, Trident and LPOSS do, which take it that class 0 alone has synonyms: the first
+            Q - C + 1 queries are class 0's, the others one class each. Where another class has synonyms, theirs then
+            count for wrong classes; use it for as-published runs only.
     """
 
     version: ClassVar[int] = 1
@@ -40,6 +44,7 @@ class LabelSettings:
     area_threshold: float = 0.0
     closing: int = 0
     closing_by: Literal["label", "class"] = "label"
+    synonyms: Literal["every", "first"] = "every"
 
     def __post_init__(self):
         if self.logit_scale <= 0:
@@ -60,7 +65,16 @@ class LabelSettings:
             reasons["merge"] = "either way the best query wins, and no threshold or CRF follows"
         if self.closing_by == "class" and not self.closing:
             reasons["closing_by"] = "closing is 0"
+        if self.synonyms == "first" and recipe.has("merges_synonyms"):
+            reasons["synonyms"] = "another stage merges synonyms by itself (a hierarchy, a rule without softmax)"
         return reasons
+
+    def owners(self, query_class: Tensor, classes: int) -> Tensor:
+        """Class (Q,) long that each query counts for, given its own class (Q,) and the number of classes C."""
+        if self.synonyms == "every":
+            return query_class
+        surplus = max(len(query_class) - classes, 0)
+        return (torch.arange(len(query_class), device=query_class.device) - surplus).clamp_min(0)
 
     def softmax_scores(self, scaled: Tensor, query_class: Tensor, classes: int) -> Tensor:
         """Scores (C, ...) in [0, 1] of scaled logits (Q, ...); with synonyms they need not sum to 1.
@@ -70,6 +84,7 @@ class LabelSettings:
             query_class: (Q,) long, class of each query.
             classes: C.
         """
+        query_class = self.owners(query_class, classes)
         if self.merge == "logit":
             return merge_queries(scaled, query_class, classes).softmax(dim=0)
         return merge_queries(scaled.softmax(dim=0), query_class, classes)

@@ -37,7 +37,9 @@ class WindowSettings:
     crop: int = 224
     stride: int = 112
     pad_to: int = 0
-    positions: Literal["sclip", "size", "size-antialias", "bilinear", "bilinear-half"] = "sclip"
+    positions: Literal[
+        "sclip", "size", "size-antialias", "bilinear", "bilinear-half", "bilinear-half-always"
+    ] = "sclip"
 
     def __post_init__(self):
         if self.crop < 0 or (self.crop and self.stride < 1):

@@ -43,11 +43,13 @@ VARIANTS = {
     "sclip": "class files of SCLIP, shared by NACLIP and ResCLIP",
     "itaclip": "class files of ITACLIP",
     "clearclip": "class files of ClearCLIP: bare words",
+    "sfp": "class files of SFP: SCLIP's, with people for person",
 }
 _PUBLISHED = {
     "sclip": ("sclip",),
     "itaclip": ("itaclip", "sclip"),
     "clearclip": ("clearclip", "sclip"),
+    "sfp": ("sfp", "sclip"),
 }
 
 

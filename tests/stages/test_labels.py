@@ -7,6 +7,8 @@ from conftest import relative_error, vectors
 from scipy import ndimage
 
 from ovsslib.errors import RecipeError
+from ovsslib.recipe import Recipe
+from ovsslib.segmenter import Segmenter
 from ovsslib.stages.labels import LabelSettings, close_by_class, drop_small_classes
 
 PUBLISHED = {
@@ -44,6 +46,32 @@ def test_merging_before_the_softmax_is_another_probability_of_the_same_label():
     assert torch.equal(first.argmax(0), second.argmax(0))
     expected = torch.stack([logits[:2].amax(0), logits[2], logits[3]]).softmax(0)
     torch.testing.assert_close(second, expected)
+
+
+def test_the_first_class_takes_all_synonyms_where_a_release_does_it(tiny_backbone):
+    own = torch.tensor([0, 0, 0, 1, 1, 2])
+    every, first = LabelSettings(), LabelSettings(synonyms="first")
+    assert every.owners(own, 3).tolist() == own.tolist()
+    assert first.owners(own, 3).tolist() == [0, 0, 0, 0, 1, 2]
+    assert first.owners(torch.arange(3), 3).tolist() == [0, 1, 2]
+    logits = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(1))
+    scores = logits.softmax(dim=0)
+    expected = torch.stack([scores[:4].amax(0), scores[4], scores[5]])
+    torch.testing.assert_close(first.softmax_scores(logits, own, 3), expected)
+    # a picture finished strip by strip obeys it too, and so does one whose scores are kept
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    words = {"dog": ["dog", "puppy"], "cat": ["cat"]}
+    for threshold in (0.0, 0.21):
+        made = []
+        for synonyms in ("every", "first"):
+            change = {"synonyms": synonyms, "probability_threshold": threshold}
+            recipe = Recipe("words").but(labels=change, text={"templates": ("{}",)})
+            segmenter = Segmenter(tiny_backbone, recipe)
+            text = segmenter.text(words, background=["sky", "wall"])
+            strips = segmenter.segment(picture, text).mask
+            assert np.array_equal(strips, segmenter.segment(picture, text, keep_scores=True).mask)
+            made.append(strips)
+        assert not np.array_equal(*made)
 
 
 def test_thresholds_send_pixels_to_the_background_and_need_one():
