@@ -43,11 +43,13 @@ VARIANTS = {
     "sclip": "class files of SCLIP, shared by NACLIP and ResCLIP",
     "itaclip": "class files of ITACLIP",
     "clearclip": "class files of ClearCLIP: bare words",
+    "freecp": "class files of FreeCP: SCLIP's, each class's synonyms in one phrase",
 }
 _PUBLISHED = {
     "sclip": ("sclip",),
     "itaclip": ("itaclip", "sclip"),
     "clearclip": ("clearclip", "sclip"),
+    "freecp": ("freecp", "sclip"),
 }
 
 
