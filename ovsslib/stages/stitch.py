@@ -11,12 +11,10 @@ from torch import Tensor
 
 from ovsslib.recipe import stage
 from ovsslib.stages.contexts import DenseTokens, PictureContext
-from ovsslib.stages.stitching import stitch, without_padding
+from ovsslib.stages.stitching import ENTRIES, PatchGrid
 
 if TYPE_CHECKING:
     from ovsslib.recipe import Recipe
-
-ENTRIES = 16_000_000  # entries of a score matrix held at a time (float32)
 
 
 @stage(
@@ -49,23 +47,20 @@ class StitchSettings:
     def replace_windows(self, context: PictureContext) -> DenseTokens:
         """Output tokens (1, h w, width) of the last block on the picture's h x w patches, before ln_post."""
         backbone, settings = context.backbone, context.recipe["attention"]
-        last, patch = backbone.layers - 1, backbone.patch_size
-        tap, window = context.trunk.taps[last], context.trunk.grid
-        corners = [(top, left) for top in context.grid.tops for left in context.grid.lefts]
-
-        def whole(tokens: Tensor) -> Tensor:
-            """(N, S, C) patches of the windows -> (C, h, w) of the picture."""
-            maps = tokens.transpose(1, 2).unflatten(2, window)
-            return stitch(without_padding(maps, context.grid, patch), corners, patch, context.grid.picture)
-
-        parts = [whole(x[:, :, 1:].transpose(1, 2).flatten(2)) for x in (tap.q, tap.k, tap.v)]
+        last = backbone.layers - 1
+        tap, patches = context.trunk.taps[last], PatchGrid(context.grid, backbone.patch_size)
+        parts = [
+            patches.stitched_tokens(x[:, :, 1:].transpose(1, 2).flatten(2))
+            for x in (tap.q, tap.k, tap.v)
+        ]
         grid = tuple(parts[0].shape[-2:])
         heads = [x.flatten(1).unflatten(0, (backbone.heads, -1)).transpose(1, 2) for x in parts]
         mixed = attend(*heads, grid, settings, backbone.scale)
         block = backbone.blocks[last]
         tokens = block.ls_1(backbone.join(last, mixed[None]))
         if settings.residual:
-            tokens = whole(context.trunk.tokens[:, 1:]).flatten(1).T[None] + tokens
+            whole = patches.stitched_tokens(context.trunk.tokens[:, 1:])
+            tokens = whole.flatten(1).T[None] + tokens
         if settings.feed_forward:
             tokens = tokens + backbone.feed_forward(last, tokens)
         return DenseTokens(tokens, grid, whole=True, direct=True)

@@ -1,12 +1,56 @@
 """Maps of sliding windows put together on the picture's own grid of patches (OV-Stitcher, Moon et al., CVPR 2026)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ovsslib.errors import RecipeError
+
+
+ENTRIES = 16_000_000  # entries of a score matrix held at a time (float32)
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Patches of one size, of windows and of the picture that they are cut from.
+
+    Attributes:
+        windows: where the windows lie (`WindowGrid`).
+        patch: side of a patch in pixels.
+    """
+
+    windows: Any
+    patch: int
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """(rows, columns) of a window, its padding included."""
+        top, bottom, left, right = self.windows.pad
+        height, width = self.windows.size
+        return (top + height + bottom) // self.patch, (left + width + right) // self.patch
+
+    def check(self) -> None:
+        """Raise RecipeError if a window is no whole number of patches."""
+        top, bottom, left, right = self.windows.pad
+        sides = (top + self.windows.size[0] + bottom, left + self.windows.size[1] + right)
+        if any(side % self.patch for side in sides):
+            raise RecipeError(
+                f"windows of {sides[0]}x{sides[1]} pixels are no whole number of patches of {self.patch}x{self.patch}; "
+                f"set windows.crop or windows.pad_to to a multiple of {self.patch}"
+            )
+
+    def stitched(self, maps: Tensor) -> Tensor:
+        """Maps (N, C, h, w) of the windows -> (C, H // patch, W // patch) of the picture; see :func:`stitch`."""
+        corners = [(top, left) for top in self.windows.tops for left in self.windows.lefts]
+        maps = without_padding(maps, self.windows, self.patch)
+        return stitch(maps, corners, self.patch, self.windows.picture)
+
+    def stitched_tokens(self, tokens: Tensor) -> Tensor:
+        """The same for patches (N, S, C), row by row."""
+        return self.stitched(tokens.transpose(1, 2).unflatten(2, self.window))
 
 
 def without_padding(maps: Tensor, grid: Any, patch: int) -> Tensor:
@@ -59,3 +103,11 @@ def stitch(
             f"stitched; make windows.crop a multiple of {patch} and windows.stride smaller than it"
         )
     return (total / count).to(maps.dtype)
+
+
+def attend_rows(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """softmax(q k^T scale) v of (N, D) by rows, so that memory stays bounded: (N, D) float32."""
+    q, k, v = q.float() * scale, k.float(), v.float()
+    step = max(1, ENTRIES // len(k))
+    parts = [(q[i : i + step] @ k.T).softmax(dim=-1) @ v for i in range(0, len(q), step)]
+    return torch.cat(parts)

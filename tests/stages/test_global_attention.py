@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from conftest import relative_error, vectors
 
+from ovsslib import guides
 from ovsslib.errors import RecipeError
 from ovsslib.images.pictures import normalise
 from ovsslib.recipe import Recipe
@@ -16,6 +17,7 @@ from ovsslib.stages.global_attention import (
     GlobalAttentionSettings,
     Normalisation,
     attend_to_all,
+    global_weights,
     neighbour_mean,
     proxies,
 )
@@ -42,6 +44,60 @@ def windows_tokens(backbone, pixels, changes) -> torch.Tensor:
     encoded = encode_pictures([segmenter], PictureInput(pixels), [None])[0]
     with torch.no_grad():
         return encoded.tokens(None).patches
+
+
+PROXY = {
+    "proxy_kv__80x112": PART_1,
+    "proxy_full__80x112": {"smoothing": False},
+    "proxy_full_crit0.8_iters1__80x112": {"smoothing": False, "criterion": 0.8, "rounds": 1},
+    "proxy_full_smoothing__80x112": {"smoothing": True},
+    "proxy_full__168x168": {"smoothing": False},
+}
+
+
+@pytest.fixture(scope="module")
+def guide():
+    state = {k[2:]: v for k, v in vectors("dino_tiny").items() if k.startswith("w.")}
+    return guides.from_state(state, heads=2, name="tiny")
+
+
+@pytest.fixture
+def guided(guide, tiny_backbone, monkeypatch):
+    """Function (changes) -> Segmenter with the tiny guide in the place of the one that the recipe names."""
+    monkeypatch.setattr(Segmenter, "_guide", lambda self: guide)
+
+    def make(stage, windows):
+        recipe = Recipe("gla").but({"windows": windows, "global_attention": {"base": "guide", **stage}})
+        return Segmenter(tiny_backbone, recipe)
+
+    return make
+
+
+@pytest.mark.parametrize("key", sorted(PROXY))
+def test_tokens_with_a_guide_agree_with_the_official_code(key, guided, tiny_inputs):
+    small = key.endswith("80x112")
+    pixels = tiny_inputs["image_80x112"][0] if small else big_picture()
+    segmenter = guided(PROXY[key], {"crop": 56 if small else 112, "stride": 28 if small else 56})
+    encoded = encode_pictures([segmenter], PictureInput(pixels), [None])[0]
+    with torch.no_grad():
+        tokens = encoded.tokens(None)
+    assert tokens.grid == ((7, 7) if small else (14, 14))
+    assert relative_error(tokens.patches, RECORDED[f"tokens__{key}"]) < TOLERANCE
+
+
+def test_logits_counts_and_weights_with_a_guide_agree(guided, guide, tiny_inputs):
+    pixels = tiny_inputs["image_80x112"]
+    segmenter = guided({"smoothing": False}, {"crop": 56, "stride": 28})
+    logits = segmenter.logits(pixels, tiny_inputs["text"])
+    assert relative_error(logits, RECORDED["logits__proxy_full__80x112"]) < TOLERANCE
+    crops = segmenter.windows.boxes(80, 112).crops(pixels[0])
+    features = F.normalize(guide.features(guide.from_clip(crops)), dim=1).flatten(2).transpose(1, 2)
+    keys = features.flatten(0, 1)
+    found = [proxies(one, keys, slice(49 * i, 49 * i + 49), Anchors()) for i, one in enumerate(features)]
+    counts = torch.stack([count for _, count in found])
+    assert torch.equal(counts, RECORDED["count__proxy_full__80x112"])
+    weights = global_weights(*found[0][:1], keys, found[0][1], 6, Normalisation(), None)
+    assert relative_error(weights, RECORDED["weights__proxy_full__80x112_window0"]) < TOLERANCE
 
 
 @pytest.mark.parametrize("key", sorted(CLEAR))
