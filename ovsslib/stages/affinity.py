@@ -79,7 +79,9 @@ def _hole_spans(binary: np.ndarray) -> list[tuple[slice, slice]]:
     height, width = binary.shape
     spans = []
     for rows, columns in ndimage.find_objects(empty):
-        inside = rows.start > 0 and columns.start > 0 and rows.stop < height and columns.stop < width
+        inside = (
+            rows.start > 0 and columns.start > 0 and rows.stop < height and columns.stop < width
+        )
         if inside:
             spans.append(
                 (slice(rows.start - 1, rows.stop + 1), slice(columns.start - 1, columns.stop + 1))

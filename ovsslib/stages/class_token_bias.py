@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 @stage(
-    "class_token_bias", point="similarity", order=60,
+    "class_token_bias",
+    point="similarity",
+    order=60,
     summary="add a (negative) share of the class token's logits to every patch's (SegEarth-OV)",
 )
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class ClassTokenBiasSettings:
     def refuse(self, recipe: "Recipe") -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
         if recipe.stages_with("picture_logits"):
-            return "another stage makes the picture's logits by itself, so no window has a class token"
+            return (
+                "another stage makes the picture's logits by itself, so no window has a class token"
+            )
         return None
 
     def inert(self, recipe: "Recipe") -> str | None:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 
 @stage(
-    "experts", point="similarity", order=90,
+    "experts",
+    point="similarity",
+    order=90,
     summary="each word reads with the templates that suit it, by a table fitted on unlabelled pictures (FLOSS)",
 )
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ class ExpertsSettings:
         """The table by its hash: part of a record's key."""
         return {"template table": table_hash(self.table)} if self.table else {}
 
-    def group_features(self, backbone: Backbone, text: TextFeatures, settings: TextSettings) -> Tensor:
+    def group_features(
+        self, backbone: Backbone, text: TextFeatures, settings: TextSettings
+    ) -> Tensor:
         """Unit rows (C Q, D) of the experts, class by class: all Q queries in the best templates of class c."""
         if not self.table:
             raise RecipeError(

@@ -25,7 +25,9 @@ FIXED_BETA, FIXED_GAMMA = 1.2, 3.0  # ProxyCLIP's
 
 
 @stage(
-    "global_attention", point="picture", order=20,
+    "global_attention",
+    point="picture",
+    order=20,
     summary="patches of every window attend to those of all windows (GLA-CLIP)",
 )
 @dataclass(frozen=True)
@@ -171,7 +173,6 @@ class Normalisation:
     by_row: bool = True
     beta: float | None = None
     gamma: float | None = None
-
 
 
 def neighbour_mean(

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from ovsslib.recipe import Recipe
 
 
-@stage("plain_scores", point="scores", summary="stitched maps are the class scores: no scale, no softmax")
+@stage(
+    "plain_scores",
+    point="scores",
+    summary="stitched maps are the class scores: no scale, no softmax",
+)
 @dataclass(frozen=True)
 class PlainScoresSettings:
     """score_c = the largest value of class c's queries, clipped to [0, 1]; `labels.logit_scale` is not used.

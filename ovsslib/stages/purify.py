@@ -42,7 +42,9 @@ Box = tuple[int, int, int, int]
 
 
 @stage(
-    "purify", point="similarity", order=70,
+    "purify",
+    point="similarity",
+    order=70,
     summary="class maps refined along attention, redundant and ambiguous classes dropped (FreeCP)",
 )
 @dataclass(frozen=True)
@@ -97,9 +99,13 @@ class PurifySettings:
         """0-based blocks whose projections are needed: all but the last."""
         return set(range(layers - 1))
 
-    def group_features(self, backbone: Backbone, text: TextFeatures, settings: TextSettings) -> Tensor:
+    def group_features(
+        self, backbone: Backbone, text: TextFeatures, settings: TextSettings
+    ) -> Tensor:
         """Unit rows (C', D) that crops are compared with, one per class that is not the background."""
-        rows = class_rows(text.features.float(), class_members(text.query_class, len(text.vocabulary)))
+        rows = class_rows(
+            text.features.float(), class_members(text.query_class, len(text.vocabulary))
+        )
         if self.votes != "words":
             texts = auxiliary_texts(text.vocabulary, self.votes, skip_missing=True)
             own = dataclasses.replace(settings, templates=("{}",), truncate=True)

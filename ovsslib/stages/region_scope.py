@@ -52,7 +52,9 @@ def merged_regions(regions: Tensor, features: Tensor, distance: float = 0.2) -> 
     return out
 
 
-def scoped_attention(features: Tensor, regions: Tensor, values: list[Tensor], tau: float) -> list[Tensor]:
+def scoped_attention(
+    features: Tensor, regions: Tensor, values: list[Tensor], tau: float
+) -> list[Tensor]:
     """Attention between patches of one region, and between alike patches where one is not segmented (step 2).
 
     Pairs of one region other than the smallest id may meet; pairs with a patch of the smallest id if their similarity

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 @stage(
-    "stitch", point="picture", order=10,
+    "stitch",
+    point="picture",
+    order=10,
     summary="queries, keys and values of all windows stitched, one attention over the picture (OV-Stitcher)",
 )
 @dataclass(frozen=True)

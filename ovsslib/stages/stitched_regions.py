@@ -10,6 +10,7 @@ from torch import Tensor
 from ovsslib.clip.backbone import Backbone
 from ovsslib.errors import RecipeError
 from ovsslib.guides.guide import Guide
+from ovsslib.guides.reading import GuideReading
 from ovsslib.guides.vit import DinoTransformer
 from ovsslib.recipe import stage
 from ovsslib.stages.contexts import DenseTokens, PictureContext
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 
 @stage(
-    "stitched_regions", point="picture", order=30,
+    "stitched_regions",
+    point="picture",
+    order=30,
     summary="CorrCLIP's branches over the whole picture: region masks, a guide, stitched windows (OV-Stitcher)",
 )
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ class StitchedRegionsSettings:
                 raise RecipeError(f"stitched_regions.{name}={getattr(self, name)}: must be above 0")
         for name in ("middle", "semantic"):
             if getattr(self, name) < 0:
-                raise RecipeError(f"stitched_regions.{name}={getattr(self, name)}: must be 0 or more")
+                raise RecipeError(
+                    f"stitched_regions.{name}={getattr(self, name)}: must be 0 or more"
+                )
 
     def refuse(self, recipe: "Recipe") -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
@@ -100,7 +105,7 @@ class StitchedRegionsSettings:
         fine = PatchGrid(context.grid, guide.patch_size)
         coarse.check()
         fine.check()
-        features = picture_features(guide, context.windows, fine)
+        features = picture_features(guide, context.guide_reading(), fine)
         grid = tuple(features.shape[-2:])
         regions = merged_regions(resized_regions(context.regions, grid), features, self.distance)
         values = [last_values(context, coarse), middle_values(context, coarse)]
@@ -118,7 +123,7 @@ class StitchedRegionsSettings:
         return DenseTokens(out, grid, projected=True, whole=True)
 
 
-def picture_features(guide: Guide, windows: Tensor, fine: PatchGrid) -> Tensor:
+def picture_features(guide: Guide, reading: GuideReading, fine: PatchGrid) -> Tensor:
     """The guide's last block over the whole picture: unit features (C, H, W), float32.
 
     Queries, keys, values and the normalised output of the block before are stitched from the windows; then attention
@@ -133,13 +138,9 @@ def picture_features(guide: Guide, windows: Tensor, fine: PatchGrid) -> Tensor:
             f"stitched_regions.guide={guide.name!r}: its last block is computed again over the picture, which is known "
             "for DINO's transformers only; choose one of them (dino-vitb8, scenedino)"
         )
-    kinds = ("q", "k", "v", "penultimate")
-    maps: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
-    for window in windows:  # one at a time: the guide's patches are many
-        reading = guide.read(guide.from_clip(window[None].float()))
-        for kind in kinds:
-            maps[kind].append(reading.features(kind))
-    q, k, v, before = (fine.stitched(torch.cat(maps[kind])) for kind in kinds)
+    q, k, v, before = (
+        fine.stitched(reading.features(kind)) for kind in ("q", "k", "v", "penultimate")
+    )
     grid = tuple(before.shape[-2:])
     heads = [x.flatten(1).T.unflatten(1, (guide.heads, -1)).transpose(0, 1) for x in (q, k, v)]
     scale = heads[0].shape[-1] ** -0.5

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ovsslib.errors import RecipeError
 
-
 ENTRIES = 16_000_000  # entries of a score matrix held at a time (float32)
 
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 @stage(
-    "text_calibration", point="picture_text", order=50,
+    "text_calibration",
+    point="picture_text",
+    order=50,
     summary="a picture's confident patches move the text rows a little (PTC, provisional)",
 )
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class TextCalibrationSettings:
             )
         for name in ("pad_to", "border", "few_regions", "few_classes"):
             if (getattr(self, name) or 0) < 0:
-                raise RecipeError(f"text_calibration.{name}={getattr(self, name)}: must be 0 or more")
+                raise RecipeError(
+                    f"text_calibration.{name}={getattr(self, name)}: must be 0 or more"
+                )
 
     def refuse(self, recipe: "Recipe") -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
@@ -104,7 +108,9 @@ class TextCalibrationSettings:
             else:
                 features = context.features_of(crops[index : index + 1])[0]
             patches = F.normalize(self._inside(features.float(), regions), dim=-1)
-            scores = class_maximum(self.logit_scale * patches @ rows.float().T, query_class, classes)
+            scores = class_maximum(
+                self.logit_scale * patches @ rows.float().T, query_class, classes
+            )
             skip = 0 if self.skip_background else None
             found.add(region_evidence(patches, scores, self.min_seeds, self.seed_ratio, skip))
         few = len(regions) <= self.few_regions and classes <= self.few_classes

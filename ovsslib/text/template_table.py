@@ -55,7 +55,9 @@ class TemplateTable:
 
     def __post_init__(self):
         if len(self.chosen) != len(self.names):
-            raise DataError(f"{len(self.chosen)} choices of templates for {len(self.names)} classes")
+            raise DataError(
+                f"{len(self.chosen)} choices of templates for {len(self.names)} classes"
+            )
         if not self.templates:
             raise DataError("no templates")
         for name, one in zip(self.names, self.chosen, strict=True):
@@ -126,7 +128,9 @@ class TemplateTable:
         try:
             content = json.loads(text)
             if content.pop("format") != FORMAT:
-                raise DataError(f"a table of templates of another format than {FORMAT}; fit it again")
+                raise DataError(
+                    f"a table of templates of another format than {FORMAT}; fit it again"
+                )
             return TemplateTable(**{key: _tuples(value) for key, value in content.items()})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"not a table of templates: {error}") from None

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 import torch.nn.functional as F
 from conftest import relative_error
 
@@ -15,7 +14,9 @@ ATTENTION = {"terms": "qq+kk+vv", "residual": False, "feed_forward": False}
 
 
 @pytest.mark.parametrize("weight", [-0.3, 0.5])
-def test_logits_are_shifted_by_the_class_token_of_the_same_block(weight, tiny_backbone, tiny_inputs):
+def test_logits_are_shifted_by_the_class_token_of_the_same_block(
+    weight, tiny_backbone, tiny_inputs
+):
     """As the released code reads: its class token goes through the changed block too."""
     pixels, text = tiny_inputs["image_80x112"], tiny_inputs["text"]
     recipe = Recipe("segearth").but(
@@ -42,7 +43,9 @@ def test_every_window_has_its_own_class_token(tiny_backbone, tiny_inputs):
         - Segmenter(tiny_backbone, r).logits(pixels, text)
         for r in (base, whole)
     ]
-    assert (shift[0][0].flatten(1).std(1) > 1e-4).all() and (shift[1][0].flatten(1).std(1) < 1e-6).all()
+    assert (shift[0][0].flatten(1).std(1) > 1e-4).all() and (
+        shift[1][0].flatten(1).std(1) < 1e-6
+    ).all()
 
 
 def test_a_stitched_picture_uses_clips_class_token_of_the_picture(tiny_backbone, tiny_inputs):
@@ -50,7 +53,8 @@ def test_a_stitched_picture_uses_clips_class_token_of_the_picture(tiny_backbone,
     pixels, text = tiny_inputs["image_80x112"], tiny_inputs["text"]
     base = Recipe("x").but({"windows": {"crop": 64, "stride": 48}, "stitch": True})
     plain, shifted = (
-        Segmenter(tiny_backbone, r).logits(pixels, text) for r in (base, base.but(class_token_bias=True))
+        Segmenter(tiny_backbone, r).logits(pixels, text)
+        for r in (base, base.but(class_token_bias=True))
     )
     token = F.normalize(tiny_backbone.encode_image(pixels), dim=-1)
     expected = plain - 0.3 * (text @ token[0])[None, :, None, None]
@@ -62,7 +66,8 @@ def test_recipe_changes_masks_and_a_share_of_zero_is_inert(tiny_backbone):
     recipe = Recipe.named("segearth-ov").but({"windows.short_side": 64})
     words = ["cat", "dog", "sky"]
     masks = [
-        Segmenter(tiny_backbone, r)(image, words).mask for r in (recipe, recipe.but(class_token_bias=False))
+        Segmenter(tiny_backbone, r)(image, words).mask
+        for r in (recipe, recipe.but(class_token_bias=False))
     ]
     assert (masks[0] != masks[1]).any()
     assert "class_token_bias" in recipe.but({"class_token_bias.weight": 0.0}).inert()

@@ -84,10 +84,14 @@ def recorded_experts(monkeypatch):
 
 
 @pytest.mark.parametrize("size", sorted(SIZES))
-def test_fused_windows_agree_with_the_official_code(size, tiny_backbone, tiny_inputs, recorded_experts):
+def test_fused_windows_agree_with_the_official_code(
+    size, tiny_backbone, tiny_inputs, recorded_experts
+):
     recipe = Recipe("floss").but({"windows.crop": 0, "attention": NACLIP, "experts": True})
     pixels = tiny_inputs[f"image_{size}"][0]
-    fused = window_logits_of([Segmenter(tiny_backbone, recipe)], pixels, [recorded_experts])[0].full()
+    fused = window_logits_of([Segmenter(tiny_backbone, recipe)], pixels, [recorded_experts])[
+        0
+    ].full()
     assert relative_error(fused[:, ::2, ::2], RECORDED[f"fused__{size}"]) < TOLERANCE
     assert torch.equal(fused.argmax(0), RECORDED[f"labels__{size}"].long())
 
@@ -124,8 +128,12 @@ def test_only_experts_that_cannot_be_claimed_are_left_out():
     assert left_out > 100
 
 
-def test_patches_and_pixels_agree_where_one_patch_is_asked(tiny_backbone, tiny_inputs, recorded_experts):
-    base = Recipe("floss").but({"windows.crop": 0, "attention": NACLIP, "experts": {"at": "patches"}})
+def test_patches_and_pixels_agree_where_one_patch_is_asked(
+    tiny_backbone, tiny_inputs, recorded_experts
+):
+    base = Recipe("floss").but(
+        {"windows.crop": 0, "attention": NACLIP, "experts": {"at": "patches"}}
+    )
     pixels = tiny_inputs["image_64x64"][0]
     fused = window_logits_of([Segmenter(tiny_backbone, base)], pixels, [recorded_experts])[0].full()
     assert fused.min() >= 0 and fused.max() <= 1
@@ -190,7 +198,9 @@ def test_a_fitted_table_holds_what_the_definition_says(table, tiny_backbone, pic
 def test_a_table_survives_its_file_and_segments(table, tiny_backbone, pictures, tmp_path):
     path = table.save(tmp_path / "table.json")
     assert TemplateTable.load(path) == table
-    recipe = base_recipe().but({"experts": {"table": str(path), "count": 2}, "labels.logit_scale": 100})
+    recipe = base_recipe().but(
+        {"experts": {"table": str(path), "count": 2}, "labels.logit_scale": 100}
+    )
     segmenter = Segmenter(tiny_backbone, recipe)
     result = segmenter(pictures[0], WORDS, keep_scores=True)
     assert result.mask.shape == (72, 96) and np.isfinite(result.scores).all()
@@ -211,14 +221,18 @@ def test_other_words_and_other_weights_are_refused(table, tiny_backbone, tmp_pat
         Segmenter(tiny_backbone, recipe)(np.zeros((64, 64, 3), np.uint8), ["cat", "dog"])
     with pytest.raises(RecipeError, match="read as cat, not as"):
         table.check_words(Vocabulary.from_words({"cat": ["kitten"], "dog": [], "sky": []}))
-    assert table.top(Vocabulary.from_words(["sky", "cat", "dog"]), 2)[1] == list(table.chosen[0][:2])
+    assert table.top(Vocabulary.from_words(["sky", "cat", "dog"]), 2)[1] == list(
+        table.chosen[0][:2]
+    )
     other = dataclasses.replace(table, weights=("0123456789abcdef",))
     other.save(path)
     with pytest.raises(RecipeError, match="0123456789abcdef.*rank_templates"):
         Segmenter(tiny_backbone, recipe)
 
 
-def test_no_table_no_picture_and_no_place_for_the_word_are_refused(tiny_backbone, pictures, tmp_path):
+def test_no_table_no_picture_and_no_place_for_the_word_are_refused(
+    tiny_backbone, pictures, tmp_path
+):
     segmenter = Segmenter(tiny_backbone, base_recipe())
     with pytest.raises(RecipeError, match="experts.table is empty"):
         Segmenter(tiny_backbone, base_recipe().but(experts=True))(pictures[0], WORDS)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from conftest import relative_error, vectors
 
 from ovsslib import guides
+from ovsslib.clip.backbone import PIXEL_MEAN, PIXEL_STD
 from ovsslib.errors import RecipeError
 from ovsslib.images.pictures import normalise
 from ovsslib.recipe import Recipe
@@ -34,7 +35,10 @@ CLEAR = {
 
 
 def big_picture() -> torch.Tensor:
-    return normalise(RECORDED["image_u8__168x168"].numpy())
+    # as recorded: bytes over 255, less CLIP's mean, over its deviation
+    pixels = RECORDED["image_u8__168x168"].permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(v)[:, None, None] for v in (PIXEL_MEAN, PIXEL_STD))
+    return (pixels - mean) / std
 
 
 def windows_tokens(backbone, pixels, changes) -> torch.Tensor:
@@ -67,7 +71,9 @@ def guided(guide, tiny_backbone, monkeypatch):
     monkeypatch.setattr(Segmenter, "_guide", lambda self: guide)
 
     def make(stage, windows):
-        recipe = Recipe("gla").but({"windows": windows, "global_attention": {"base": "guide", **stage}})
+        recipe = Recipe("gla").but(
+            {"windows": windows, "global_attention": {"base": "guide", **stage}}
+        )
         return Segmenter(tiny_backbone, recipe)
 
     return make
@@ -93,7 +99,9 @@ def test_logits_counts_and_weights_with_a_guide_agree(guided, guide, tiny_inputs
     crops = segmenter.windows.boxes(80, 112).crops(pixels[0])
     features = F.normalize(guide.features(guide.from_clip(crops)), dim=1).flatten(2).transpose(1, 2)
     keys = features.flatten(0, 1)
-    found = [proxies(one, keys, slice(49 * i, 49 * i + 49), Anchors()) for i, one in enumerate(features)]
+    found = [
+        proxies(one, keys, slice(49 * i, 49 * i + 49), Anchors()) for i, one in enumerate(features)
+    ]
     counts = torch.stack([count for _, count in found])
     assert torch.equal(counts, RECORDED["count__proxy_full__80x112"])
     weights = global_weights(*found[0][:1], keys, found[0][1], 6, Normalisation(), None)
@@ -114,7 +122,9 @@ def test_stitched_logits_agree_with_the_official_code(tiny_backbone, tiny_inputs
 
 
 def test_without_the_extension_it_is_clearclip(tiny_backbone):
-    recipe = Recipe("clear").but(attention={"terms": "qq", "residual": False, "feed_forward": False})
+    recipe = Recipe("clear").but(
+        attention={"terms": "qq", "residual": False, "feed_forward": False}
+    )
     segmenter = Segmenter(tiny_backbone, recipe)
     crops = recipe.but({"windows": {"crop": 112, "stride": 56}})["windows"].boxes(168, 168)
     features = segmenter.features(crops.crops(big_picture())).flatten(1, 2)
@@ -122,7 +132,9 @@ def test_without_the_extension_it_is_clearclip(tiny_backbone):
 
 
 def test_numbers_of_similar_keys_agree(tiny_backbone):
-    crops = torch.stack([big_picture()[:, t : t + 112, le : le + 112] for t in (0, 56) for le in (0, 56)])
+    crops = torch.stack(
+        [big_picture()[:, t : t + 112, le : le + 112] for t in (0, 56) for le in (0, 56)]
+    )
     q = tiny_backbone.trunk(crops, {11}).taps[11].q[:, :, 1:].transpose(1, 2).flatten(2)
     corners = [(t, le) for t in (0, 56) for le in (0, 56)]
     start = neighbour_mean(q, (7, 7), corners, (16, 16), itself=True)
@@ -234,7 +246,8 @@ def test_a_narrow_picture_has_its_patches_in_order(tiny_backbone):
 
 
 @pytest.mark.parametrize(
-    "values", [{"rounds": -1}, {"criterion": 1.0}, {"criterion": -1.5}, {"beta": 0.0}, {"gamma": -1.0}]
+    "values",
+    [{"rounds": -1}, {"criterion": 1.0}, {"criterion": -1.5}, {"beta": 0.0}, {"gamma": -1.0}],
 )
 def test_bad_values_are_refused(values):
     with pytest.raises(RecipeError, match="global_attention"):
@@ -248,9 +261,13 @@ def test_stages_that_would_never_be_asked_are_refused(other):
 
 
 def test_fields_without_effect_are_told():
-    inert = Recipe("x").but(
-        {"global_attention": {"proxy": False, "gamma": 3.0, "rounds": 5, "guide": "dino-vitb8"}}
-    ).inert()
+    inert = (
+        Recipe("x")
+        .but(
+            {"global_attention": {"proxy": False, "gamma": 3.0, "rounds": 5, "guide": "dino-vitb8"}}
+        )
+        .inert()
+    )
     assert set(inert) == {"global_attention.rounds", "global_attention.guide"}
     assert GlobalAttentionSettings().guide_name() is None
     assert GlobalAttentionSettings(base="guide", guide="some").guide_name() == "some"

@@ -42,4 +42,6 @@ def test_without_the_complement_the_order_is_a_softmaxs():
     assert "plain_scores" in recipe.inert()
     assert "plain_scores" not in recipe.but(densecrf=True).inert()
     assert "plain_scores" not in Recipe("x").but(plain_scores=True).inert()
-    assert "labels.merge" in Recipe("x").but({"plain_scores": True, "labels.merge": "logit"}).inert()
+    assert (
+        "labels.merge" in Recipe("x").but({"plain_scores": True, "labels.merge": "logit"}).inert()
+    )

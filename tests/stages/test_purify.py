@@ -171,7 +171,8 @@ def test_synonyms_count_as_their_mean_and_words_segment_with_and_without_backgro
     twice = {"cat": ["kitten"], "dog": ["puppy"], "sky": []}
     text = segmenter.text(twice)
     merged = torch.nn.functional.normalize(
-        torch.stack([text.features[:2].mean(0), text.features[2:4].mean(0), text.features[4]]), dim=-1
+        torch.stack([text.features[:2].mean(0), text.features[2:4].mean(0), text.features[4]]),
+        dim=-1,
     )
     pixels = segmenter.prepare(image)
     expected = segmenter.logits(pixels[None], merged)[0]
@@ -180,9 +181,7 @@ def test_synonyms_count_as_their_mean_and_words_segment_with_and_without_backgro
     assert relative_error(both[[0, 2, 4]], expected) < TOLERANCE
     assert torch.equal(both[0], both[1])
     grounded = segmenter(image, ["cat", "dog"], background=["wall", "floor"], keep_scores=True)
-    np.testing.assert_allclose(
-        grounded.scores[0], 1 - grounded.scores[1:].max(0), atol=1e-6
-    )
+    np.testing.assert_allclose(grounded.scores[0], 1 - grounded.scores[1:].max(0), atol=1e-6)
 
 
 def test_votes_may_read_definitions(tiny_backbone):
@@ -199,7 +198,13 @@ def test_votes_may_read_definitions(tiny_backbone):
 
 @pytest.mark.parametrize(
     "values",
-    [{"redundancy": 1.5}, {"ambiguity": 0.0}, {"box_threshold": 2.0}, {"logit_scale": 0.0}, {"background_rows": -1}],
+    [
+        {"redundancy": 1.5},
+        {"ambiguity": 0.0},
+        {"box_threshold": 2.0},
+        {"logit_scale": 0.0},
+        {"background_rows": -1},
+    ],
 )
 def test_bad_values_are_refused(values):
     with pytest.raises(RecipeError, match="purify"):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import relative_error, vectors
 
+from ovsslib.clip.backbone import PIXEL_MEAN, PIXEL_STD
 from ovsslib.errors import RecipeError
 from ovsslib.images.pictures import normalise
 from ovsslib.recipe import Recipe
@@ -24,7 +25,9 @@ NACLIP = {"terms": "kk", "gaussian_std": 5.0, "residual": False, "feed_forward":
 
 def picture_of(key: str) -> torch.Tensor:
     file, name, _ = PICTURES[key]
-    return normalise(vectors(file)[name].numpy())
+    # as recorded: bytes over 255, less CLIP's mean, over its deviation
+    mean, std = (torch.tensor(v)[:, None, None] for v in (PIXEL_MEAN, PIXEL_STD))
+    return (vectors(file)[name].permute(2, 0, 1) / 255 - mean) / std
 
 
 @pytest.mark.parametrize("key", sorted(PICTURES))
@@ -95,7 +98,9 @@ def test_windows_are_averaged_before_the_attention(key, tiny_backbone):
     """ClearCLIP's attention on the stitched projections, worked out by hand."""
     pixels, stride = picture_of(key), PICTURES[key][2]
     attention = {"terms": "qq", "residual": False, "feed_forward": False}
-    tokens = encoded(tiny_backbone, pixels, {"attention": attention}, {"crop": 112, "stride": stride})
+    tokens = encoded(
+        tiny_backbone, pixels, {"attention": attention}, {"crop": 112, "stride": stride}
+    )
     side = pixels.shape[-1] // 16
     total, count = torch.zeros(2, side, side, 64), torch.zeros(side, side, 1)
     for top in (0, stride):
@@ -133,9 +138,7 @@ def test_padded_windows_lose_their_padding(tiny_backbone):
     cut = without_padding(maps, grid, 16)
     assert torch.equal(cut[0, 0], maps[0, 0, 1:6, 1:6])
     image = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
-    tokens = encoded(
-        tiny_backbone, normalise(image), {}, {"crop": 80, "stride": 40, "pad_to": 112}
-    )
+    tokens = encoded(tiny_backbone, normalise(image), {}, {"crop": 80, "stride": 40, "pad_to": 112})
     assert tokens.grid == (5, 7)
 
 

@@ -5,8 +5,8 @@ import torch
 from conftest import relative_error, vectors
 
 from ovsslib import guides
+from ovsslib.clip.backbone import PIXEL_MEAN, PIXEL_STD
 from ovsslib.errors import RecipeError
-from ovsslib.images.pictures import normalise
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
 from ovsslib.segmenter.encoding import PictureInput, encode_pictures
@@ -32,7 +32,9 @@ PICTURES = {
 
 def picture_of(key: str) -> torch.Tensor:
     file, name, _ = PICTURES[key]
-    return normalise(vectors(file)[name].numpy())
+    # as recorded: bytes over 255, less CLIP's mean, over its deviation
+    mean, std = (torch.tensor(v)[:, None, None] for v in (PIXEL_MEAN, PIXEL_STD))
+    return (vectors(file)[name].permute(2, 0, 1) / 255 - mean) / std
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,8 @@ def tokens_of(segmenter, pixels, regions):
 def test_guide_features_agree(key, segmenter, guide):
     pixels = picture_of(key)
     grid = segmenter.windows.boxes(*pixels.shape[-2:])
-    features = picture_features(guide, grid.crops(pixels), PatchGrid(grid, 8))
+    reading = guide.read(guide.from_clip(grid.crops(pixels)))
+    features = picture_features(guide, reading, PatchGrid(grid, 8))
     assert relative_error(features.flatten(1).T[None], RECORDED[f"dino__{key}"]) < TOLERANCE
 
 
@@ -101,7 +104,9 @@ def test_shares_of_the_branches_add_up(guide, tiny_backbone, monkeypatch):
 
     def patches(middle, semantic):
         changes = {"middle": middle, "semantic": semantic}
-        recipe = Recipe("ov").but({"windows": {"crop": 112, "stride": 56}, "stitched_regions": changes})
+        recipe = Recipe("ov").but(
+            {"windows": {"crop": 112, "stride": 56}, "stitched_regions": changes}
+        )
         return tokens_of(Segmenter(tiny_backbone, recipe), pixels, mask).patches
 
     plain = patches(0.0, 0.0)
@@ -113,7 +118,9 @@ def test_shares_of_the_branches_add_up(guide, tiny_backbone, monkeypatch):
 
 
 def test_alike_regions_are_merged_in_any_number_of_steps_and_the_smallest_id_is_left_alone():
-    features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.9, 0.436], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]])
+    features = torch.tensor(
+        [[1.0, 0.0], [1.0, 0.0], [0.9, 0.436], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]
+    )
     maps = torch.nn.functional.normalize(features, dim=1).T[:, None]
     regions = torch.tensor([[2, 3, 4, 5, 6, 9]])
     merged = merged_regions(regions, maps, distance=0.3)
@@ -154,7 +161,9 @@ def test_region_tokens_are_those_of_a_pass_with_masked_tokens_in_front(tiny_back
     allowed[:4, 5:] = regions.flatten() == ids[:, None]
     for index in range(12):
         tap = tiny_backbone.project(index, x)
-        mixed = torch.nn.functional.scaled_dot_product_attention(tap.q, tap.k, tap.v, attn_mask=allowed)
+        mixed = torch.nn.functional.scaled_dot_product_attention(
+            tap.q, tap.k, tap.v, attn_mask=allowed
+        )
         x = x + tiny_backbone.join(index, mixed)
         x = x + tiny_backbone.feed_forward(index, x)
     assert relative_error(ours, x[:, :4]) < 1e-5
@@ -167,11 +176,15 @@ def test_regions_take_the_nearest_cell_and_attention_by_rows_is_attention(monkey
     monkeypatch.setattr("ovsslib.stages.stitching.ENTRIES", 14)
     q, k, v = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(attend_rows(q, k, v, 0.5), (q @ k.T * 0.5).softmax(1) @ v)
-    assert list(middle_blocks(12)) == [5, 6, 7, 8, 9] and list(middle_blocks(24)) == list(range(10, 22))
+    assert list(middle_blocks(12)) == [5, 6, 7, 8, 9] and list(middle_blocks(24)) == list(
+        range(10, 22)
+    )
     assert list(middle_blocks(3)) == [0] and list(middle_blocks(6)) == [2, 3]
 
 
-def test_windows_of_broken_patches_and_other_networks_are_refused(guide, tiny_backbone, tiny_inputs, monkeypatch):
+def test_windows_of_broken_patches_and_other_networks_are_refused(
+    guide, tiny_backbone, tiny_inputs, monkeypatch
+):
     monkeypatch.setattr(Segmenter, "_guide", lambda self: guide)
     recipe = Recipe("ov").but({"windows": {"crop": 60, "stride": 20}, "stitched_regions": True})
     with pytest.raises(RecipeError, match="multiple of 16"):
@@ -181,7 +194,7 @@ def test_windows_of_broken_patches_and_other_networks_are_refused(guide, tiny_ba
     other = type("Guide", (), {"network": torch.nn.Linear(2, 2), "name": "other"})
     grid = WindowSettings(crop=0).boxes(64, 64)
     with pytest.raises(RecipeError, match="'other'.*DINO's transformers only"):
-        picture_features(other, torch.zeros(1, 3, 64, 64), PatchGrid(grid, 8))
+        picture_features(other, None, PatchGrid(grid, 8))
     for values in ({"tau": 0.0}, {"distance": -1.0}, {"middle": -0.1}):
         with pytest.raises(RecipeError, match="stitched_regions"):
             StitchedRegionsSettings(**values)

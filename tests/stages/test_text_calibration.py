@@ -55,7 +55,9 @@ def test_rows_sums_and_counts_agree(variant, kind, tiny_backbone, tiny_inputs, m
     grid = segmenter.windows.boxes(80, 112)
     features = segmenter.map_of(grid.crops(pixels))
     context = PictureTextContext(tiny_backbone, pixels, grid, features, index, segmenter.map_of)
-    rows = TextCalibrationSettings(**VARIANTS[variant]).on_picture_text(tiny_inputs["text"], context)
+    rows = TextCalibrationSettings(**VARIANTS[variant]).on_picture_text(
+        tiny_inputs["text"], context
+    )
     key = f"{variant}__{kind}"
     assert relative_error(rows, RECORDED[f"text__{key}"]) < TOLERANCE
     assert relative_error(spy.evidence.sums, RECORDED[f"sums__{key}"]) < TOLERANCE
@@ -80,7 +82,11 @@ def test_logits_are_those_of_the_recorded_rows(tiny_backbone, tiny_inputs):
 def test_features_of_equal_windows_are_used_again(tiny_backbone, tiny_inputs, monkeypatch):
     """The inference windows are padded alike, so no further pass is made."""
     recipe = Recipe("ptc").but(
-        {"attention": NACLIP, "windows": {"crop": 64, "stride": 16}, "text_calibration": VARIANTS["crop64_16"]}
+        {
+            "attention": NACLIP,
+            "windows": {"crop": 64, "stride": 16},
+            "text_calibration": VARIANTS["crop64_16"],
+        }
     )
     segmenter = Segmenter(tiny_backbone, recipe)
     calls = []
