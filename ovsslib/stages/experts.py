@@ -19,7 +19,7 @@ from ovsslib.clip.backbone import Backbone
 from ovsslib.errors import MemoryBudgetError, RecipeError
 from ovsslib.recipe import stage
 from ovsslib.stages.contexts import WindowContext
-from ovsslib.text.features import TextFeatures, encode_texts
+from ovsslib.text.features import TextFeatures, encode_texts, merge_queries
 from ovsslib.text.prompts import TextSettings
 from ovsslib.text.template_table import TemplateTable, table_hash
 
@@ -181,10 +181,8 @@ def template_entropy(
         sums (C,) float64 of H = - sum_c p_c log(p_c + 1e-10), where p is the maximum over each class's queries and
         not normalised again; counts (C,) int64 of pixels.
     """
-    p = (cosines.float() * scale).softmax(dim=0)
-    index = query_class.to(p.device)[:, None].expand_as(p)
-    p = p.new_zeros(classes, p.shape[1]).scatter_reduce(0, index, p, reduce="amax")
-    entropy = -(p * (p + 1e-10).log()).sum(dim=0).double()
+    p = merge_queries((cosines.float() * scale).softmax(dim=0), query_class, classes)
+    entropy = -(p + 1e-10).log_().mul_(p).sum(dim=0).double()
     label = p.argmax(dim=0)
     sums = entropy.new_zeros(classes).index_add_(0, label, entropy)
     return sums, torch.bincount(label, minlength=classes)

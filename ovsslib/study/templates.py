@@ -52,27 +52,10 @@ def rank_templates(
     templates = tuple(templates or PROMPTS["imagenet80"].thing)
     TextSettings(templates=templates)  # refuses one without a place for the word
     query_class = torch.tensor(vocabulary.query_class)
-    classes, queries = len(vocabulary), len(vocabulary.queries)
     prompts = [one.replace("{}", word) for one in templates for word in vocabulary.queries]
     plain = TextSettings(templates=("{}",), truncate=segmenter.recipe["text"].truncate)
-    rows = encode_texts(segmenter.backbone, prompts, plain).unflatten(0, (-1, queries))
-    sums = torch.zeros(len(templates), classes, dtype=torch.double)
-    counts = torch.zeros(len(templates), classes, dtype=torch.long)
-    seen = 0
-    for picture in pictures:
-        image = read_picture(picture)
-        given = PictureInput(segmenter.prepare(image), image)
-        encoded = encode_pictures([segmenter], given, [None])[0]
-        for index, one in enumerate(rows):
-            words_now = Words(one, queries, query_class).to(segmenter.backbone.device)
-            with torch.no_grad():
-                stitched = encoded.logits(words_now, tuple(image.shape[:2]))
-            for part in strips(image.shape[0], queries * image.shape[1]):
-                cosines = stitched.rows(part.start, part.stop).flatten(1)
-                total, count = template_entropy(cosines, query_class, classes, scale)
-                sums[index] += total.cpu()
-                counts[index] += count.cpu()
-        seen += 1
+    rows = encode_texts(segmenter.backbone, prompts, plain).unflatten(0, (len(templates), -1))
+    sums, counts, seen = _sums(segmenter, pictures, rows, query_class, scale)
     if not seen:
         raise DataError("no pictures to rank templates on; give at least one")
     entropy = sums / counts.clamp_min(1)
@@ -93,6 +76,35 @@ def rank_templates(
         share=_rounded(share),
         source=source,
     )
+
+
+def _sums(
+    segmenter: Segmenter,
+    pictures: Iterable[Picture],
+    rows: torch.Tensor,
+    query_class: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Sums of entropies and numbers of pixels by template and predicted class (T, C), and the number of pictures."""
+    classes, queries = int(query_class.max()) + 1, len(query_class)
+    sums = torch.zeros(len(rows), classes, dtype=torch.double)
+    counts = torch.zeros(len(rows), classes, dtype=torch.long)
+    seen = 0
+    for picture in pictures:
+        image = read_picture(picture)
+        given = PictureInput(segmenter.prepare(image), image)
+        encoded = encode_pictures([segmenter], given, [None])[0]
+        for index, one in enumerate(rows):
+            words = Words(one, queries, query_class).to(segmenter.backbone.device)
+            with torch.no_grad():
+                stitched = encoded.logits(words, tuple(image.shape[:2]))
+            for part in strips(image.shape[0], queries * image.shape[1]):
+                cosines = stitched.rows(part.start, part.stop).flatten(1)
+                total, count = template_entropy(cosines, query_class, classes, scale)
+                sums[index] += total.cpu()
+                counts[index] += count.cpu()
+        seen += 1
+    return sums, counts, seen
 
 
 def _rounded(values: torch.Tensor) -> tuple[tuple[float, ...], ...]:

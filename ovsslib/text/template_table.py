@@ -115,8 +115,10 @@ class TemplateTable:
         )
 
     def to_json(self) -> str:
-        """The table as JSON text, for :meth:`from_json`."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
+        """The table as JSON text, one entry a line, for :meth:`from_json`."""
+        entries = {"format": FORMAT, **asdict(self)}
+        lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items()]
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
     def save(self, path: str | Path) -> Path:
         """Write the table as JSON. Raises DataError if that cannot be done."""
