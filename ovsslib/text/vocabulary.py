@@ -44,12 +44,14 @@ VARIANTS = {
     "itaclip": "class files of ITACLIP",
     "clearclip": "class files of ClearCLIP: bare words",
     "freecp": "class files of FreeCP: SCLIP's, each class's synonyms in one phrase",
+    "corrclip": "class files of CorrCLIP, shared by OV-Stitcher: people for person, one word per class",
 }
 _PUBLISHED = {
     "sclip": ("sclip",),
     "itaclip": ("itaclip", "sclip"),
     "clearclip": ("clearclip", "sclip"),
     "freecp": ("freecp", "sclip"),
+    "corrclip": ("corrclip", "sclip"),
 }
 
 
