@@ -119,7 +119,9 @@ class EncodedPicture:
                 f"recipe {self.segmenter.recipe.name!r} gives logits of a picture and no features"
             )
         words = Words(text, len(text)) if text is not None else None
-        return self.segmenter.last_block.project(stage.replace_windows(self._picture_context(words)))
+        return self.segmenter.last_block.project(
+            stage.replace_windows(self._picture_context(words))
+        )
 
     def add(self, trunks: list[TrunkOutput], views: list[Tensor], count: int) -> None:
         """Take a chunk of windows: per view its trunk result and its pixels; `count` of them are no padding."""
@@ -297,6 +299,9 @@ class EncodedPicture:
         if tokens.whole and tokens.direct:
             grid = WindowGrid(size, (0,), (0,), size)
         now = self._context(tokens, context.trunk, window, self.picture.kept)
+        if tokens.whole and tokens.class_token is None:
+            # the trunk's class tokens belong to windows, of which none is left
+            now.class_token_of = lambda: self.picture_class_token()[None]
         now.features = now.coarse
         for _, settings in segmenter.recipe.at("features"):
             now.features = settings.on_features(now.features, now)
@@ -319,7 +324,7 @@ class EncodedPicture:
             block.base(trunk.grid), lambda: block.plain(trunk), self.picture.image,
             None if words is None else words.rows[: words.queries],
             None if words is None else words.query_class, segmenter.guide, self.regions(),
-            self.picture.kept.setdefault("windows", {}),
+            self.picture.kept.setdefault("windows", {}), segmenter.recipe,
         )  # fmt: skip
 
 

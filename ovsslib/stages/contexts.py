@@ -5,7 +5,7 @@ CLIP-normalised RGB; the photograph is uint8.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,6 +139,7 @@ class PictureContext:
         base, plain_block: as for `AttentionContext`.
         guide, guide_features: second encoder and its maps of the windows.
         regions: (H, W) int64 region ids of the network picture, or None.
+        recipe: the recipe that runs; its `attention` settings say what to keep around an attention of one's own.
     """
 
     backbone: Backbone
@@ -154,6 +155,7 @@ class PictureContext:
     guide: "Guide | None" = None
     regions: Tensor | None = None
     kept: dict[Any, Any] = field(default_factory=dict)
+    recipe: "Recipe | None" = None
 
     def guide_reading(self) -> "GuideReading":
         """What the guide sees in all windows; one pass for all recipes of an evaluation."""
@@ -272,7 +274,10 @@ class ImageContext:
 def guide_reading(
     guide: "Guide | None", backbone: Backbone, pixels: Tensor, kept: dict[Any, Any]
 ) -> "GuideReading":
-    """What a guide sees in the backbone's pixels (B, 3, H, W): one pass per place, whatever the recipes."""
+    """What a guide sees in the backbone's pixels (B, 3, H, W): one pass per place, whatever the recipes.
+
+    Windows go through it in small chunks, so that its inner tensors stay small however many windows there are.
+    """
     if guide is None:
         raise RecipeError("the recipe has no guide; give its stage one (field `guide`)")
     if guide.weights_hash not in kept:
@@ -280,5 +285,15 @@ def guide_reading(
             torch.tensor(values, device=pixels.device).view(1, 3, 1, 1)
             for values in (backbone.pixel_mean, backbone.pixel_std)
         )
-        kept[guide.weights_hash] = guide.read(guide.normalise(pixels.float() * std + mean))
+        plain = pixels.float() * std + mean
+        step = 1 if guide.device.type == "cpu" else 8
+        parts = [
+            guide.read(guide.normalise(plain[start : start + step]))
+            for start in range(0, len(plain), step)
+        ]
+        joined = {
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in ("last", "penultimate", "q", "k", "v")
+        }
+        kept[guide.weights_hash] = replace(parts[0], **joined)
     return kept[guide.weights_hash]

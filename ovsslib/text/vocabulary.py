@@ -44,12 +44,16 @@ VARIANTS = {
     "itaclip": "class files of ITACLIP",
     "clearclip": "class files of ClearCLIP: bare words",
     "sfp": "class files of SFP: SCLIP's, with people for person",
+    "freecp": "class files of FreeCP: SCLIP's, each class's synonyms in one phrase",
+    "corrclip": "class files of CorrCLIP, shared by OV-Stitcher: people for person, one word per class",
 }
 _PUBLISHED = {
     "sclip": ("sclip",),
     "itaclip": ("itaclip", "sclip"),
     "clearclip": ("clearclip", "sclip"),
     "sfp": ("sfp", "sclip"),
+    "freecp": ("freecp", "sclip"),
+    "corrclip": ("corrclip", "sclip"),
 }
 
 

@@ -1,0 +1,229 @@
+"""FLOSS: each class reads with the templates that suit it (Benigmim et al., ICCV 2025).
+
+A table (:class:`TemplateTable`, fitted on unlabelled pictures by `ovsslib.study.templates.rank_templates`) says for
+every class which templates make the model surest of itself. From it every query gets a text classifier of its own,
+an "expert"; where an expert is claimed by its own class, its answer replaces that of the average over all templates.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import psutil
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovsslib.clip.backbone import Backbone
+from ovsslib.errors import MemoryBudgetError, RecipeError
+from ovsslib.recipe import stage
+from ovsslib.stages.contexts import WindowContext
+from ovsslib.text.features import TextFeatures, encode_texts, merge_queries
+from ovsslib.text.prompts import TextSettings
+from ovsslib.text.template_table import TemplateTable, table_hash
+
+if TYPE_CHECKING:
+    from ovsslib.recipe import Recipe
+
+
+@stage(
+    "experts",
+    point="similarity",
+    order=90,
+    summary="each word reads with the templates that suit it, by a table fitted on unlabelled pictures (FLOSS)",
+)
+@dataclass(frozen=True)
+class ExpertsSettings:
+    """Cosines of a window become probabilities over the queries, fused from the experts' answers.
+
+    Every query has an expert: a classifier of all queries whose rows are means over the best templates of that
+    query's class. See :func:`fuse`. The default answer is that of the recipe's own prompts.
+
+    Attributes:
+        table: name of a shipped table (`ovsslib.text.template_table.shipped_tables`) or path of a JSON file. It
+            belongs to one model and one list of words; others are refused.
+        count: templates an expert averages (released: 4).
+        logit_scale: factor of the cosines before the softmax over queries (CLIP's own 100).
+        at: "pixels": probabilities are interpolated to the window and fused there (released); "patches": fused on the
+            grid of the features, with less memory.
+    """
+
+    version: ClassVar[int] = 1
+    capabilities: ClassVar[frozenset[str]] = frozenset({"compares_in_place"})
+
+    table: str = ""
+    count: int = 4
+    logit_scale: float = 100.0
+    at: Literal["pixels", "patches"] = "pixels"
+
+    def __post_init__(self):
+        if self.count < 1:
+            raise RecipeError(f"experts.count={self.count}: must be 1 template or more")
+        if self.logit_scale <= 0:
+            raise RecipeError(f"experts.logit_scale={self.logit_scale}: must be above 0")
+
+    def refuse(self, recipe: "Recipe") -> str | None:
+        """Why these settings cannot work with the rest of a recipe."""
+        if recipe.stages_with("picture_logits"):
+            return "another stage makes the picture's logits by itself, so no patches are compared with words"
+        if [s for s in recipe.stages_with("group_features") if s is not self]:
+            return "it brings text rows of its own, and so does another stage; turn one of them off"
+        return None
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise RecipeError if the table was fitted with another model, DataError if there is no such table."""
+        if self.table:
+            table = TemplateTable.load(self.table)
+            table.check_model(backbone.name, backbone.pretrained, backbone.weights_hash)
+
+    def networks(self, backbone: Backbone) -> dict[str, str]:
+        """The table by its hash: part of a record's key."""
+        return {"template table": table_hash(self.table)} if self.table else {}
+
+    def group_features(
+        self, backbone: Backbone, text: TextFeatures, settings: TextSettings
+    ) -> Tensor:
+        """Unit rows (C Q, D) of the experts, class by class: all Q queries in the best templates of class c."""
+        if not self.table:
+            raise RecipeError(
+                "experts.table is empty: fit a table on unlabelled pictures with "
+                "ovsslib.study.templates.rank_templates, save it, and give its path"
+            )
+        table = TemplateTable.load(self.table)
+        top = table.top(text.vocabulary, self.count)
+        used = sorted({index for one in top for index in one})
+        words = text.vocabulary.queries
+        check_rows(len(top) * len(words), text.features.shape[1])
+        prompts = [table.templates[index].replace("{}", word) for index in used for word in words]
+        plain = dataclasses.replace(settings, templates=("{}",), material_rules=False)
+        rows = encode_texts(backbone, prompts, plain).unflatten(0, (len(used), len(words)))
+        return torch.cat([expert_rows(rows, [used.index(index) for index in one]) for one in top])
+
+    def on_window_text(self, text: Tensor, context: WindowContext) -> Tensor:
+        """Rows (..., Q + C Q, D) -> (..., Q, D): the experts' own rows are compared one expert at a time."""
+        return text[..., : context.queries, :]
+
+    def on_similarity(self, logits: Tensor, context: WindowContext) -> Tensor:
+        """Cosines (B, Q, h, w) -> probabilities (B, Q, H, W), H x W the window's pixels or h x w patches."""
+        assert context.text is not None and context.features is not None
+        queries, index = context.queries, context.query_class
+        index = torch.arange(queries) if index is None else index
+        rows = context.text[queries:].float()
+        if len(rows) != queries * (int(index.max()) + 1):
+            raise RecipeError(
+                "experts need the rows of their templates behind those of the words: segment with words "
+                "(Segmenter.__call__ or .segment), not with bare text features"
+            )
+        features = F.normalize(context.features.float(), dim=1)
+        size = tuple(context.window.shape[-2:]) if self.at == "pixels" else features.shape[-2:]
+        fused = []
+        for default, one in zip(logits[:, :queries], features, strict=True):
+            answers = self._answers(one, rows.unflatten(0, (-1, queries)), index.tolist(), size)
+            p = self._resized((default * self.logit_scale).softmax(dim=0), size)
+            fused.append(fuse(p, answers))
+        return torch.stack(fused)
+
+    def _answers(
+        self, features: Tensor, rows: Tensor, query_class: list[int], size: tuple[int, int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Query by query (query, probabilities (Q, H, W)) of the experts that can be claimed in a window."""
+        members: dict[int, list[int]] = {}
+        for query, one in enumerate(query_class):
+            members.setdefault(one, []).append(query)
+        for one, mine in members.items():
+            cosines = torch.einsum("qd,dhw->qhw", rows[one], features)
+            p = (cosines * self.logit_scale).softmax(dim=0)
+            mine = [query for query in mine if can_be_claimed(p, query)]
+            if mine:
+                p = self._resized(p, size)
+                yield from ((query, p) for query in mine)
+
+    def _resized(self, p: Tensor, size: tuple[int, int]) -> Tensor:
+        if tuple(p.shape[-2:]) == tuple(size):
+            return p
+        return F.interpolate(p[None], size=size, mode="bilinear")[0]
+
+
+def check_rows(rows: int, width: int) -> None:
+    """Raise MemoryBudgetError if the experts' rows of text would not fit."""
+    need, free = 8 * rows * width, psutil.virtual_memory().available
+    if need > free:
+        raise MemoryBudgetError(
+            f"the experts' {rows} text rows need about {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; use fewer "
+            "words, or turn experts off"
+        )
+
+
+def can_be_claimed(p: Tensor, query: int) -> bool:
+    """Whether a query can be the argmax anywhere between the patches of probabilities (Q, h, w).
+
+    Bilinear interpolation mixes at most four patches; where another query is the larger in all four, it stays so in
+    between. Experts that this rules out need not be interpolated, which is most of them.
+    """
+    ahead = F.pad((p - p[query])[None], (1, 1, 1, 1), mode="replicate")
+    least = -F.max_pool2d(-ahead, 2, stride=1)[0]
+    return not bool((least > 1e-6).any(dim=0).all())
+
+
+def template_entropy(
+    cosines: Tensor, query_class: Tensor, classes: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Sums of the entropy of one template's answer over the pixels of each class that it predicts.
+
+    Args:
+        cosines: (Q, n) cosines of n pixels with the rows of one template.
+        query_class: (Q,) class of each query, rising.
+        classes: C.
+        scale: factor of the cosines before the softmax over queries.
+
+    Returns:
+        sums (C,) float64 of H = - sum_c p_c log(p_c + 1e-10), where p is the maximum over each class's queries and
+        not normalised again; counts (C,) int64 of pixels.
+    """
+    p = merge_queries((cosines.float() * scale).softmax(dim=0), query_class, classes)
+    entropy = -(p + 1e-10).log_().mul_(p).sum(dim=0).double()
+    label = p.argmax(dim=0)
+    sums = entropy.new_zeros(classes).index_add_(0, label, entropy)
+    return sums, torch.bincount(label, minlength=classes)
+
+
+def choose_templates(entropy: Tensor, share: Tensor, count: int) -> list[list[int]]:
+    """The `count` templates of least entropy for each class, those that never predict it left out.
+
+    Args:
+        entropy, share: (T, C).
+
+    Returns:
+        per class its templates, best first; none for a class that no template predicts.
+    """
+    chosen = []
+    for mean, seen in zip(entropy.T, share.T, strict=True):
+        order = [t for t in mean.argsort(stable=True).tolist() if seen[t] > 0]
+        chosen.append(order[:count])
+    return chosen
+
+
+def expert_rows(table: Tensor, templates: Iterable[int]) -> Tensor:
+    """Unit mean over some templates of unit text rows (T, Q, D): (Q, D)."""
+    return F.normalize(table[list(templates)].mean(dim=0), dim=-1)
+
+
+def fuse(default: Tensor, experts: Iterable[tuple[int, Tensor]]) -> Tensor:
+    """The default's probabilities where no expert is claimed, else those of the surest claimed expert.
+
+    Expert q is claimed at a pixel if q is the argmax of its own probabilities there; of several the one whose own
+    probability p_q,q is largest answers, the first on ties.
+
+    Args:
+        default: (Q, ...) probabilities over queries.
+        experts: (query, array like it) in rising order, given one at a time: three are held at once, whatever their
+            number.
+    """
+    out, best = default.clone(), torch.zeros_like(default[0])
+    for query, p in experts:
+        top, label = p.max(dim=0)
+        wins = (label == query) & (top > best)
+        out = torch.where(wins, p, out)
+        best = torch.where(wins, top, best)
+    return out
