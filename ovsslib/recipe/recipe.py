@@ -17,6 +17,9 @@ from ovsslib.recipe.points import ALWAYS_ON, CAPABILITIES, ONE_OF_A_KIND, POINTS
 from ovsslib.recipe.registry import make_settings, stage_info, stages
 
 
+GROUPS = ("clip", "guide", "masks")
+
+
 @dataclass(frozen=True, eq=False)
 class Recipe:
     """A checked, frozen set of stages with their settings.
@@ -30,6 +33,10 @@ class Recipe:
         summary: one line for people.
         source: citation keys of the paper(s) or repositories it follows.
         dataset: data set whose published settings it carries, or None.
+        year: of the publication, or None.
+        group: "clip" (CLIP alone), "guide" (with a self-supervised second model) or "masks" (with masks of a segmenter):
+            methods are compared within their group.
+        licence: of the released code ("none": the repository has no licence file), or "".
     """
 
     name: str
@@ -37,6 +44,9 @@ class Recipe:
     summary: str = ""
     source: str = ""
     dataset: str | None = None
+    year: int | None = None
+    group: str = "clip"
+    licence: str = ""
 
     def __post_init__(self):
         given = dict(self.stages)
@@ -78,7 +88,8 @@ class Recipe:
         return self.stages[name]
 
     def __reduce__(self):
-        return Recipe, (self.name, dict(self.stages), self.summary, self.source, self.dataset)
+        about = (self.summary, self.source, self.dataset, self.year, self.group, self.licence)
+        return Recipe, (self.name, dict(self.stages), *about)
 
     def get(self, name: str) -> Any | None:
         """Settings of a stage, or None if it is off."""
@@ -160,8 +171,9 @@ class Recipe:
     def to_yaml(self) -> str:
         """The recipe as YAML text; :meth:`from_yaml` gives an equal recipe back."""
         head = {"name": self.name, "summary": self.summary, "source": self.source}
-        if self.dataset:
-            head["dataset"] = self.dataset
+        about = {"dataset": self.dataset, "year": self.year, "licence": self.licence}
+        head |= {key: value for key, value in about.items() if value}
+        head["group"] = self.group
         return yaml.safe_dump({**head, "stages": self.resolved()}, sort_keys=False)
 
     @staticmethod
@@ -173,7 +185,8 @@ class Recipe:
             raise RecipeError(f"the recipe is not YAML: {error}") from None
         if not isinstance(content, dict) or "name" not in content:
             raise RecipeError("a recipe is a YAML mapping with at least a `name`")
-        unknown = set(content) - {"name", "summary", "source", "dataset", "stages", "datasets"}
+        about = {"name", "summary", "source", "dataset", "year", "group", "licence"}
+        unknown = set(content) - {*about, "stages", "datasets"}
         if unknown:
             raise RecipeError(f"recipe {content['name']!r}: unknown entries {sorted(unknown)}")
         per_dataset = content.get("datasets") or {}
@@ -183,8 +196,18 @@ class Recipe:
         for name, values in _grouped(per_dataset.get(dataset) or {}).items():
             _apply(settings, name, values)
         tuned = dataset if dataset in per_dataset else content.get("dataset")
+        group = content.get("group", "clip")
+        if group not in GROUPS:
+            raise RecipeError(f"recipe {content['name']!r}: group={group!r}{did_you_mean(group, GROUPS)}")
         return Recipe(
-            str(content["name"]), settings, content.get("summary", ""), content.get("source", ""), tuned
+            str(content["name"]),
+            settings,
+            content.get("summary", ""),
+            content.get("source", ""),
+            tuned,
+            content.get("year"),
+            group,
+            content.get("licence", ""),
         )
 
     @staticmethod
