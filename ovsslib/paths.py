@@ -37,8 +37,13 @@ def data(relative: str = "") -> Path:
 
 def cache_path(relative: str = "") -> Path:
     """Where a folder of the user's cache is; it need not be there."""
-    root = Path(os.environ.get("OVSSLIB_CACHE") or platformdirs.user_cache_dir("ovsslib"))
-    return root / relative
+    try:
+        root = Path(os.environ.get("OVSSLIB_CACHE") or platformdirs.user_cache_dir("ovsslib"))
+        return root.expanduser() / relative
+    except (RuntimeError, KeyError, OSError) as error:  # no HOME, a user without an entry
+        raise DataError(
+            f"there is no home folder to keep a cache in ({error}); set OVSSLIB_CACHE to a folder that can be written"
+        ) from None
 
 
 def cache(relative: str = "") -> Path:

@@ -15,6 +15,7 @@ from ovsslib.book.figures.attention import attention_map, plot_attention
 from ovsslib.book.figures.panels import attention_panel
 from ovsslib.errors import OvssError
 from ovsslib.segmenter import Segmenter
+from ovsslib.text.cleaning import parse_classes
 
 
 def interactive() -> bool:
@@ -39,7 +40,7 @@ def explore_words(
 
     def show(recipe: str, text: str) -> None:
         try:
-            typed = [word.strip() for word in text.split(",") if word.strip()]
+            typed = [queries[0].strip() for queries in parse_classes(text)] if text.strip() else []
             display(segmenters[recipe](image, typed))
         except OvssError as error:
             print(error)

@@ -49,7 +49,7 @@ def check_data(
     split: Annotated[str, typer.Option(help="train or val; Scenes: dev, test.")] = "val",
 ) -> None:
     """Verify layout, counts, label ranges and sizes: one line per problem, exit code 1 if there is any."""
-    from ovsslib.datasets.dataset import check_dataset
+    from ovsslib.datasets.checking import check_dataset
 
     problems = check_dataset(name, root, split)
     for problem in problems:

@@ -84,8 +84,6 @@ def segment(
     if set_:
         segmenter = Segmenter(segmenter.backbone, segmenter.recipe.but(parse_changes(set_)))
     chosen = background
-    if background is not None and background != "auto":
-        chosen = [word.strip() for word in background.split(",")]
     result = segmenter(image, words, chosen)
     if out is not None:
         result.save(out)

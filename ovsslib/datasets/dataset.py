@@ -7,19 +7,20 @@ labels.
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ovsslib import paths
 from ovsslib.datasets import label_tables as labels
 from ovsslib.datasets.file_hashes import file_hashes
-from ovsslib.errors import DataError, ImageError, OvssError
+from ovsslib.errors import DataError, ImageError
 from ovsslib.images.pictures import open_untouched, read_picture
+from ovsslib.text.cleaning import split_synonyms
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -172,8 +173,7 @@ class SegmentationDataset(Sequence):
 
         if self._vocabulary is not None:
             return Vocabulary.named(self._vocabulary)
-        synonyms = [line.split(", ") for line in self._words]
-        return Vocabulary.from_words({words[0]: words[1:] for words in synonyms})
+        return Vocabulary.from_words("\n".join(self._words) if len(self._words) > 1 else list(self._words))
 
     def paths(self, index: int) -> tuple[Path, Path]:
         """Files of image and label map. Raises DataError when the label map is missing."""
@@ -252,59 +252,12 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
         ) from error
 
 
-def check_dataset(
-    name: str,
-    root: str | os.PathLike | None = None,
-    split: str = "val",
-    words: Sequence[str] | None = None,
-    progress: bool = True,
-) -> list[str]:
-    """Read a whole data set and list what is wrong with it, one line per problem; empty if all is
-    well.
-
-    Looks at the layout, the number of images, whether each image and label map can be read, their
-    sizes, the label values, label maps without image, and (in a complete data set) classes that
-    never occur.
-    """
-    try:
-        dataset = open_dataset(name, root, split, words=words)
-    except OvssError as error:
-        return [_one_line(error)]
-    problems = []
-    expected = VIEWS[name][3] if name in VIEWS and split == "val" else None
-    if expected is not None and len(dataset) != expected:
-        problems.append(f"{name} {split} has {len(dataset)} images, expected {expected}")
-    seen = np.zeros(dataset.classes, dtype=bool)
-    for index in tqdm(range(len(dataset)), desc=f"check {name}", disable=not progress):
-        try:
-            _, label, _ = dataset[index]
-        except OvssError as error:
-            problems.append(_one_line(error))
-            continue
-        present = np.unique(label)
-        seen[present[present != dataset.ignore_index]] = True
-    problems.extend(_orphans(dataset))
-    if expected is not None and len(dataset) == expected and not seen.all():
-        never = ", ".join(str(value) for value in np.flatnonzero(~seen)[:10])
-        problems.append(
-            f"{name} {split}: labels that never occur: {never}; are the masks converted?"
-        )
-    return problems
 
 
-def _orphans(dataset: SegmentationDataset) -> Iterator[str]:
-    """Label files of the folder data sets that no image has."""
-    if dataset.name != "folder":
-        return
-    known = {path for item in dataset.items for path, _ in item.masks}
-    for folder in sorted({path.parent for path in known}):
-        for path in sorted(folder.glob("*.png")):
-            if path not in known:
-                yield f"{path} has no image"
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+
+
 
 
 def _layout(name: str, split: str) -> Layout:
@@ -383,9 +336,10 @@ def _items(layout: Layout, base: Path) -> Iterator[Item]:
     if not annotations.is_dir():
         raise DataError(f"the folder of label maps {annotations} is missing; fetch or convert it")
     if layout.list_file is None:
-        files = images.rglob(f"*{layout.image_suffix}")
         ids = sorted(
-            path.relative_to(images).as_posix()[: -len(layout.image_suffix)] for path in files
+            path.relative_to(images).as_posix()[: -len(layout.image_suffix)]
+            for path in files_below(images)
+            if path.name.endswith(layout.image_suffix)
         )
     else:
         ids = _read_list(base / layout.list_file)
@@ -416,15 +370,19 @@ def _open_folder(root, split: str, words: Sequence[str] | None) -> SegmentationD
             raise DataError(
                 f"no words for {root}: give words=[...], or write one per line in {file}"
             )
-        words = file.read_text(encoding="utf-8").splitlines()
+        words = _lines_of(file)
     words = [word.strip() for word in words if word.strip()]
     if not words:
         raise DataError(f"no words for {root}: give at least one")
-    names = [word.split(", ")[0] for word in words]
+    names = [(split_synonyms(word) or [word])[0].strip() for word in words]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"two classes of {root} are called {twice!r}; give each its own name")
-    files = sorted(path for path in images.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    files = sorted(
+        path
+        for path in images.iterdir()
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    )
     if not files:
         raise DataError(f"no images: {images} has none of {', '.join(PICTURE_SUFFIXES)}")
     stems = [path.stem for path in files]
@@ -434,6 +392,27 @@ def _open_folder(root, split: str, words: Sequence[str] | None) -> SegmentationD
     table = f"identity-{len(words)}" if len(words) <= 255 else "wide"
     items = [Item(path.stem, path, ((masks / f"{path.stem}.png", table),)) for path in files]
     return SegmentationDataset("folder", split, items, len(words), words=words)
+
+
+def _lines_of(file: Path) -> list[str]:
+    try:
+        return re.split(r"\r\n|\r|\n", file.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise DataError(f"{file} is not UTF-8; save it as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from None
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, linked folders followed (each once), hidden files left out."""
+    seen = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(here) / name for name in names if not name.startswith("."))
 
 
 def _first_folder(root: Path, names: Sequence[str], split: str) -> Path:

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ovsslib import paths
 from ovsslib.clip.memory import memory_errors
+from ovsslib.datasets.checking import unused_classes
 from ovsslib.datasets.dataset import VIEWS
 from ovsslib.errors import DataError
 from ovsslib.evaluation import metrics
@@ -299,6 +300,7 @@ class _Run:
         for job in jobs:
             counts = _gathered(job, len(self.dataset), self.dataset.classes, self.processes)
             assert_complete(counts["done"], len(skipped))
+            self._check_labels(counts, len(skipped))
             reports.append(self._report(job, counts, [why for _, why in skipped], elapsed, resumed))
         if self.processes.first:
             for job, report in zip(jobs, reports, strict=True):
@@ -309,6 +311,24 @@ class _Run:
             for job in jobs:
                 job.log.remove()
         return reports
+
+    def _check_labels(self, counts: dict, skipped: int) -> None:
+        """Raise DataError where nothing was measured; warn of masks of 0 and 255 in a folder data set."""
+        if not counts["done"].any():
+            raise DataError(
+                f"{self.dataset.name}: all {skipped} images were skipped, so there is nothing to measure; `ovss data "
+                "check` lists what is wrong with them"
+            )
+        seen = counts["classes"][:, 2].sum(axis=0) > 0
+        ignored = 0
+        if not seen.all() and hasattr(self.dataset, "label") and self.processes.first:
+            some = np.flatnonzero(counts["done"])[:8]
+            ignored = sum(int((self.dataset.label(i) == self.dataset.ignore_index).sum()) for i in some)
+        problem = unused_classes(self.dataset.name, seen, ignored)
+        if problem and not seen.any():
+            raise DataError(problem)
+        if problem:
+            warnings.warn(problem, stacklevel=6)
 
     def _report(
         self, job: _Measurement, counts: dict, skipped: list, elapsed: float, resumed: int

@@ -12,6 +12,7 @@ files its pixels equal those of OpenCV's reader.
 
 import os
 import threading
+import warnings
 from pathlib import Path
 
 import cv2
@@ -28,6 +29,8 @@ STD = (68.501, 66.632, 70.323)
 MAX_PIXELS = 2**28
 """Largest picture that is read: 268 million pixels (16384 x 16384), 805 MB as RGB."""
 
+_NEEDS_PLUGIN = (".heic", ".heif", ".jxl", ".raw", ".cr2", ".nef", ".arw", ".dng", ".svg")
+
 Picture = str | os.PathLike | Image.Image | np.ndarray
 
 _pillow_limit = threading.Lock()
@@ -38,7 +41,7 @@ def read_picture(source: Picture) -> np.ndarray:
 
     `source` is a path, a PIL image, or an array that is (H, W, 3) uint8 RGB already (returned as it
     is). The EXIF orientation is applied. Grey, palette, CMYK and other colour models become RGB;
-    16-bit grey keeps its high byte; transparency is laid over white; of an animation the first
+    16-bit grey keeps its high byte (12-bit values in 16 bits, their eight highest, with a warning); transparency is laid over white; of an animation the first
     frame is taken.
 
     Raises ImageError (with the path) when the file is missing, empty, damaged, no picture, of more
@@ -54,7 +57,9 @@ def read_picture(source: Picture) -> np.ndarray:
             "a picture is a path, a PIL image, or an (H, W, 3) uint8 array, "
             f"not {type(source).__name__}"
         )
-    path = Path(source)
+    if "://" in str(source):
+        raise ImageError(f"{source} is an address, not a file; download the picture and give its path")
+    path = Path(source).expanduser()
     try:
         _check_file(path)
         with _open(path) as image:
@@ -63,6 +68,11 @@ def read_picture(source: Picture) -> np.ndarray:
         raise
     except Exception as error:
         # Pillow's decoders raise a dozen kinds of error on damaged files; all mean the same here.
+        if path.suffix.lower() in _NEEDS_PLUGIN:
+            raise ImageError(
+                f"{path} is a {path.suffix[1:].upper()} file, which Pillow reads with a plug-in only; save it as "
+                "JPEG or PNG"
+            ) from error
         raise ImageError(
             f"{path} cannot be read as a picture ({type(error).__name__}: {error}); "
             "it is damaged, cut off, or no picture: fetch it again or leave it out"
@@ -195,7 +205,15 @@ def _from_deep_grey(values: np.ndarray, where: str) -> np.ndarray:
             f"{where} has {values.dtype} samples from {values.min()} to {values.max()}, whose "
             "scale is not known; save it with 8 or 16 bits per sample"
         )
-    return np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    values = values.astype(np.int64)
+    bits = max(8, int(values.max()).bit_length())  # 12-bit cameras store 0 to 4095 in 16 bits
+    if bits < 16:
+        warnings.warn(
+            f"{where} has 16-bit samples up to {values.max()}; they are read as {bits}-bit values. Save it with 8 "
+            "bits, or scaled to 16, to be sure",
+            stacklevel=5,
+        )
+    return np.repeat((values >> (bits - 8)).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _checked_array(image: np.ndarray) -> np.ndarray:

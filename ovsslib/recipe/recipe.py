@@ -16,7 +16,6 @@ from ovsslib.errors import RecipeError, did_you_mean
 from ovsslib.recipe.points import ALWAYS_ON, CAPABILITIES, ONE_OF_A_KIND, POINTS
 from ovsslib.recipe.registry import make_settings, stage_info, stages
 
-
 GROUPS = ("clip", "guide", "masks")
 
 

@@ -1,5 +1,15 @@
-"""Cleaning and comparing words, before they are a vocabulary."""
+"""Reading, cleaning and comparing words, before they are a vocabulary.
 
+How people write words, and how they are read, wherever they stand (Python, a file, the command line):
+
+- a text on one line is a list of classes: `dog, cat; horse`. A comma, a semicolon or a new line ends a class;
+- several lines are one class each: `dog, puppy`. Inside a line a comma or a semicolon ends a synonym;
+- an element of a list, and the value of a mapping, is read like such a line: `["dog, puppy", "cat"]`;
+- `|` always separates synonyms: `dog | puppy, cat`;
+- a comma between two digits separates nothing; white space and case do not matter.
+"""
+
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,10 +25,37 @@ def as_list(synonyms: Any, name: str) -> list[str]:
     if synonyms is None:
         return []
     if isinstance(synonyms, str):
-        return [word for word in synonyms.split(",") if word.strip()]
+        return split_synonyms(synonyms)
     if isinstance(synonyms, (Mapping, bytes)) or not isinstance(synonyms, Iterable):
         raise WordsError(f"the synonyms of {name!r} must be a list of texts, not {synonyms!r}")
-    return list(synonyms)
+    return [part for one in synonyms for part in (split_synonyms(one) if isinstance(one, str) else [one])]
+
+
+_CLASS_ENDS = re.compile(r"(?<!\d),|,(?!\d)|[;\n\r]")
+_SYNONYM_ENDS = re.compile(r"(?<!\d),|,(?!\d)|[;|]")
+
+
+def split_synonyms(line: str) -> list[str]:
+    """Queries of one class as a line gives them: separated by a comma, a semicolon or "|"."""
+    return [part for part in _SYNONYM_ENDS.split(line) if part.strip()]
+
+
+def parse_classes(text: str) -> list[list[str]]:
+    """Queries of every class of a text, the name first (see the head of this module).
+
+    Raises WordsError for a text without a word, or an empty line between others.
+    """
+    lines = re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff").rstrip())
+    if len(lines) > 1:
+        for number, line in enumerate(lines, start=1):
+            if not split_synonyms(line):
+                raise WordsError(f"line {number} is empty, but every line is a class; remove it")
+        return [split_synonyms(line) for line in lines]
+    classes = [split_synonyms(part) for part in _CLASS_ENDS.split(text) if part.strip()]
+    classes = [queries for queries in classes if queries]
+    if not classes:
+        raise WordsError("no words: give at least one")
+    return classes
 
 
 def clean_word(word: Any) -> str:

@@ -13,6 +13,7 @@ import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ from ovsslib.text.cleaning import (
     as_list,
     clean_word,
     clean_words,
+    parse_classes,
     refuse_repeated,
+    split_synonyms,
     word_key,
-)
+)  # fmt: skip
 
 BACKGROUND = "background"
 KINDS = ("thing", "stuff", "material")
@@ -212,8 +215,8 @@ class Vocabulary:
             )
         if isinstance(background, str):
             taken = {word_key(query) for query in self.queries}
-            chosen = "sclip" if background == "auto" else background
-            chosen = [word for word in background_words(chosen) if word_key(word) not in taken]
+            words = _background_of(background)
+            chosen = [word for word in words if word_key(word) not in taken]
         else:
             chosen = list(background)
         if not chosen:
@@ -242,15 +245,16 @@ class Vocabulary:
 
         `.yaml`: the format of `data/vocabularies/` (`names` and `background` as in :meth:`named`),
         or a plain list of words, or a mapping `name: synonyms`. Anything else: the class files of
-        the official repositories, one class a line, its queries separated by ", "; the first is its
-        name. With `background_line` the first line holds the background words. Raises WordsError
+        the official repositories, one class a line, its queries separated by a comma or semicolon; the
+        first is its name (`ovsslib.text.cleaning` has the rules). With `background_line` the first line holds the background words. Raises WordsError
         naming the file and what is wrong with it.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise WordsError(f"cannot read the vocabulary file {path}: {error}") from None
+            wrong = "it is not UTF-8; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else error
+            raise WordsError(f"cannot read the vocabulary file {path}: {wrong}") from None
         try:
             if path.suffix.lower() not in (".yaml", ".yml"):
                 return _from_lines(text, path.stem, background_line)
@@ -277,6 +281,20 @@ def _background_file() -> dict[str, dict[str, Any]]:
 def background_sets() -> dict[str, str]:
     """The sets of background words every vocabulary can use: {name: who used it}."""
     return {name: entry["source"] for name, entry in _background_file().items()}
+
+
+def _background_of(text: str) -> tuple[str, ...]:
+    """Background words as a text gives them: "auto", the name of a set, or words (`sky, wall`).
+
+    Raises WordsError for one word that looks like the name of a set and is none.
+    """
+    chosen = "sclip" if text == "auto" else text.strip()
+    if chosen in background_sets():
+        return background_words(chosen)
+    words = tuple(split_synonyms(text.replace("\n", ",")))
+    if len(words) == 1 and get_close_matches(chosen, background_sets(), n=1):
+        return background_words(chosen)  # raises, and names the set that was meant
+    return tuple(clean_word(word) for word in words)
 
 
 def background_words(name: str) -> tuple[str, ...]:
@@ -379,16 +397,10 @@ def _background_queries(spec: Mapping, variant: str, background: str) -> Iterabl
 
 
 def _from_lines(text: str, stem: str, background_line: bool) -> Vocabulary:
-    # Not splitlines(): it also cuts at characters such as U+2028.
-    lines = text.rstrip().split("\n")
-    if lines == [""]:
+    if not text.strip():
         raise WordsError("no words: the file is empty")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            raise WordsError(f"line {number} is empty, but every line is a class; remove it")
-    synonyms = [
-        clean_words(line.strip().split(", "), f"line {n}") for n, line in enumerate(lines, 1)
-    ]
+    parsed = parse_classes(text)
+    synonyms = [clean_words(queries, f"class {n}") for n, queries in enumerate(parsed, 1)]
     names = [words[0] for words in synonyms]
     if background_line:
         names[0] = BACKGROUND
@@ -408,21 +420,26 @@ def _from_lines(text: str, stem: str, background_line: bool) -> Vocabulary:
 
 def _classes_of(words: Any) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Names and queries of free words, cleaned and checked."""
-    if isinstance(words, str):
-        words = [word for word in words.split(",") if word.strip()]
     if isinstance(words, Mapping):
-        names = tuple(clean_word(name) for name in words)
+        heads = [split_synonyms(name) if isinstance(name, str) else [name] for name in words]
+        names = tuple(clean_word(head[0] if head else "") for head in heads)
         synonyms = tuple(
-            clean_words([name, *as_list(more, name)], name, quiet_name=True)
-            for name, more in zip(names, words.values(), strict=True)
+            clean_words([*head, *as_list(more, name)], name, quiet_name=True)
+            for name, head, more in zip(names, heads, words.values(), strict=True)
         )
         return names, synonyms
-    if words is None or isinstance(words, bytes) or not isinstance(words, Iterable):
+    if isinstance(words, str):
+        parsed: list[list[Any]] = list(parse_classes(words))
+    elif words is None or isinstance(words, bytes) or not isinstance(words, Iterable):
         raise WordsError(
             f"words must be a list of texts or a mapping `name: synonyms`, not {words!r}"
         )
-    names = tuple(clean_word(word) for word in words)
-    return names, tuple((name,) for name in names)
+    else:
+        parsed = [(split_synonyms(w) or [w]) if isinstance(w, str) else [w] for w in words]
+    synonyms = tuple(
+        clean_words([clean_word(word) for word in queries], str(queries[0])) for queries in parsed
+    )
+    return tuple(queries[0] for queries in synonyms), synonyms
 
 
 def _report_shared(vocabulary: Vocabulary) -> None:

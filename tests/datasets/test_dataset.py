@@ -9,7 +9,8 @@ from fake_datasets import CLASSES, KINDS, build, write_mask
 from PIL import Image
 
 from ovsslib.datasets import label_tables as labels
-from ovsslib.datasets.dataset import check_dataset, dataset_names, open_dataset, read_mask
+from ovsslib.datasets.checking import check_dataset
+from ovsslib.datasets.dataset import dataset_names, open_dataset, read_mask
 from ovsslib.errors import DataError, ImageError
 from ovsslib.images.pictures import read_picture
 
