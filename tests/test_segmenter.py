@@ -254,6 +254,8 @@ def test_every_recipe_runs_in_every_precision(precision, image):
         recipe = Recipe.named(name).but(SMALL)
         if "upsampling" in recipe:
             recipe = recipe.but({"upsampling": {"method": "bilinear"}})
+        if "sink_denoise" in recipe:  # the published channels are for OpenAI's weights alone
+            recipe = recipe.but({"sink_denoise": {"channels": (0, 5), "sigma": 1.5}})
         result = Segmenter(backbone, recipe)(image, WORDS, background=["wall"], keep_scores=True)
         assert np.isfinite(result.scores).all(), name
         assert result.mask.shape == (75, 101) and result.mask.max() < 5

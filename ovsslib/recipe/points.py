@@ -44,6 +44,7 @@ CAPABILITIES = {
     "reads_scaled_logits": (),  # compares scaled logits beyond their order (a soft hierarchy)
     "ignores_attention": (),  # computes the last block without the settings of the stage `attention`
     "compares_in_place": (),  # looks at the first view's features, which must not be flipped
+    "replaces_weights": (),  # gives the last block's weights by itself, whatever `attention` says
     "one_map": (),  # gives one map of the whole picture, so that stages per window have none to look at
     "merges_synonyms": (),  # makes class scores by itself, whatever `labels.merge` says
 }

@@ -97,6 +97,7 @@ class EncodedPicture:
         self._trunks: list[tuple[list[TrunkOutput], list[Tensor], int]] = []
         self._kept_of_trunk: dict[Any, Any] = {}
         self._class_token: Tensor | None = None
+        self._only_trunk: TrunkOutput | None = None
         self._late = segmenter.whole_picture is not None
 
     @staticmethod
@@ -168,6 +169,8 @@ class EncodedPicture:
         text: Tensor | None,
     ) -> WindowFeatures:
         segmenter, first, maps = self.segmenter, None, []
+        if len(self.grid) == 1 and segmenter.views is None and not any(self.grid.pad):
+            self._only_trunk = trunks[0][:1]
         regions = self._window_regions(chunk, len(views[0]))
         for number, (trunk, window) in enumerate(zip(trunks, views, strict=True)):
             kept = self.picture.kept.setdefault((chunk, number), {})
@@ -260,8 +263,9 @@ class EncodedPicture:
         """(D,) CLIP's class embedding of the whole network picture; computed once."""
         if self._class_token is None:
             segmenter, pixels = self.segmenter, self.picture.pixels
-            whole = len(self.grid) == 1 and segmenter.views is None and self._features
-            trunk = self._features[0].context.trunk if whole else segmenter.trunk(pixels[None])
+            trunk = self._only_trunk
+            if trunk is None:
+                trunk = segmenter.trunk(pixels[None], taps=(), inputs=())
             self._class_token = segmenter.last_block.plain_class_token(trunk)[0]
         return self._class_token
 

@@ -303,7 +303,7 @@ class Segmenter:
         regions = self.regions_of(picture) if self.recipe.stages_with("proposer_name") else None
         context = ImageContext(
             self.backbone, image, picture.pixels[None], text, self.recipe, regions=regions,
-            kept_of_trunk=stitched.kept_of_trunk, trunk_of=self.trunk,
+            window_logits=stitched.windows, kept_of_trunk=stitched.kept_of_trunk, trunk_of=self.trunk,
         )  # fmt: skip
         return finish(self.recipe, stitched, context, keep_scores, confidence)
 

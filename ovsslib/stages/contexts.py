@@ -245,6 +245,7 @@ class ImageContext:
         text: text features with their vocabulary.
         recipe: the recipe that runs.
         group_logits: (G, H, W) scaled logits of group texts, if a stage asked for them.
+        window_logits: function () -> (N, Q + G, h, w) unscaled logits of the windows on their patch grids.
         kept_of_trunk: by settings object, what `keep_of_trunk` kept of the trunk, if the picture was one window.
         trunk_of: function ((B, 3, h, w) pixels, taps) -> trunk result, for a stage here that must look again.
         regions: (H, W) int64 region ids of the photograph, or None.
@@ -257,6 +258,7 @@ class ImageContext:
     recipe: "Recipe"
     group_logits: Tensor | None = None
     regions: Tensor | None = None
+    window_logits: Callable[[], Tensor] | None = None
     kept_of_trunk: Mapping[Any, Any] = field(default_factory=dict)
     trunk_of: Callable[..., TrunkOutput] | None = None
 

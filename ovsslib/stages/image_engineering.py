@@ -67,7 +67,7 @@ def merge_views(
 
     Args:
         features: per view a (B, D, h, w) map of unit columns, in the order of `views`.
-        text: (Q, D) unit rows. views: names out of `VIEWS`. weight: g, 0..1.
+        text: (Q, D) unit rows, or (B, Q, D) of each window. views: names out of `VIEWS`. weight: g, 0..1.
 
     Returns:
         (B, Q, h, w) cosines (means of them), dtype of the features.
@@ -82,7 +82,7 @@ def merge_views(
         mixed = weight * _mean(in_place) + (1 - weight) * _mean(flipped)
     else:
         mixed = _mean(in_place or flipped)
-    return torch.einsum("qd,bdhw->bqhw", text.to(mixed), mixed)
+    return torch.einsum("bqd,bdhw->bqhw" if text.ndim == 3 else "qd,bdhw->bqhw", text.to(mixed), mixed)
 
 
 def _mean(maps: Sequence[Tensor]) -> Tensor:
@@ -152,5 +152,5 @@ class ImageEngineering:
         return [makers[view]() for view in self.use]
 
     def merge(self, features: Sequence[Tensor], text: Tensor) -> Tensor:
-        """Per view (B, D, h, w) unit features and (Q, D) text -> (B, Q, h, w) logits."""
+        """Per view (B, D, h, w) unit features and text (Q, D) or (B, Q, D) -> (B, Q, h, w) logits."""
         return merge_views(features, text, self.use, self.weight)

@@ -129,6 +129,7 @@ class Stitched:
         self.queries, self.size = windows.shape[1], size
         rows, columns = len(grid.tops), len(grid.lefts)
         h, w = windows.shape[-2:]
+        self._grids = (rows, columns, h, w)
         self._cells = (
             windows.float()
             .reshape(rows, columns, self.queries, h, w)
@@ -145,6 +146,12 @@ class Stitched:
             w, grid.lefts, grid.size[1], grid.picture[1], size[1], columns_of
         ).to(device)
         self._wide: Tensor | None = None
+
+    def windows(self) -> Tensor:
+        """Logits (N, Q, h, w) of the windows on their own patch grids, float32."""
+        rows, columns, h, w = self._grids
+        cells = self._cells.reshape(self.queries, rows, h, columns, w)
+        return cells.permute(1, 3, 0, 2, 4).reshape(-1, self.queries, h, w)
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Logits (Q, stop - start, W) of some rows of the picture, float32."""
