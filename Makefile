@@ -21,7 +21,7 @@ export TOKENIZERS_PARALLELISM = false
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install book notebooks test check-book lab bench clean clean-all
+.PHONY: help install book notebooks quick test check-book lab bench clean clean-all
 
 help:  ## list the targets
 	@echo "make TARGET [NAME=value ...]"
@@ -35,6 +35,13 @@ book: $(INSTALLED)  ## run the notebooks and build the book: QUICK=1 takes 60 pi
 
 notebooks: $(INSTALLED)  ## run every notebook with its defaults and keep the outputs, which the tests compare
 	@$(RUN) scripts/run_notebooks.py --store --jobs $(JOBS)
+
+quick: $(INSTALLED)  ## ruff, types, and the unit tests that take no more than a moment: under a minute
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check ovsslib tests scripts bench
+	@$(RUN) -m mypy
+	@$(RUN) -m pytest -q -n $(JOBS) --dist loadfile tests/clip tests/text tests/images tests/stages tests/test_methods.py \
+		tests/test_recipe.py tests/test_house.py
 
 test: $(INSTALLED)  ## ruff, the unit tests, and every notebook against its stored outputs
 	@$(RUN) -m ruff check .

@@ -6,6 +6,8 @@ Every message names the offending value and says what to do about it. All of the
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
 
 
 class OvssError(Exception):
@@ -46,3 +48,16 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     close = get_close_matches(str(word), known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"{hint}; known: {', '.join(known)}"
+
+
+def require(module: str, extra: str, purpose: str) -> Any:
+    """An optional package's module, imported.
+
+    Raises MissingPackageError that names the extra which installs it: "fetching data sets needs pooch; ...".
+    """
+    try:
+        return import_module(module)
+    except ImportError:
+        raise MissingPackageError(
+            f"{purpose} needs {module.partition('.')[0]}; install it with: pip install 'ovsslib[{extra}]'"
+        ) from None

@@ -21,13 +21,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from gzip import BadGzipFile
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
-import pooch
-import requests
 from tqdm import tqdm
 
-from ovsslib.errors import DataError
+from ovsslib.errors import DataError, require
 from ovsslib.paths import write_file
 
 _BLOCK = 1 << 20
@@ -149,14 +147,14 @@ def _fetch(archive: Archive, folder: Path, progress: bool) -> tuple[Path, str, b
     if expected is None and record.is_file():
         expected = record.read_text(encoding="ascii").strip()
     try:
-        path = pooch.retrieve(
+        path = _pooch().retrieve(
             archive.url,
             known_hash=expected,
             fname=archive.file,
             path=folder,
             downloader=_Resuming(folder / f"{archive.file}.part", progress),
         )
-    except requests.RequestException as error:
+    except _requests().RequestException as error:
         raise DataError(
             f"{archive.url} cannot be fetched ({error}); run the same command again to go on, or "
             f"put the file into {folder} by other means"
@@ -176,6 +174,14 @@ def _fetch(archive: Archive, folder: Path, progress: bool) -> tuple[Path, str, b
     return path, found, False
 
 
+def _pooch() -> Any:
+    return require("pooch", "data", "fetching data sets")
+
+
+def _requests() -> Any:
+    return require("requests", "data", "fetching data sets")
+
+
 class _Resuming:
     """A downloader for pooch that keeps what a broken transfer has brought and asks for the
     rest."""
@@ -190,6 +196,7 @@ class _Resuming:
         headers = {"Accept-Encoding": "identity"}
         if have and tag.is_file():
             headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text(encoding="utf-8")}
+        requests = _requests()
         with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
             if answer.status_code == requests.codes.requested_range_not_satisfiable:
                 self._forget(tag)
@@ -206,7 +213,7 @@ class _Resuming:
         os.replace(self.part, output_file)
         tag.unlink(missing_ok=True)
 
-    def _receive(self, answer: requests.Response, have: int) -> None:
+    def _receive(self, answer: Any, have: int) -> None:
         length = answer.headers.get("Content-Length")
         total = None if length is None else have + int(length)
         bar = tqdm(
@@ -223,7 +230,7 @@ class _Resuming:
                 have += len(block)
                 bar.update(len(block))
         if total is not None and have != total:
-            raise requests.ConnectionError(f"the transfer broke off after {have} of {total} bytes")
+            raise _requests().ConnectionError(f"the transfer broke off after {have} of {total} bytes")
 
     def _forget(self, tag: Path) -> None:
         self.part.unlink(missing_ok=True)

@@ -17,16 +17,16 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as run_length
 from scipy.io import loadmat
 from tqdm import tqdm
 
 from ovsslib.datasets import label_tables as labels
 from ovsslib.datasets.dataset import read_mask
-from ovsslib.errors import DataError, OvssError
+from ovsslib.errors import DataError, OvssError, require
 
 PREPARABLE = ("coco_stuff", "coco_object", "cityscapes", "context59", "context60")
 
@@ -260,7 +260,11 @@ def _decode(region: dict) -> np.ndarray:
     """COCO run-length code -> (H, W) bool."""
     counts = region["counts"]
     if isinstance(counts, list):
-        region = run_length.frPyObjects(region, *region["size"])
+        region = _run_length().frPyObjects(region, *region["size"])
     elif isinstance(counts, str):
         region = {"size": region["size"], "counts": counts.encode("ascii")}
-    return run_length.decode(region).astype(bool)
+    return _run_length().decode(region).astype(bool)
+
+
+def _run_length() -> Any:
+    return require("pycocotools.mask", "data", "converting COCO's label maps")

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ovsslib.errors import DataError, ImageError
+from ovsslib.errors import DataError, ImageError, require
 from ovsslib.paths import write_file
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def to_coco(
 
 def run_lengths(mask: np.ndarray) -> dict[str, Any]:
     """A mask (H, W) bool as COCO's compressed run lengths: {"size": [H, W], "counts": str}."""
-    from pycocotools import mask as coco_masks
+    coco_masks = require("pycocotools.mask", "data", "COCO's run-length encoding")
 
     encoded = coco_masks.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ovsslib import paths
 from ovsslib.errors import OvssError
 
 if TYPE_CHECKING:
@@ -113,8 +114,15 @@ def _candidates() -> np.ndarray:
 
 
 @functools.cache
-def _sequence(count: int) -> np.ndarray:
-    """(count, 3) uint8: Okabe and Ito's colours, then the farthest candidate each time."""
+def _table() -> np.ndarray:
+    """(256, 3) uint8, the shipped palette: what :func:`search` found."""
+    lines = paths.data("palette.txt").read_text(encoding="ascii").split("\n")
+    rows = [bytes.fromhex(line[1:7]) for line in lines if line and not line.startswith("# ")]
+    return np.array([list(row) for row in rows], dtype=np.uint8)
+
+
+def search(count: int) -> np.ndarray:
+    """(count, 3) uint8: Okabe and Ito's colours, then the farthest candidate each time. Needs scikit-image."""
     candidates = _candidates()
     # White, black and the background's grey are never near a class colour either.
     taken = np.array([*_OKABE_ITO, BACKGROUND, (255, 255, 255), (0, 0, 0)], dtype=float)
@@ -135,7 +143,7 @@ def colours(count: int) -> np.ndarray:
     if count < 0:
         raise OvssError(f"cannot make {count} colours; ask for zero or more")
     # Past 256 the eye is lost anyway: the same colours come again.
-    return np.resize(_sequence(256), (count, 3)) if count > 64 else _sequence(64)[:count].copy()
+    return np.resize(_table(), (count, 3)) if count > 256 else _table()[:count].copy()
 
 
 def _places(names: Sequence[str], known: Sequence[str]) -> list[int]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovsslib.errors import DataError, ImageError, MissingPackageError, RecipeError
+from ovsslib.errors import DataError, ImageError, RecipeError, require
 from ovsslib.recipe import stage
 
 
@@ -53,13 +53,7 @@ _GROWTH = 1.35
 
 
 def _library() -> ModuleType:
-    try:
-        import pydensecrf.densecrf as library
-    except ImportError:
-        raise MissingPackageError(
-            "DenseCRF needs pydensecrf; install it with `pip install pydensecrf2` (it compiles C++)"
-        ) from None
-    return library
+    return require("pydensecrf.densecrf", "crf", "DenseCRF (compiled from C++)")
 
 
 def mean_field(
