@@ -54,6 +54,8 @@ class EntropyThresholdSettings:
                 "it takes the place of labels.probability_threshold="
                 f"{recipe['labels'].probability_threshold}; set that to 0"
             )
+        if recipe.stages_with("class_scores"):
+            return "it is a threshold of probabilities, and another stage gives scores of its own"
         return None
 
     def threshold(self, scores: Tensor, context: ImageContext) -> float:

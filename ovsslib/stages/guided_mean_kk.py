@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import Recipe, stage
 from ovsslib.stages.contexts import AttentionContext, DenseTokens
+from ovsslib.stages.replacing import rivals
 
 _LARGEST_HALF = 2.0**14
 
@@ -48,14 +49,7 @@ class GuidedMeanKkSettings:
 
     def refuse(self, recipe: Recipe) -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
-        for hook in ("on_weights", "feed_back", "second_weights"):
-            for name, other in recipe.at("attention"):
-                if other in recipe.stages_with(hook):
-                    return (
-                        "the block's attention is the mean over all blocks, which "
-                        f"{name} would not change"
-                    )
-        return None
+        return rivals(recipe, self)
 
     def taps(self, layers: int) -> set[int]:
         """0-based blocks whose projections are needed: all."""

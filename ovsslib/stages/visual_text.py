@@ -58,6 +58,14 @@ class VisualTextSettings:
         if self.patches < 1:
             raise RecipeError(f"visual_text.patches={self.patches}: must be 1 or more")
 
+    def refuse(self, recipe: Recipe) -> str | None:
+        """Why these settings cannot work with the rest of a recipe."""
+        if self.class_token == "window" and recipe.has("one_map"):
+            return (
+                "there is one map of the whole picture and no window; set class_token to 'picture'"
+            )
+        return None
+
     def inert(self, recipe: Recipe) -> str | None:
         """A share of 0 changes nothing."""
         return "weight is 0" if self.weight == 0 else None

@@ -74,6 +74,8 @@ def test_all_windows_and_clipping_are_other_answers(tiny_backbone, tiny_inputs, 
 def test_it_takes_the_place_of_a_fixed_threshold():
     with pytest.raises(RecipeError, match="labels.probability_threshold=0.3"):
         Recipe("x").but({"entropy_threshold": True, "labels.probability_threshold": 0.3})
+    with pytest.raises(RecipeError, match="scores of its own"):
+        Recipe("x").but(entropy_threshold=True, plain_scores=True)
 
 
 def test_words_without_a_background_are_refused(tiny_backbone):

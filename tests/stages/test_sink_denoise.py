@@ -3,6 +3,7 @@ weights.
 """
 
 import copy
+import hashlib
 import json
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from ovsslib.clip.sinks import (
     released_channels,
 )
 from ovsslib.errors import ModelError, RecipeError
+from ovsslib.paths import data
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
 from ovsslib.stages.refocus_attention import RefocusAttentionSettings, refocus
@@ -146,3 +148,15 @@ def test_random_weights_have_no_sinks_and_few_pictures_are_refused(tiny_backbone
         fit_sink_channels(tiny_backbone, pictures(49))
     with pytest.raises(RecipeError, match="most=0"):
         fit_sink_channels(tiny_backbone, pictures(1), most=0)
+
+
+@pytest.mark.parametrize("name", ["sceneclip", "sceneclip-p32"])
+def test_the_embedded_models_have_none_and_the_recipe_knows(name):
+    """The stored record is of the shipped weights; run scripts/fit_sinks.py if this fails."""
+    record = json.loads(data(f"models/{name}/sinks.json").read_text())
+    weights = data(f"models/{name}/model.safetensors").read_bytes()
+    assert record["weights_hash"] == hashlib.sha256(weights).hexdigest()[:16]
+    assert record["channels"] == [] and record["pictures"] >= 50
+    for view in ("scenes", "scenes-object", "scenes-things"):
+        assert "sink_denoise" not in Recipe.named("rf-clip", view)
+    assert Recipe.named("rf-clip", "voc21")["sink_denoise"].channels == "released"

@@ -6,6 +6,7 @@ from conftest import relative_error, vectors
 from torch.nn import functional as F
 
 from ovsslib.errors import RecipeError
+from ovsslib.recipe import Recipe
 from ovsslib.stages.class_token_mix import ClassTokenMixSettings, mix_class_token
 from ovsslib.stages.visual_text import VisualTextSettings, adapt_text, text_clusters
 
@@ -59,6 +60,13 @@ def test_one_row_of_every_cluster_moves():
         assert moved[torch.from_numpy(cluster == number)].sum() == 1
     single = adapt_text(TEXT[None], features[..., :1], token, 0.5, 0.1)
     assert single.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["visual_text", "class_token_mix"])
+def test_a_map_of_the_whole_picture_has_no_windows(name):
+    with pytest.raises(RecipeError, match="class_token to 'picture'"):
+        Recipe("x").but({"stitch": True, name: {"class_token": "window"}})
+    Recipe("x").but({"stitch": True, name: {"class_token": "picture"}})
 
 
 @pytest.mark.parametrize("values", [{"weight": 1.5}, {"distance": -0.1}, {"patches": 0}])
