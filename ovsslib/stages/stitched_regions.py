@@ -103,8 +103,6 @@ class StitchedRegionsSettings:
         assert guide is not None and context.regions is not None
         coarse = PatchGrid(context.grid, backbone.patch_size)
         fine = PatchGrid(context.grid, guide.patch_size)
-        coarse.check()
-        fine.check()
         features = picture_features(guide, context.guide_reading(), fine)
         grid = tuple(features.shape[-2:])
         regions = merged_regions(resized_regions(context.regions, grid), features, self.distance)

@@ -6,7 +6,7 @@ from conftest import relative_error, vectors
 
 from ovsslib import guides
 from ovsslib.clip.backbone import PIXEL_MEAN, PIXEL_STD
-from ovsslib.errors import RecipeError
+from ovsslib.errors import ImageError, RecipeError
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
 from ovsslib.segmenter.encoding import PictureInput, encode_pictures
@@ -187,7 +187,7 @@ def test_windows_of_broken_patches_and_other_networks_are_refused(
 ):
     monkeypatch.setattr(Segmenter, "_guide", lambda self: guide)
     recipe = Recipe("ov").but({"windows": {"crop": 60, "stride": 20}, "stitched_regions": True})
-    with pytest.raises(RecipeError, match="multiple of 16"):
+    with pytest.raises(ImageError, match="windows.pad_to"):
         Segmenter(tiny_backbone, recipe).logits(
             tiny_inputs["image_80x112"], tiny_inputs["text"], torch.ones(1, 80, 112)
         )
