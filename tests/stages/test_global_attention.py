@@ -271,3 +271,8 @@ def test_fields_without_effect_are_told():
     assert set(inert) == {"global_attention.rounds", "global_attention.guide"}
     assert GlobalAttentionSettings().guide_name() is None
     assert GlobalAttentionSettings(base="guide", guide="some").guide_name() == "some"
+
+
+def test_settings_of_an_attention_that_is_not_used_are_told():
+    inert = Recipe("x").but({"attention.terms": "kk", "global_attention": True}).inert()
+    assert "attention.terms" in inert
