@@ -247,13 +247,15 @@ def test_recipes_that_share_the_trunk_get_their_own_logits(tiny_backbone, image,
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_every_recipe_runs_in_every_precision(precision, image):
+def test_every_recipe_runs_in_every_precision(precision, image, second_models):
     torch.manual_seed(0)
     backbone = Backbone(build_model(TINY_CONFIG), name="tiny", weights_hash="half", precision=precision)
     for name in recipe_names():
         recipe = Recipe.named(name).but(SMALL)
         if "upsampling" in recipe:
             recipe = recipe.but({"upsampling": {"method": "bilinear"}})
+        if "experts" in recipe:
+            recipe = recipe.but(experts=False)  # its table belongs to one model and one list of words
         result = Segmenter(backbone, recipe)(image, WORDS, background=["wall"], keep_scores=True)
         assert np.isfinite(result.scores).all(), name
         assert result.mask.shape == (75, 101) and result.mask.max() < 5
