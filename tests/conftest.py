@@ -55,3 +55,23 @@ def tiny_inputs() -> dict[str, torch.Tensor]:
 def thesis_content() -> dict:
     """Switches and strategies of the thesis's configuration dictionary, as shipped."""
     return yaml.safe_load(paths.data("thesis.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def tiny_guide():
+    """The second encoder of the test vectors: a random DINO of patch 8, width 32."""
+    from ovsslib import guides
+
+    state = {key[2:]: value for key, value in vectors("dino_tiny").items() if key.startswith("w.")}
+    return guides.from_state(state, heads=2, name="tiny")
+
+
+@pytest.fixture
+def second_models(monkeypatch, tiny_guide):
+    """Whatever guide or mask proposer a recipe names, one that is at hand stands in for it."""
+    from ovsslib import guides
+    from ovsslib.guides import masks
+
+    proposer = masks.load("felzenszwalb")
+    monkeypatch.setattr(guides, "load", lambda name, **keywords: tiny_guide)
+    monkeypatch.setattr(masks, "load", lambda name, **settings: proposer)

@@ -12,10 +12,12 @@ from ovsslib.errors import RecipeError
 from ovsslib.networks.loftup import LoftUp
 from ovsslib.recipe import ALWAYS_ON, Recipe, make_settings, stages
 from ovsslib.segmenter import Segmenter, Words, window_logits_of
+from ovsslib.text.template_table import TemplateTable
 
 OPTIONAL = [name for name in stages() if name not in ALWAYS_ON]
 SMALL = {"windows": {"short_side": 64, "crop": 64, "stride": 32}, "text.templates": ("a {}.",)}
 WORDS = ["cat", "dog", "grass", "sky", "car"]
+SETS = 20_000  # sets of stages that are tried; all of them are too many
 
 THESIS_SWITCHES = thesis_content()["switches"]
 
@@ -27,6 +29,25 @@ def loftup_file(tmp_path_factory):
     file = tmp_path_factory.mktemp("loftup") / "weights.pt"
     torch.save(LoftUp(24).state_dict(), file)
     return str(file)
+
+
+@pytest.fixture(autouse=True)
+def second_model(second_models):
+    """Stages with a guide or masks have one at hand."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table_file(tmp_path_factory):
+    """A table of templates for the words and the tiny model."""
+    names = ("background", *WORDS)
+    chosen = tuple((index % 3, (index + 1) % 3) for index in range(6))
+    table = TemplateTable(
+        names, (), ("a {}.", "the {}!", "{} there"), chosen, "tiny", "vectors", ("tiny",), "base"
+    )
+    FILES["table"] = str(table.save(tmp_path_factory.mktemp("table") / "table.json"))
+
+
+FILES: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +69,13 @@ def changes_of(names, loftup_file):
         changes["sink_denoise"] = {"channels": (4, 16, 18, 32), "sigma": 1.6}
     if "refocus_attention" in names:
         changes["refocus_attention"] = {"threshold": 0.05}  # random weights have flat attention
+    if "experts" in names:
+        changes["experts"] = {"table": FILES["table"], "count": 2}
+    if "text_calibration" in names:
+        changes["text_calibration"] = {"min_seeds": 2}  # there are few patches
+    if "stitched_regions" in names:
+        # windows are whole numbers of the guide's patches, and the same masks vote
+        changes["windows.pad_to"] = 16
     return changes
 
 
@@ -71,10 +99,10 @@ def test_every_combination_of_stages_is_made_or_refused_with_a_reason():
         if isinstance(made(pair, None), str)
     }
     settings = {name: make_settings(name) for name in OPTIONAL}
-    triples = [frozenset(names) for names in itertools.combinations(OPTIONAL, 3)]
-    draw = random.Random(0)
-    larger = [frozenset(draw.sample(OPTIONAL, draw.randint(4, len(OPTIONAL)))) for _ in range(5000)]
-    for names in triples + larger:
+    chosen = random.Random(0)
+    # small sets can be allowed, large ones seldom are
+    for number in range(SETS):
+        names = frozenset(chosen.sample(OPTIONAL, 1 + number % 8))
         expected = any(pair <= names for pair in refused)
         try:
             Recipe("all", {name: settings[name] for name in names})
@@ -88,7 +116,9 @@ def test_every_combination_of_thesis_switches_runs(tiny_backbone, loftup_file):
     picture = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
     seen = set()
     for flags in itertools.product((False, True), repeat=len(THESIS_SWITCHES)):
-        recipe = Recipe.from_thesis_config(dict(zip(THESIS_SWITCHES, flags, strict=True))).but(SMALL)
+        recipe = Recipe.from_thesis_config(dict(zip(THESIS_SWITCHES, flags, strict=True))).but(
+            SMALL
+        )
         if "upsampling" in recipe:
             recipe = recipe.but({"upsampling.weights": loftup_file})
         result = Segmenter(tiny_backbone, recipe)(picture, WORDS, keep_scores=True)
@@ -106,7 +136,9 @@ def test_pairs_run_to_a_mask_with_finite_scores(first, tiny_backbone, image, lof
         if isinstance(recipe, str):
             assert "cannot work: " in recipe
             continue
-        result = Segmenter(tiny_backbone, recipe)(image, WORDS, background=["wall"], keep_scores=True)
+        result = Segmenter(tiny_backbone, recipe)(
+            image, WORDS, background=["wall"], keep_scores=True
+        )
         assert result.mask.shape == (65, 77) and result.mask.dtype == np.int32
         assert 0 <= result.mask.min() and result.mask.max() < 6
         assert result.scores.shape == (6, 65, 77) and np.isfinite(result.scores).all(), second
@@ -133,9 +165,8 @@ def test_each_stage_changes_scores_or_labels_or_says_that_it_is_inert(
     larger = {"windows": {"short_side": 96, "crop": 0}}
     plain = Recipe("plain").but(SMALL).but(larger)
     recipe = made({name}, loftup_file).but(larger)
-    background = ["wall"] if recipe.stages_with("threshold") else None
     run = [
-        Segmenter(tiny_backbone, one)(noise, WORDS, background, keep_scores=True)
+        Segmenter(tiny_backbone, one)(noise, WORDS, background=["wall"], keep_scores=True)
         for one in (plain, recipe)
     ]
     changed = relative_error(*(torch.from_numpy(one.scores) for one in run)) > 1e-5

@@ -27,4 +27,5 @@ class ClassTokenWeightSettings:
     def on_similarity(self, logits: Tensor, context) -> Tensor:
         """(B, Q, h, w) cosines -> the same, weighted."""
         weight = torch.einsum("qd,bd->bq", context.text, F.normalize(context.class_token, dim=-1))
-        return logits * weight[:, :, None, None]
+        # rows of other stages may stand behind the words' and be gone already
+        return logits * weight[:, : logits.shape[1], None, None]

@@ -16,6 +16,7 @@ from torch import Tensor
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
 from ovsslib.stages.contexts import DenseTokens, PictureContext
+from ovsslib.stages.replacing import rivals
 
 if TYPE_CHECKING:
     from ovsslib.recipe import Recipe
@@ -49,6 +50,7 @@ class GlobalAttentionSettings:
     """
 
     version: ClassVar[int] = 1
+    capabilities: ClassVar[frozenset[str]] = frozenset({"ignores_attention"})
 
     base: Literal["query", "guide"] = "query"
     guide: str = "scenedino"
@@ -75,12 +77,9 @@ class GlobalAttentionSettings:
 
     def refuse(self, recipe: "Recipe") -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
-        for hook in ("on_weights", "feed_back", "second_weights", "replace_block"):
-            if recipe.stages_with(hook):
-                return (
-                    f"it computes the last block of all windows by itself, so a stage with {hook} would never be "
-                    "asked; turn one of them off"
-                )
+        reason = rivals(recipe, self)
+        if reason:
+            return reason
         if recipe.at("views"):
             return "it takes one view of each window; turn the views off"
         return None

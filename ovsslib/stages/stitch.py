@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ovsslib.recipe import stage
 from ovsslib.stages.contexts import DenseTokens, PictureContext
+from ovsslib.stages.replacing import rivals
 from ovsslib.stages.stitching import ENTRIES, PatchGrid
 
 if TYPE_CHECKING:
@@ -36,12 +37,9 @@ class StitchSettings:
 
     def refuse(self, recipe: "Recipe") -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
-        for hook in ("on_weights", "feed_back", "second_weights", "replace_block"):
-            if recipe.stages_with(hook):
-                return (
-                    f"it attends over the whole picture by itself, so a stage with {hook} would never be asked; turn "
-                    "one of them off"
-                )
+        reason = rivals(recipe, self)
+        if reason:
+            return reason
         if recipe.at("views"):
             return "it takes one view of each window; turn the views off"
         return None

@@ -21,6 +21,7 @@ from ovsslib.stages.region_scope import (
     resized_regions,
     scoped_attention,
 )
+from ovsslib.stages.replacing import rivals
 from ovsslib.stages.stitching import PatchGrid, attend_rows
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class StitchedRegionsSettings:
     """
 
     version: ClassVar[int] = 1
-    capabilities: ClassVar[frozenset[str]] = frozenset({"one_map"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"one_map", "ignores_attention"})
 
     guide: str = "scenedino"
     proposer: str = "felzenszwalb"
@@ -71,12 +72,9 @@ class StitchedRegionsSettings:
 
     def refuse(self, recipe: "Recipe") -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
-        for hook in ("on_weights", "feed_back", "second_weights", "replace_block"):
-            if recipe.stages_with(hook):
-                return (
-                    f"it computes the last block of the whole picture by itself, so a stage with {hook} would never be "
-                    "asked; turn one of them off"
-                )
+        reason = rivals(recipe, self)
+        if reason:
+            return reason
         if recipe.at("views"):
             return "it takes one view of each window; turn the views off"
         return None
@@ -103,8 +101,6 @@ class StitchedRegionsSettings:
         assert guide is not None and context.regions is not None
         coarse = PatchGrid(context.grid, backbone.patch_size)
         fine = PatchGrid(context.grid, guide.patch_size)
-        coarse.check()
-        fine.check()
         features = picture_features(guide, context.guide_reading(), fine)
         grid = tuple(features.shape[-2:])
         regions = merged_regions(resized_regions(context.regions, grid), features, self.distance)

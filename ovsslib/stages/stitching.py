@@ -31,16 +31,6 @@ class PatchGrid:
         height, width = self.windows.size
         return (top + height + bottom) // self.patch, (left + width + right) // self.patch
 
-    def check(self) -> None:
-        """Raise RecipeError if a window is no whole number of patches."""
-        top, bottom, left, right = self.windows.pad
-        sides = (top + self.windows.size[0] + bottom, left + self.windows.size[1] + right)
-        if any(side % self.patch for side in sides):
-            raise RecipeError(
-                f"windows of {sides[0]}x{sides[1]} pixels are no whole number of patches of {self.patch}x{self.patch}; "
-                f"set windows.crop or windows.pad_to to a multiple of {self.patch}"
-            )
-
     def stitched(self, maps: Tensor) -> Tensor:
         """Maps (N, C, h, w) of the windows -> (C, H // patch, W // patch) of the picture; see :func:`stitch`."""
         corners = [(top, left) for top in self.windows.tops for left in self.windows.lefts]

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from conftest import relative_error, vectors
 
-from ovsslib import guides
 from ovsslib.clip.backbone import PIXEL_MEAN, PIXEL_STD
 from ovsslib.errors import RecipeError
 from ovsslib.images.pictures import normalise
@@ -59,16 +58,9 @@ PROXY = {
 }
 
 
-@pytest.fixture(scope="module")
-def guide():
-    state = {k[2:]: v for k, v in vectors("dino_tiny").items() if k.startswith("w.")}
-    return guides.from_state(state, heads=2, name="tiny")
-
-
 @pytest.fixture
-def guided(guide, tiny_backbone, monkeypatch):
+def guided(second_models, tiny_backbone):
     """Function (changes) -> Segmenter with the tiny guide in the place of the one that the recipe names."""
-    monkeypatch.setattr(Segmenter, "_guide", lambda self: guide)
 
     def make(stage, windows):
         recipe = Recipe("gla").but(
@@ -91,13 +83,14 @@ def test_tokens_with_a_guide_agree_with_the_official_code(key, guided, tiny_inpu
     assert relative_error(tokens.patches, RECORDED[f"tokens__{key}"]) < TOLERANCE
 
 
-def test_logits_counts_and_weights_with_a_guide_agree(guided, guide, tiny_inputs):
+def test_logits_counts_and_weights_with_a_guide_agree(guided, tiny_guide, tiny_inputs):
     pixels = tiny_inputs["image_80x112"]
     segmenter = guided({"smoothing": False}, {"crop": 56, "stride": 28})
     logits = segmenter.logits(pixels, tiny_inputs["text"])
     assert relative_error(logits, RECORDED["logits__proxy_full__80x112"]) < TOLERANCE
     crops = segmenter.windows.boxes(80, 112).crops(pixels[0])
-    features = F.normalize(guide.features(guide.from_clip(crops)), dim=1).flatten(2).transpose(1, 2)
+    features = tiny_guide.features(tiny_guide.from_clip(crops))
+    features = F.normalize(features, dim=1).flatten(2).transpose(1, 2)
     keys = features.flatten(0, 1)
     found = [
         proxies(one, keys, slice(49 * i, 49 * i + 49), Anchors()) for i, one in enumerate(features)
@@ -271,3 +264,8 @@ def test_fields_without_effect_are_told():
     assert set(inert) == {"global_attention.rounds", "global_attention.guide"}
     assert GlobalAttentionSettings().guide_name() is None
     assert GlobalAttentionSettings(base="guide", guide="some").guide_name() == "some"
+
+
+def test_settings_of_an_attention_that_is_not_used_are_told():
+    inert = Recipe("x").but({"attention.terms": "kk", "global_attention": True}).inert()
+    assert "attention.terms" in inert

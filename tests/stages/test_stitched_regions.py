@@ -4,9 +4,8 @@ import pytest
 import torch
 from conftest import relative_error, vectors
 
-from ovsslib import guides
 from ovsslib.clip.backbone import PIXEL_MEAN, PIXEL_STD
-from ovsslib.errors import RecipeError
+from ovsslib.errors import ImageError, RecipeError
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
 from ovsslib.segmenter.encoding import PictureInput, encode_pictures
@@ -37,16 +36,9 @@ def picture_of(key: str) -> torch.Tensor:
     return (vectors(file)[name].permute(2, 0, 1) / 255 - mean) / std
 
 
-@pytest.fixture(scope="module")
-def guide():
-    state = {k[2:]: v for k, v in vectors("dino_tiny").items() if k.startswith("w.")}
-    return guides.from_state(state, heads=2, name="tiny")
-
-
 @pytest.fixture
-def segmenter(request, guide, tiny_backbone, monkeypatch):
+def segmenter(request, second_models, tiny_backbone):
     """Of the picture that the test names; the tiny guide stands in for the one that the recipe names."""
-    monkeypatch.setattr(Segmenter, "_guide", lambda self: guide)
     recipe = Recipe("ov").but(
         {"windows": {"crop": 112, "stride": PICTURES[request.param][2]}, "stitched_regions": True}
     )
@@ -66,11 +58,11 @@ def tokens_of(segmenter, pixels, regions):
 
 
 @BOTH
-def test_guide_features_agree(key, segmenter, guide):
+def test_guide_features_agree(key, segmenter, tiny_guide):
     pixels = picture_of(key)
     grid = segmenter.windows.boxes(*pixels.shape[-2:])
-    reading = guide.read(guide.from_clip(grid.crops(pixels)))
-    features = picture_features(guide, reading, PatchGrid(grid, 8))
+    reading = tiny_guide.read(tiny_guide.from_clip(grid.crops(pixels)))
+    features = picture_features(tiny_guide, reading, PatchGrid(grid, 8))
     assert relative_error(features.flatten(1).T[None], RECORDED[f"dino__{key}"]) < TOLERANCE
 
 
@@ -97,8 +89,7 @@ def test_branches_and_logits_agree(segmenter, tiny_inputs, monkeypatch):
         assert relative_error(ours[:, ::4], RECORDED[f"{branch}__{key}"]) < TOLERANCE
 
 
-def test_shares_of_the_branches_add_up(guide, tiny_backbone, monkeypatch):
-    monkeypatch.setattr(Segmenter, "_guide", lambda self: guide)
+def test_shares_of_the_branches_add_up(second_models, tiny_backbone):
     key = "168x168_crop112_56"
     pixels, mask = picture_of(key), RECORDED[f"mask__{key}"]
 
@@ -183,11 +174,10 @@ def test_regions_take_the_nearest_cell_and_attention_by_rows_is_attention(monkey
 
 
 def test_windows_of_broken_patches_and_other_networks_are_refused(
-    guide, tiny_backbone, tiny_inputs, monkeypatch
+    second_models, tiny_backbone, tiny_inputs
 ):
-    monkeypatch.setattr(Segmenter, "_guide", lambda self: guide)
     recipe = Recipe("ov").but({"windows": {"crop": 60, "stride": 20}, "stitched_regions": True})
-    with pytest.raises(RecipeError, match="multiple of 16"):
+    with pytest.raises(ImageError, match="windows.pad_to"):
         Segmenter(tiny_backbone, recipe).logits(
             tiny_inputs["image_80x112"], tiny_inputs["text"], torch.ones(1, 80, 112)
         )
