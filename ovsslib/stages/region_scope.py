@@ -80,6 +80,9 @@ def scoped_attention(
         similar = features[rows] @ features.T
         same = (regions[rows, None] == regions) & ~loose
         allowed = same | ((loose[rows, None] | loose) & (similar > mean))
+        # a patch may always see itself: its similarity of 1 is above the mean unless all patches are equal, where the
+        # released code has no number
+        allowed.diagonal(start).fill_(True)
         weights = similar.mul_(tau).masked_fill_(~allowed, -math.inf).softmax(dim=-1)
         for part, value in zip(parts, values, strict=True):
             part.append(weights @ value.float())

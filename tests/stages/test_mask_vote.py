@@ -11,7 +11,7 @@ from ovsslib.stages.mask_vote import MaskVoteSettings, vote
 from ovsslib.text.features import TextFeatures
 from ovsslib.text.vocabulary import Vocabulary
 
-RECORDED = vectors("corrclip-vote")
+RECORDED = vectors("corrclip")
 
 
 def context_of(regions: np.ndarray) -> ImageContext:
