@@ -263,7 +263,13 @@ def test_everything_finds_what_the_pipeline_of_transformers_finds(
     from PIL import Image
 
     monkeypatch.setenv("OVSSLIB_CACHE", str(tmp_path))
-    settings = {"points_per_side": 6, "iou_threshold": 0.0, "stability_threshold": 0.3, "stability_offset": 0.1, "box_overlap": 0.9}
+    settings = {
+        "points_per_side": 6,
+        "iou_threshold": 0.0,
+        "stability_threshold": 0.3,
+        "stability_offset": 0.1,
+        "box_overlap": 0.9,
+    }
     proposer = masks.load(name, model=folder(name), **settings)
     found = proposer.propose(textured())
     assert found.dtype == bool and found.shape[1:] == (100, 150) and len(found) >= 1
@@ -284,7 +290,12 @@ def test_everything_finds_what_the_pipeline_of_transformers_finds(
 
 def test_thresholds_drop_masks(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("OVSSLIB_CACHE", str(tmp_path))
-    loose = {"points_per_side": 4, "iou_threshold": 0.0, "stability_threshold": 0.0, "box_overlap": 1.0}
+    loose = {
+        "points_per_side": 4,
+        "iou_threshold": 0.0,
+        "stability_threshold": 0.0,
+        "box_overlap": 1.0,
+    }
     every = masks.load("sam2", model=folder("sam2"), **loose).propose(textured())
     one = masks.load("sam2", model=folder("sam2"), **{**loose, "multimask": False})
     none = masks.load("sam2", model=folder("sam2"), **{**loose, "iou_threshold": 1e9})
