@@ -176,7 +176,7 @@ def make_scenes_test(
 
 @pretrain_app.command()
 def pretrain(
-    name: Annotated[str, typer.Argument(help="sceneclip, sceneclip-p32 or loftup-sceneclip.")],
+    name: Annotated[str, typer.Argument(help="sceneclip, sceneclip-p32, loftup-sceneclip or scenedino.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the result; it resumes there.")
     ] = None,
@@ -200,6 +200,14 @@ def pretrain(
             )
         pretrain_upsampler(read_upsampler_settings(settings), target, device)
         say(f"written: {target / 'model.safetensors'}")
+        return
+    if chosen == "scenedino":
+        from ovsslib.scenes.scenedino import pretrain_scenedino, read_scenedino_settings
+
+        if device != "cpu":
+            raise DataError(f"--device {device}: scenedino is trained on a processor; leave it out")
+        own = read_scenedino_settings(settings)
+        say(f"written: {pretrain_scenedino(own, target, steps=steps, minutes=minutes)}")
         return
     from ovsslib.scenes.pretraining import pretrain as run
     from ovsslib.scenes.pretraining import read_settings

@@ -36,12 +36,15 @@ _POINTS_AT_ONCE = 16
 
 
 def open_segmenter(
-    name: str, model: str | Path | None = None, device: str | torch.device = "cpu"
+    name: str,
+    model: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    attention: str | None = None,
 ) -> tuple[torch.nn.Module, Any, str]:
     """The model, its image processor and the SHA-256 of its weights.
 
     model: folder that `save_pretrained` wrote, or hub name (fetched if it is not in the local cache); None: the usual hub
-    model, from the local cache only. Raises ModelError, MissingPackageError.
+    model, from the local cache only. attention: "eager" hands out weights; None: what is fastest. Raises ModelError, MissingPackageError.
     """
     check_device(device)
     if find_spec("transformers") is None:
@@ -67,7 +70,11 @@ def open_segmenter(
                 "choose its folder"
             )
         network, report = getattr(transformers, model_class).from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            folder,
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            attn_implementation=attention,
         )
         processor = getattr(transformers, processor_class).from_pretrained(
             folder, local_files_only=True

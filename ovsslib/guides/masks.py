@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -173,7 +174,7 @@ class MaskProposer:
             with np.load(self._file(name)) as stored:
                 shape = tuple(int(side) for side in stored["shape"])
                 return _Cut(None, stored["packed"], shape)
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None  # not there, or cut off: it is made anew
 
     def _store(self, name: str, cut: _Cut) -> None:

@@ -39,8 +39,7 @@ class Sam:
 
     def __init__(self, name: str, model: str | Path | None, device: str | torch.device) -> None:
         """model: see `ovsslib.guides.everything.open_segmenter`, which says what is raised."""
-        self.network, self.processor, digest = open_segmenter("sam", model, device)
-        self.network.set_attn_implementation("eager")  # the other kinds do not hand out weights
+        self.network, self.processor, digest = open_segmenter("sam", model, device, "eager")
         self.name, self.weights_hash, self.device = name, digest[:16], torch.device(device)
         vision = self.network.config.vision_config
         if vision.num_hidden_layers - 1 not in vision.global_attn_indexes:

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovsslib.errors import ImageError
 from ovsslib.guides.reading import GuideReading
 
 HEAD_WIDTH = 64
@@ -89,7 +88,7 @@ class DinoTransformer(nn.Module):
         """Position table (1 + h * w, D) for a grid of (h, w) patches.
 
         Bicubic with the scale factors (h + 0.1) / h0 and (w + 0.1) / w0 of the released code, which shift the samples a
-        little. The native grid has the table as it is. Raises ImageError for a grid that cannot be reached.
+        little. The native grid has the table as it is.
         """
         table = self.pos_embed[0]
         if grid == self.native:
@@ -118,16 +117,8 @@ class DinoTransformer(nn.Module):
 
 
 def interpolate_positions(table: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """DINO's rule for a position table (1 + h0 * w0, D) on another grid: (1 + h * w, D); the class row is kept.
-
-    Raises ImageError where rounding makes the grid unreachable (sides of several hundred patches).
-    """
+    """DINO's rule for a position table (1 + h0 * w0, D) on another grid: (1 + h * w, D); the class row is kept."""
     patches = table[1:].float().reshape(1, *native, -1).permute(0, 3, 1, 2)
     factors = ((grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1])
     patches = F.interpolate(patches, scale_factor=factors, mode="bicubic")
-    if tuple(patches.shape[-2:]) != tuple(grid):
-        raise ImageError(
-            f"a grid of {grid[0]}x{grid[1]} patches cannot be reached from {native[0]}x{native[1]} positions; "
-            "use windows (windows.crop), or a smaller picture"
-        )
     return torch.cat([table[:1].float(), patches[0].flatten(1).T])

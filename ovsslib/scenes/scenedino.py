@@ -88,6 +88,16 @@ class SceneDinoSettings:
             raise DataError(
                 f"hidden {self.hidden} and dropped {self.dropped} are shares and must leave some patches"
             )
+        seen = (self.size // self.patch) ** 2
+        if self.batch > self.pool or self.batch < 2:
+            raise DataError(
+                f"batch {self.batch} must be at least 2 and at most the pool of {self.pool} pictures"
+            )
+        if not 1 <= self.places <= seen - round(self.dropped * seen):
+            raise DataError(
+                f"places {self.places} must be at least 1 and at most the patches that a student sees of a view, "
+                f"{seen - round(self.dropped * seen)}"
+            )
 
 
 def read_scenedino_settings(path: Path) -> SceneDinoSettings:
