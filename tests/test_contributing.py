@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ovsslib import recipe as registry
+from ovsslib.errors import RecipeError
+from ovsslib.recipe import Recipe, registry
 from ovsslib.segmenter import Segmenter
 
 PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -26,7 +27,7 @@ def example(monkeypatch):
 
 
 def test_the_recipe_of_the_example_runs(example, tiny_backbone, tiny_inputs):
-    recipe = registry.Recipe.from_yaml(block("recipe"))
+    recipe = Recipe.from_yaml(block("recipe"))
     assert recipe["debias"].strength == 0.5
     text = torch.nn.functional.normalize(tiny_inputs["text"], dim=1)
     pixels = tiny_inputs["image_80x112"]
@@ -46,5 +47,5 @@ def test_the_tests_of_the_example_pass(example):
 
 
 def test_settings_out_of_range_are_refused(example):
-    with pytest.raises(registry.RecipeError, match=r"debias.strength=2"):
-        registry.Recipe("x").but(debias={"strength": 2})
+    with pytest.raises(RecipeError, match=r"debias.strength=2"):
+        Recipe("x").but(debias={"strength": 2})
