@@ -6,7 +6,10 @@ at run time goes to one cache folder per user, `$OVSSLIB_CACHE` if that is set.
 
 import os
 import secrets
-from contextlib import suppress
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
@@ -67,22 +70,56 @@ def write_file(path: str | os.PathLike[str], content: bytes, make_folder: bool =
 
     Raises DataError if it cannot be written, and leaves nothing behind then.
     """
+    with replacing(path, make_folder) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
+
+
+@contextmanager
+def replacing(
+    path: str | os.PathLike[str],
+    make_folder: bool = False,
+    sync: bool = True,
+    remedy: str = "make room, or choose a folder that exists and can be written (OVSSLIB_CACHE moves the cache)",
+) -> Iterator[Path]:
+    """A temporary file beside `path` for a writer that needs a name; it takes that place when the block ends.
+
+    A link stays a link (what it points to is replaced), a file keeps its mode, and what is no file (a pipe, a
+    device) is written into.
+
+    Args:
+        make_folder: make its folder if that is missing.
+        sync: wait until the content is on the disk; not worth the time for thousands of files that can be made again.
+        remedy: end of the error message.
+
+    Raises DataError if it cannot be written, and leaves nothing behind then.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    special = os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target)
+    folder = Path(tempfile.gettempdir()) if special else target.parent
+    temporary = folder / f".{path.name[:40]}.{secrets.token_hex(8)}.part"
     try:
         if make_folder:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = stat.S_IMODE((target if os.path.isfile(target) else temporary).stat().st_mode)
+        yield temporary
+        if special:
+            target.write_bytes(temporary.read_bytes())
+            return
+        os.chmod(temporary, mode)  # some writers let nobody but the owner read
+        if sync:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        put_in_place(temporary, target)
     except OSError as error:
-        raise DataError(
-            f"cannot write {path}: {error.strerror or error}; make room, or choose a folder that exists and "
-            "can be written (OVSSLIB_CACHE moves the cache)"
-        ) from error
+        raise DataError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
-    return path
+
+
+def put_in_place(source: Path, target: str | os.PathLike[str]) -> None:
+    """Give a finished file its name, in one step; an existing one is replaced. Raises OSError."""
+    os.replace(source, target)

@@ -8,7 +8,6 @@ measured now. Run it after every training, so that no number of the card is type
 """
 
 import argparse
-import os
 import sys
 
 import numpy as np
@@ -70,9 +69,7 @@ Kendall's tau with the published order ({order}): {tau.value:+.2f} [{tau.low:+.2
     if not mark or not end:
         print(f"{card} has no marks {BEGIN!r} and {END!r}", file=sys.stderr)
         return 1
-    temporary = card.with_suffix(".tmp")
-    temporary.write_text(before + text + after, encoding="utf-8")
-    os.replace(temporary, card)
+    paths.write_file(card, (before + text + after).encode())
     print(text)
     return 0
 

@@ -144,7 +144,7 @@ def run_one(
     for older in output.parent.glob(f"{notebook.stem}-*.ipynb"):
         if older not in (partial, output):
             older.unlink()
-    os.replace(partial, output)
+    partial.replace(output)
     return Run(notebook, output, seconds, cached=False)
 
 
@@ -222,7 +222,7 @@ def store_outputs(runs: Sequence[Run]) -> None:
         content = without_traces(nbformat.read(run.output, as_version=4))
         temporary = run.notebook.with_suffix(".tmp")
         nbformat.write(content, temporary)
-        os.replace(temporary, run.notebook)
+        temporary.replace(run.notebook)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

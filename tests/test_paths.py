@@ -38,3 +38,39 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="No space left"):
         paths.write_file(tmp_path / "b.csv", b"")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_link_stays_a_link_and_a_file_keeps_its_mode(tmp_path):
+    file, link = tmp_path / "there" / "file", tmp_path / "link"
+    paths.write_file(file, b"one", make_folder=True)
+    file.chmod(0o600)
+    link.symlink_to(file)
+    paths.write_file(link, b"two")
+    assert link.is_symlink() and file.read_bytes() == b"two"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(file.parent) == ["file"]
+
+
+def test_a_pipe_is_written_into(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    paths.write_file(pipe, b"through")
+    assert os.read(reader, 99) == b"through" and pipe.is_fifo()
+    os.close(reader)
+
+
+def test_new_files_can_be_read_by_whom_the_umask_allows(tmp_path):
+    (tmp_path / "plain").touch()
+    with paths.replacing(tmp_path / "new") as temporary:
+        temporary.write_bytes(b"x")
+        temporary.chmod(0o600)  # as safetensors does
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
+    paths.write_file(tmp_path / "file", b"old")
+    with pytest.raises(KeyError), paths.replacing(tmp_path / "file") as temporary:
+        temporary.write_bytes(b"half")
+        raise KeyError("of the writer")
+    assert (tmp_path / "file").read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]

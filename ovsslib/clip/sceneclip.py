@@ -6,7 +6,6 @@ with two differences: `token_embedding.weight` has the rows of the trained token
 """
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ovsslib import paths
 from ovsslib.errors import ModelError
 
 VOCABULARY_SIZE = 49408
@@ -38,11 +38,8 @@ def save_sceneclip_state(
     }
     tensors[_TABLE] = state[_TABLE].detach().cpu()[kept_ids].half().contiguous()
     tensors[_KEPT] = kept_ids.to(torch.int32).contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, metadata=about)
-    os.chmod(temporary, 0o644)  # safetensors lets nobody but the owner read
-    os.replace(temporary, path)
+    with paths.replacing(path, make_folder=True) as temporary:
+        save_file(tensors, temporary, metadata=about)
 
 
 def load_sceneclip_state(path: Path) -> tuple[dict[str, Tensor], Tensor]:

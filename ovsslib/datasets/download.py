@@ -26,7 +26,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from ovsslib.errors import DataError, require
-from ovsslib.paths import write_file
+from ovsslib.paths import put_in_place, replacing, write_file
 
 _BLOCK = 1 << 20
 _TIMEOUT = 60
@@ -210,7 +210,7 @@ class _Resuming:
             elif not going_on:
                 tag.unlink(missing_ok=True)
             self._receive(answer, have if going_on else 0)
-        os.replace(self.part, output_file)
+        put_in_place(self.part, output_file)
         tag.unlink(missing_ok=True)
 
     def _receive(self, answer: Any, have: int) -> None:
@@ -320,13 +320,12 @@ def _unpack_members(
         if not path.parent.resolve().is_relative_to(base):
             raise DataError(f"{path.parent} leads out of {target}; remove that link")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with members.open(member) as source, part.open("wb") as file:
-                shutil.copyfileobj(source, file, _BLOCK)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with (
+            replacing(path, sync=False) as part,
+            members.open(member) as source,
+            part.open("wb") as file,
+        ):
+            shutil.copyfileobj(source, file, _BLOCK)
     return len(wanted)
 
 

@@ -24,6 +24,7 @@ from PIL import Image
 from scipy.io import loadmat
 from tqdm import tqdm
 
+from ovsslib import paths
 from ovsslib.datasets import label_tables as labels
 from ovsslib.datasets.dataset import read_mask
 from ovsslib.errors import DataError, OvssError, require
@@ -115,18 +116,9 @@ def save_mask(path: Path, values: np.ndarray) -> None:
 
 
 def _write(path: Path, save: Callable[[Path], object]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    remedy = "make room or choose another folder, then run the same command again: it goes on from here"
+    with paths.replacing(path, make_folder=True, sync=False, remedy=remedy) as part:
         save(part)
-        os.replace(part, path)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path} ({error.strerror or error}); make room or choose another folder, "
-            "then run the same command again: it goes on from here"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _base(root: Path, usual: Iterable[str], needed: str, what: str) -> Path:

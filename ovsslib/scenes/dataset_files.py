@@ -86,13 +86,6 @@ def balanced_indices(seed: int, count: int, minimum: int) -> list[int]:
     return taken
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
 def _encode(array: np.ndarray, form: str) -> bytes:
     buffer = io.BytesIO()
     options = {"quality": 95} if form == "JPEG" else {"optimize": True}
@@ -139,7 +132,8 @@ def _write_picture(folder: Path, split: str, file: str, scene: Scene) -> None:
     for kind, ending, array, form in wanted:
         path = folder / kind / split / (file + ending)
         if not path.exists():
-            _write(path, _encode(array, form))
+            with paths.replacing(path, make_folder=True, sync=False) as part:
+                part.write_bytes(_encode(array, form))
 
 
 def _check_same_split(path: Path, seed: int, indices: list[int]) -> None:
@@ -205,7 +199,7 @@ def write_split(
         lines.append(_describe(seed, index, file, scene))
         if progress is not None:
             progress(number + 1, len(chosen))
-    _write(folder / "captions" / f"{split}.jsonl", "".join(lines).encode())
+    paths.write_file(folder / "captions" / f"{split}.jsonl", "".join(lines).encode(), make_folder=True)
     manifest = {
         "seed": seed,
         "minimum": minimum,
@@ -213,7 +207,7 @@ def write_split(
         "drawn_with": drawn_with(),
         "pictures": pictures,
     }
-    _write(manifest_path, (json.dumps(manifest, indent=0) + "\n").encode())
+    paths.write_file(manifest_path, (json.dumps(manifest, indent=0) + "\n").encode(), make_folder=True)
     counts = {name: int(n) for name, n in zip(CLASSES, shown, strict=True)}
     return SplitReport(folder, len(chosen), counts, rounded)
 

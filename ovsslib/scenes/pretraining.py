@@ -12,7 +12,6 @@ import copy
 import ctypes
 import json
 import math
-import os
 import platform
 import time
 from dataclasses import dataclass, field, fields, replace
@@ -256,14 +255,10 @@ class Trainer:
             "log": self.log,
             "sharpened": self.sharpened,
         }
-        temporary = self._checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self._checkpoint)
-        temporary = self.out / "log.csv.tmp"
-        temporary.write_text(
-            "step,images,seconds,lr,loss\n" + "\n".join(self.log) + "\n", encoding="utf-8"
-        )
-        os.replace(temporary, self.out / "log.csv")
+        with paths.replacing(self._checkpoint) as temporary:
+            torch.save(state, temporary)
+        lines = ["step,images,seconds,lr,loss", *self.log, ""]
+        paths.write_file(self.out / "log.csv", "\n".join(lines).encode())
 
     def learn(self, images: Tensor, captions: list[str], progress: float) -> float:
         """One step on one batch. Returns the loss."""

@@ -9,7 +9,6 @@ label is used.
 
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ovsslib import paths
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import load_backbone
 from ovsslib.errors import DataError
@@ -226,8 +226,9 @@ def pretrain_upsampler(
         "held_out_loss": _held_out(net, held_out, settings.batch),
         "held_out_loss_of_interpolation": interpolation_loss(held_out),
     }
-    _write(out / "model.safetensors", lambda file: save_file(net.state_dict(), file))
-    _write(out / "card.json", lambda file: file.write_text(json.dumps(card, indent=2) + "\n"))
+    with paths.replacing(out / "model.safetensors") as temporary:
+        save_file(net.state_dict(), temporary)
+    paths.write_file(out / "card.json", (json.dumps(card, indent=2) + "\n").encode())
     return card
 
 
@@ -249,7 +250,8 @@ def _save(file: Path, net, optimiser, step: int, losses: list[float], settings) 
         "net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "losses": losses,
         "settings": json.dumps(asdict(settings)),
     }
-    _write(file, lambda temporary: torch.save(content, temporary))
+    with paths.replacing(file) as temporary:
+        torch.save(content, temporary)
 
 
 def _restore(file: Path, net, optimiser, settings) -> tuple[int, list[float]]:
@@ -259,12 +261,3 @@ def _restore(file: Path, net, optimiser, settings) -> tuple[int, list[float]]:
     net.load_state_dict(content["net"])
     optimiser.load_state_dict(content["optimiser"])
     return content["step"], content["losses"]
-
-
-def _write(file: Path, write) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    write(temporary)
-    os.chmod(temporary, 0o644)  # safetensors lets nobody but the owner read
-    os.replace(temporary, file)
-
-

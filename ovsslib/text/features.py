@@ -8,8 +8,6 @@ words are stored in the user's cache.
 
 import hashlib
 import json
-import os
-import secrets
 import threading
 import time
 import warnings
@@ -350,18 +348,11 @@ def _store(key: str, features: Tensor) -> None:
     _remember(key, features)
     features = features.contiguous()
     content = safetensors.torch.save({"features": features}, {"stamp": _stamp(key, features)})
-    temporary = None
     try:
         entry = _entry(key)
-        # The name is this writer's own, so that two processes never write into one file; the last
-        # rename wins, and both bring the same content.
-        temporary = entry.with_name(f".{entry.stem}.{os.getpid()}.{secrets.token_hex(4)}.part")
-        temporary.write_bytes(content)
-        os.replace(temporary, entry)
+        paths.write_file(entry, content)  # of two writers the last one wins; both bring the same content
         _sweep(entry.parent)
     except (OSError, DataError) as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         warnings.warn(f"text features are not kept on disk: {error}", stacklevel=2)
 
 
