@@ -230,7 +230,7 @@ def test_strips_and_the_whole_give_one_mask(segment, image, monkeypatch):
 
 
 def test_recipes_that_share_the_trunk_get_their_own_logits(tiny_backbone, image, tiny_inputs):
-    windows = {"short_side": 80, "crop": 64, "stride": 32}
+    windows = {"short_side": 80, "crop": 64, "stride": 32, "positions": "sclip"}
     segmenters = [
         Segmenter(tiny_backbone, Recipe.named(name).but(windows=windows))
         for name in ("clip", "sclip", "resclip", "gem")
@@ -241,9 +241,11 @@ def test_recipes_that_share_the_trunk_get_their_own_logits(tiny_backbone, image,
     for segmenter, shared in zip(segmenters, together, strict=True):
         alone = window_logits_of([segmenter], pixels, [text[: shared.queries]], (75, 101))[0]
         assert torch.equal(alone.full(), shared.full())
-    other = Segmenter(tiny_backbone, "clearclip")
-    with pytest.raises(RecipeError, match="cannot share a trunk"):
-        window_logits_of([segmenters[0], other], pixels, [text, text])
+    antialiased = segmenters[3].recipe.but({"windows.positions": "size-antialias"})
+    for recipe in ("clearclip", antialiased):
+        other = Segmenter(tiny_backbone, recipe)
+        with pytest.raises(RecipeError, match="cannot share a trunk"):
+            window_logits_of([segmenters[0], other], pixels, [text, text])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

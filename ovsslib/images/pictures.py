@@ -100,13 +100,30 @@ def scaled_size(
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
-def resize_picture(image: np.ndarray, short_side: int = 336, long_side: int = 2048) -> np.ndarray:
-    """Resize an (H, W, 3) uint8 picture to `scaled_size`, bilinear, as OpenCV does on uint8.
+def resize_picture(
+    image: np.ndarray,
+    short_side: int = 336,
+    long_side: int = 2048,
+    *,
+    square: bool = False,
+    resampling: str = "bilinear",
+) -> np.ndarray:
+    """Resize an (H, W, 3) uint8 picture to `scaled_size`.
+
+    Args:
+        square: squeeze it to short_side x short_side instead; the aspect ratio is not kept.
+        resampling: "bilinear" as OpenCV does on uint8 (the released SCLIP-family code), or "bicubic" as Pillow does,
+            which averages where the picture is made smaller (CLIP's own preprocessing).
 
     Raises ImageError when `image` is not (H, W, 3) uint8.
     """
     image = _checked_array(image)
     height, width = scaled_size(image.shape[0], image.shape[1], short_side, long_side)
+    if square:
+        height = width = short_side
+    if resampling == "bicubic":
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+        return np.asarray(resized)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 

@@ -25,7 +25,7 @@ from ovsslib.stages.contexts import (
     WindowContext,
     WindowsContext,
 )
-from ovsslib.stages.windows import Stitched, WindowGrid
+from ovsslib.stages.windows import Stitched, WindowGrid, one_window
 
 if TYPE_CHECKING:
     from ovsslib.segmenter.segmenter import Segmenter
@@ -103,8 +103,8 @@ class EncodedPicture:
     @staticmethod
     def of_whole(segmenter: "Segmenter", picture: PictureInput) -> "EncodedPicture":
         """The picture as it is, as one window."""
-        size = tuple(picture.pixels.shape[-2:])
-        encoded = EncodedPicture(segmenter, picture, WindowGrid(size, (0,), (0,), size))
+        grid = one_window(tuple(picture.pixels.shape[-2:]))
+        encoded = EncodedPicture(segmenter, picture, grid)
         window = picture.pixels[None]
         encoded.add([segmenter.trunk(window)], [window], 1)
         return encoded
@@ -149,14 +149,15 @@ class EncodedPicture:
     def _stitched(self, words: Words, size: tuple[int, int]) -> Stitched:
         if self._late:
             return self._whole_picture(words, size)
+        grid = one_window(size) if self.segmenter.windows.in_one_resize else self.grid
         if self.words is not None:
-            return Stitched(torch.cat(self._logits), self.grid, size)
+            return Stitched(torch.cat(self._logits), grid, size)
         queries = words.rows[: words.queries]
         features = self._features or [
             self._encode(*chunk, index, queries) for index, chunk in enumerate(self._trunks)
         ]
         words = self._calibrated(features, words)
-        return Stitched(torch.cat([self._compare(f, words) for f in features]), self.grid, size)
+        return Stitched(torch.cat([self._compare(f, words) for f in features]), grid, size)
 
     # -- per window -----------------------------------------------------------------------------------------
 
@@ -197,7 +198,7 @@ class EncodedPicture:
 
         return WindowContext(
             segmenter.backbone, trunk, window, tokens.map(), class_token, self.picture_class_token,
-            guide=segmenter.guide, kept=kept,
+            guide=segmenter.guide, kept=kept, recipe=segmenter.recipe,
         )  # fmt: skip
 
     def look_inside(
@@ -293,15 +294,15 @@ class EncodedPicture:
         """Recipes whose windows see each other, or that work on the picture by themselves."""
         segmenter, stage = self.segmenter, self.segmenter.whole_picture
         context = self._picture_context(words)
-        whole = self.grid.whole()
+        whole = one_window(size) if segmenter.windows.in_one_resize else self.grid.whole()
         if hasattr(stage, "picture_logits"):
             logits = stage.picture_logits(context)
             return Stitched(logits[None], whole, size)
         tokens = segmenter.last_block.project(stage.replace_windows(context))
-        grid = whole if tokens.whole else self.grid
+        grid = whole if tokens.whole or segmenter.windows.in_one_resize else self.grid
         window = self.picture.pixels[None] if tokens.whole else context.windows
         if tokens.whole and tokens.direct:
-            grid = WindowGrid(size, (0,), (0,), size)
+            grid = one_window(size)
         now = self._context(tokens, context.trunk, window, self.picture.kept)
         if tokens.whole and tokens.class_token is None:
             # the trunk's class tokens belong to windows, of which none is left

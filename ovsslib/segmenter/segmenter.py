@@ -18,7 +18,7 @@ from torch import Tensor
 from ovsslib.clip.backbone import Backbone, TrunkOutput
 from ovsslib.clip.memory import memory_errors
 from ovsslib.errors import RecipeError
-from ovsslib.images.pictures import Picture, denormalise, normalise, read_picture, resize_picture
+from ovsslib.images.pictures import Picture, denormalise, normalise, read_picture
 from ovsslib.images.segmentation import Segmentation
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter.encoding import EncodedPicture, PictureInput, Words, encode_pictures
@@ -277,7 +277,7 @@ class Segmenter:
 
     def prepare(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 -> (3, h, w) normalised pixels at the recipe's size, on the device."""
-        resized = resize_picture(image, self.windows.short_side, self.windows.long_side)
+        resized = self.windows.resized(image)
         return normalise(resized, *self.backbone.normalisation).to(self.backbone.device)
 
     def words(self, text: TextFeatures) -> Words:

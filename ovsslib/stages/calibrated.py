@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovsslib.errors import ImageError
-
 _SMALLEST = 1e-12  # distance below which two patches count as one
 
 
@@ -25,29 +23,37 @@ def local_outlier_factors(patches: Tensor, neighbours: int, standard: bool = Fal
             *neighbour's* own radius. False: SC-CLIP's release, with squared distances and the reach at least the
             *patch's* own radius, which makes the score the mean of r_i / r_j over the neighbours j.
 
-    Raises ImageError for a single patch.
+    A single patch sticks out of nothing: its factor is 1, as that of patches which are all alike.
     """
     count = patches.shape[1]
     if count < 2:
-        raise ImageError(
-            "a window of one patch has no neighbours to compare it with; use larger windows (windows.crop) or "
-            "pictures, or outliers 'none'"
-        )
+        return patches.new_ones(patches.shape[:2], dtype=torch.float32)
     size = min(neighbours, count - 1)
-    x = patches.float()
-    # differences, not |a|^2 + |b|^2 - 2ab: a few channels of CLIP's tokens are so large that those would cancel
-    distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
-    if not standard:
-        distance = distance.square()
-    near, index = distance.sort(dim=-1, stable=True)
-    near, index = near[..., 1 : size + 1], index[..., 1 : size + 1]  # the first is the patch itself
+    distance = squared_distances(patches)
+    if standard:
+        distance = distance.sqrt()
+    near, index = distance.topk(size + 1, dim=-1, largest=False)
+    near, index = near[..., 1:], index[..., 1:]  # the first is the patch itself
     radius = near[..., -1].clamp_min(_SMALLEST)
     radius_of = radius[:, None].expand(-1, count, -1).gather(2, index)
     if not standard:
-        return (radius[..., None] / radius_of).mean(dim=-1)
+        return (radius[..., None] / radius_of).mean(dim=-1).float()
     density = 1 / torch.maximum(near, radius_of).mean(dim=-1).clamp_min(_SMALLEST)
     density_of = density[:, None].expand(-1, count, -1).gather(2, index)
-    return density_of.mean(dim=-1) / density
+    return (density_of.mean(dim=-1) / density).float()
+
+
+def squared_distances(patches: Tensor) -> Tensor:
+    """Squared Euclidean distances (B, P, P) float64 of patches (B, P, D); 0 for patches that are all but equal.
+
+    In float64 because |a|^2 + |b|^2 - 2ab cancels: a few channels of CLIP's tokens are hundreds of times as large as
+    the others. The differences themselves, as released, would take (P, P, D) numbers.
+    """
+    x = patches.double()
+    square = x.square().sum(dim=-1)
+    sums = square[:, :, None] + square[:, None]
+    distance = sums - 2 * (x @ x.transpose(-2, -1))
+    return distance.masked_fill(distance < 1e-12 * sums, 0)
 
 
 def above_quantile(scores: Tensor, share: float) -> Tensor:

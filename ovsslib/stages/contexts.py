@@ -171,7 +171,7 @@ class WindowContext:
     """What stages at "features" and "similarity" may look at; all tensors are of a batch of windows.
 
     Attributes:
-        backbone, trunk: the open CLIP and its trunk result.
+        backbone, trunk: the open CLIP and its trunk result. recipe: the recipe that runs.
         window: (B, 3, H, W) CLIP-normalised pixels.
         coarse: (B, D, h, w) patch features before any upsampling. features: the same after the stages at
             "features".
@@ -194,6 +194,7 @@ class WindowContext:
     coarse_logits_at: Callable[[float], Tensor] | None = None
     guide: "Guide | None" = None
     kept: dict[Any, Any] = field(default_factory=dict)
+    recipe: "Recipe | None" = None
 
     @property
     def grid(self) -> tuple[int, int]:

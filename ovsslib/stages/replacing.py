@@ -12,7 +12,11 @@ def rivals(recipe: "Recipe", settings: Any) -> str | None:
     Its rivals are stages that change the attention weights of that block, of which there is no one matrix, and any
     other stage that computes the block.
     """
-    changing = [s for hook in ("on_weights", "feed_back", "second_weights") for s in recipe.stages_with(hook)]
+    changing = [
+        s
+        for hook in ("on_weights", "feed_back", "second_weights")
+        for s in recipe.stages_with(hook)
+    ]
     for name, other in recipe.stages.items():
         if other in changing:
             return f"it computes the last block by itself, so there is no one matrix that {name} could change"

@@ -97,10 +97,19 @@ class SelfCalibrationSettings:
     guide_heads: int = 0
 
     def __post_init__(self):
-        least = {"neighbours": 1, "most": 1, "class_scale": 0, "temperature": 0, "heads": 0, "guide_heads": 0}
+        least = {
+            "neighbours": 1,
+            "most": 1,
+            "class_scale": 0,
+            "temperature": 0,
+            "heads": 0,
+            "guide_heads": 0,
+        }
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
-                raise RecipeError(f"self_calibration.{name}={getattr(self, name)}: must be {smallest} or more")
+                raise RecipeError(
+                    f"self_calibration.{name}={getattr(self, name)}: must be {smallest} or more"
+                )
         if not 0 < self.share < 1:
             raise RecipeError(f"self_calibration.share={self.share}: must lie between 0 and 1")
         if not -1 <= self.threshold < 1:
@@ -220,7 +229,9 @@ class SelfCalibrationSettings:
             of_class, of_self = cal.class_and_self_attention(tap.q, tap.k, backbone.scale)
             of_class = self.class_scale * of_class
             return cal.strongest(of_class, self.most, of_class > of_self)
-        factors = cal.local_outlier_factors(patches, self.neighbours, self.outliers == "lof-standard")
+        factors = cal.local_outlier_factors(
+            patches, self.neighbours, self.outliers == "lof-standard"
+        )
         return cal.above_quantile(factors, self.share)
 
     def _guide(self, backbone: "Backbone", trunk: "TrunkOutput", blocks: Blocks) -> Tensor:
@@ -232,7 +243,9 @@ class SelfCalibrationSettings:
             tokens = tokens.float() + paths.float()
         return tokens[:, 1:]
 
-    def _attend(self, backbone: "Backbone", patches: Tensor, shared: Tensor, terms: Terms) -> Tensor:
+    def _attend(
+        self, backbone: "Backbone", patches: Tensor, shared: Tensor, terms: Terms
+    ) -> Tensor:
         """Attention output (B, P, width) of the last block among patches, `shared` (B, P, P) mixed in; float32."""
         last = backbone.layers - 1
         tap = backbone.project(last, patches.to(backbone.dtype))

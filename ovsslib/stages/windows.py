@@ -6,14 +6,19 @@ linear and separable, so the whole stitch is two small matrix products per pictu
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ovsslib.clip.geometry import bilinear_matrix
 from ovsslib.errors import RecipeError
+from ovsslib.images.pictures import resize_picture
 from ovsslib.recipe import stage
+
+if TYPE_CHECKING:
+    from ovsslib.recipe import Recipe
 
 
 @stage("windows", point="windows", summary="size of the picture and of the sliding windows")
@@ -29,6 +34,10 @@ class WindowSettings:
         pad_to: windows are padded with zeros, evenly on both sides, to a multiple of this; the padding is cut from
             their logits. 0 is off.
         positions: how CLIP's positional table is resized to the grid of a window (`Backbone.positions`).
+        square: the picture is squeezed to short_side x short_side instead; its aspect ratio is not kept.
+        resampling: how the picture is resized (`ovsslib.images.pictures.resize_picture`).
+        direct: logits go from the patches to the photograph's size in one resize, not by way of the network
+            picture's. It holds for whole pictures (crop 0) without padding.
     """
 
     version: ClassVar[int] = 1
@@ -40,6 +49,9 @@ class WindowSettings:
     positions: Literal[
         "sclip", "size", "size-antialias", "bilinear", "bilinear-half", "bilinear-half-always"
     ] = "sclip"
+    square: bool = False
+    resampling: Literal["bilinear", "bicubic"] = "bilinear"
+    direct: bool = False
 
     def __post_init__(self):
         if self.crop < 0 or (self.crop and self.stride < 1):
@@ -56,6 +68,23 @@ class WindowSettings:
             raise RecipeError(
                 f"windows.short_side={self.short_side}, windows.long_side={self.long_side}: need 16 <= short <= long"
             )
+
+    def inert(self, recipe: "Recipe") -> dict[str, str]:
+        """One resize in place of two needs a picture that is one window."""
+        if self.direct and not self.in_one_resize:
+            return {"direct": "the picture is cut into windows, or padded"}
+        return {}
+
+    @property
+    def in_one_resize(self) -> bool:
+        """Whether logits go from the patches to the photograph's size at once."""
+        return self.direct and not self.crop and not self.pad_to
+
+    def resized(self, image: np.ndarray) -> np.ndarray:
+        """The network picture (h, w, 3) uint8 of an (H, W, 3) uint8 photograph."""
+        return resize_picture(
+            image, self.short_side, self.long_side, square=self.square, resampling=self.resampling
+        )
 
     def boxes(self, height: int, width: int) -> "WindowGrid":
         """Windows of a picture of height x width pixels."""
@@ -99,7 +128,7 @@ class WindowGrid:
 
     def whole(self) -> "WindowGrid":
         """The picture as one window."""
-        return WindowGrid(self.picture, (0,), (0,), self.picture)
+        return one_window(self.picture)
 
     def crops(self, pixels: Tensor, fill: float = 0) -> Tensor:
         """Windows (N, C, h, w) of one picture (C, H, W), row by row, padded with `fill`."""
@@ -114,6 +143,11 @@ class WindowGrid:
             top, bottom, left, right = self.pad
             windows = torch.nn.functional.pad(windows, (left, right, top, bottom), value=fill)
         return windows
+
+
+def one_window(size: tuple[int, int]) -> WindowGrid:
+    """A picture of (H, W) pixels as one window."""
+    return WindowGrid(size, (0,), (0,), size)
 
 
 class Stitched:

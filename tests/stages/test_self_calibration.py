@@ -3,7 +3,6 @@
 import pytest
 import torch
 from conftest import TINY_CONFIG, relative_error, vectors
-from torch.nn import functional as F
 
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import build_model
@@ -66,9 +65,7 @@ def test_features_agree_with_the_official_code(method, key, tiny_backbone, tiny_
 @pytest.mark.parametrize(("method", "key"), CASES)
 def test_each_step_agrees_with_the_official_code(method, key, tiny_backbone, tiny_inputs):
     recorded = RECORDED[method]
-    made = steps_of(
-        segmenter_of(method, key, tiny_backbone), picture_of(method, key, tiny_inputs)
-    )
+    made = steps_of(segmenter_of(method, key, tiny_backbone), picture_of(method, key, tiny_inputs))
     names = {
         "tokens_fixed": "fixed", "S": "similarity", "pre": "pre", "attn_out": "attention", "main": "main",
         "multi": "multi",
@@ -160,19 +157,11 @@ def test_half_precisions_are_near_float32(method, precision):
 
 
 @pytest.mark.parametrize("method", list(VARIANTS))
-@pytest.mark.parametrize("size", [(16, 48), (16, 32), (48, 16), (64, 64), (32, 160)])
+@pytest.mark.parametrize("size", [(16, 16), (16, 48), (16, 32), (48, 16), (64, 64), (32, 160)])
 def test_small_and_flat_windows_give_finite_features(method, size, tiny_backbone):
     pixels = torch.zeros(1, 3, *size)
     for picture in (pixels, torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))):
         assert torch.isfinite(Segmenter(tiny_backbone, method).features(picture)).all()
-
-
-def test_a_window_of_one_patch_works_unless_it_is_compared_with_others(tiny_backbone):
-    pixels = torch.zeros(1, 3, 16, 16)
-    for method in ("sfp", "dih-clip"):
-        assert torch.isfinite(Segmenter(tiny_backbone, method).features(pixels)).all()
-    with pytest.raises(Exception, match="no neighbours"):
-        Segmenter(tiny_backbone, "sc-clip").features(pixels)
 
 
 def test_without_second_pass_and_outliers_less_is_computed(tiny_backbone, tiny_inputs):
@@ -195,7 +184,9 @@ def test_terms_are_averaged_with_the_shared_weights(tiny_backbone, tiny_inputs):
         made = steps_of(segmenter, pixels)
         tap = tiny_backbone.project(11, made["pre"])
         scores = 3 * (made["similarity"] - made["similarity"].mean())
-        weights = [scores.masked_fill(scores < 0, -torch.inf).softmax(-1)[:, None].expand(1, 4, 35, 35)]
+        weights = [
+            scores.masked_fill(scores < 0, -torch.inf).softmax(-1)[:, None].expand(1, 4, 35, 35)
+        ]
         for letter in letters:
             p = getattr(tap, letter)
             weights.append((0.25 * p @ p.mT).softmax(-1))
@@ -211,7 +202,9 @@ def test_blocks_follow_the_depth_of_the_tower(tiny_backbone):
     assert SelfCalibrationSettings(outliers="class_attention").taps(24) == {22}
     assert SelfCalibrationSettings(guide_heads=4).taps(24) == {16}
     assert SelfCalibrationSettings(guide_block=5).blocks(12).guide == 5
-    with pytest.raises(RecipeError, match=r"guide_block=None.*3 blocks.*set guide_block, detail_block"):
+    with pytest.raises(
+        RecipeError, match=r"guide_block=None.*3 blocks.*set guide_block, detail_block"
+    ):
         settings.blocks(3)
     own = {"guide_block": 2, "detail_block": 1, "fused_blocks": (1, 2), "class_weight": 0.3}
     assert SelfCalibrationSettings(**own).blocks(3) == (2, 1, (1, 2), 0.3)
@@ -280,5 +273,3 @@ def test_leaving_a_step_out_moves_the_features(tiny_backbone, tiny_inputs):
     ):  # fmt: skip
         other = Segmenter(tiny_backbone, Recipe.named("sc-clip").but(self_calibration=change))
         assert relative_error(other.features(pixels), whole) > least, change
-    unit = F.normalize(whole, dim=-1)
-    assert torch.isfinite(unit).all()

@@ -2,12 +2,17 @@
 
 import math
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from conftest import relative_error, vectors
+from PIL import Image
 from torch.nn import functional as F
 
 from ovsslib.errors import RecipeError
+from ovsslib.recipe import Recipe
+from ovsslib.segmenter import Segmenter, window_logits_of
 from ovsslib.stages.windows import Stitched, WindowSettings
 
 
@@ -82,7 +87,9 @@ def test_whole_picture_is_one_stretched_window():
     grid = WindowSettings(short_side=16, crop=0).boxes(21, 30)
     assert len(grid) == 1 and torch.equal(grid.crops(pixels)[0], pixels)
     logits = cells(4)(pixels[None])
-    expected = F.interpolate(F.interpolate(logits, (21, 30), mode="bilinear"), (50, 70), mode="bilinear")
+    expected = F.interpolate(
+        F.interpolate(logits, (21, 30), mode="bilinear"), (50, 70), mode="bilinear"
+    )
     assert relative_error(Stitched(logits, grid, (50, 70)).full(), expected[0]) < 1e-5
 
 
@@ -107,10 +114,50 @@ def test_windows_cover_every_pixel_and_none_is_needless(side, stride):
 @pytest.mark.parametrize(
     "values",
     [
-        {"crop": -1}, {"stride": 0}, {"crop": 100, "stride": 101}, {"short_side": 8},
+        {"crop": -1},
+        {"stride": 0},
+        {"crop": 100, "stride": 101},
+        {"short_side": 8},
         {"short_side": 400, "long_side": 300},
     ],
 )
 def test_impossible_windows_are_refused(values):
     with pytest.raises(RecipeError, match="windows"):
         WindowSettings(**values)
+
+
+def test_whole_pictures_may_be_squeezed_and_enlarged_at_once(tiny_backbone):
+    picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    base = Recipe("whole").but(windows={"short_side": 64, "crop": 0}, text={"templates": ("{}",)})
+    assert base["windows"].resized(picture).shape == (64, 96, 3)
+    squeezed = base.but(windows={"square": True})
+    segmenter = Segmenter(tiny_backbone, squeezed)
+    pixels = segmenter.prepare(picture)
+    assert pixels.shape == (3, 64, 64)
+    text = segmenter.text(["cat", "dog", "sky"])
+    cells = F.normalize(segmenter.features(pixels[None]), dim=-1) @ text.features.T
+    cells = cells.permute(0, 3, 1, 2)
+    twice = F.interpolate(
+        F.interpolate(cells, (64, 64), mode="bilinear"), (60, 90), mode="bilinear"
+    )
+    once = F.interpolate(cells, (60, 90), mode="bilinear")
+    for direct, expected in ((False, twice), (True, once)):
+        made = Segmenter(tiny_backbone, squeezed.but({"windows.direct": direct}))
+        stitched = window_logits_of([made], pixels, [text.features], (60, 90))[0].full()
+        assert relative_error(stitched[None], expected) < 1e-5
+    assert relative_error(once, twice) > 1e-3
+    cut = squeezed.but(windows={"direct": True, "crop": 32, "stride": 16})
+    assert set(cut.inert()) == {"windows.direct"}
+    plain = window_logits_of([Segmenter(tiny_backbone, cut)], pixels, [text.features], (60, 90))
+    other = Segmenter(tiny_backbone, cut.but({"windows.direct": False}))
+    same = window_logits_of([other], pixels, [text.features], (60, 90))
+    assert torch.equal(plain[0].full(), same[0].full())
+
+
+def test_bicubic_is_pillows_and_bilinear_opencvs():
+    picture = np.random.default_rng(0).integers(0, 256, (120, 180, 3), dtype=np.uint8)
+    bicubic = WindowSettings(short_side=32, square=True, resampling="bicubic").resized(picture)
+    expected = Image.fromarray(picture).resize((32, 32), Image.Resampling.BICUBIC)
+    assert np.array_equal(bicubic, np.asarray(expected))
+    bilinear = WindowSettings(short_side=32).resized(picture)
+    assert np.array_equal(bilinear, cv2.resize(picture, (48, 32), interpolation=cv2.INTER_LINEAR))

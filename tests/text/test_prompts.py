@@ -12,6 +12,7 @@ COUNTS = {
     "imagenet80": 80,
     "openai7": 7,
     "pixelclip8": 8,
+    "clip-surgery85": 85,
     "thesis-top7": 7,
     "thesis-top3": 3,
     "thesis-code-top7": 7,

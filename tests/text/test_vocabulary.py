@@ -45,6 +45,9 @@ PUBLISHED_QUERIES = {
     ("voc21", "sclip"): 56,
     ("voc21", "itaclip"): 80,
     ("voc21", "clearclip"): 21,
+    ("voc20", "sfp"): 30,
+    ("voc21", "sfp"): 56,
+    ("coco_object", "sfp"): 113,
     ("voc21", "cdam"): 21,
     ("context60", "cdam"): 60,
     ("coco_object", "cdam"): 81,
@@ -57,6 +60,15 @@ PUBLISHED_QUERIES = {
     ("cityscapes", "itaclip"): 26,
     ("ade20k", "sclip"): 150,
 }
+
+
+def test_sfp_says_people_where_sclip_says_person():
+    for name, index in (("voc20", 14), ("voc21", 15), ("cityscapes", 11)):
+        sclip, sfp = (Vocabulary.named(name, variant) for variant in ("sclip", "sfp"))
+        theirs = tuple(word.replace("person", "people") for word in sclip.synonyms[index])
+        assert sfp.synonyms[index] == theirs and theirs[0] == "people"
+        assert sfp.synonyms[:index] == sclip.synonyms[:index]
+        assert sfp.synonyms[index + 1 :] == sclip.synonyms[index + 1 :]
 
 
 def test_available_lists_every_data_set():

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovsslib.errors import RecipeError
-from ovsslib.images.pictures import Picture, read_picture, resize_picture
+from ovsslib.images.pictures import Picture, read_picture
 from ovsslib.segmenter import EncodedPicture, PictureInput, Segmenter
 from ovsslib.stages.feedback import choose_anchors
 from ovsslib.text.features import merge_queries
@@ -90,7 +90,7 @@ def _anchors(settings: Any, logits: Tensor, grid: tuple[int, int], text: Any) ->
 
 
 def _crop(segmenter: Segmenter, image: np.ndarray, grid: Any, window: int) -> np.ndarray:
-    resized = resize_picture(image, segmenter.windows.short_side, segmenter.windows.long_side)
+    resized = segmenter.windows.resized(image)
     row, column = divmod(window, len(grid.lefts))
     top, left = grid.tops[row], grid.lefts[column]
     return resized[top : top + grid.size[0], left : left + grid.size[1]]
