@@ -46,6 +46,7 @@ CAPABILITIES = {
     "compares_in_place": (),  # looks at the first view's features, which must not be flipped
     "replaces_weights": (),  # gives the last block's weights by itself, whatever `attention` says
     "one_map": (),  # gives one map of the whole picture, so that stages per window have none to look at
+    "per_pixel": (),  # makes a pixel's class scores from its own logits alone
     "merges_synonyms": (),  # makes class scores by itself, whatever `labels.merge` says
 }
 """What a stage may say of itself in a class attribute `capabilities`, so that no stage asks another's name."""

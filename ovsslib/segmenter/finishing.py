@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ from ovsslib.clip.memory import check_memory
 from ovsslib.recipe import Recipe
 from ovsslib.stages.contexts import ImageContext
 from ovsslib.stages.windows import Stitched
-from ovsslib.text.features import TextFeatures
 
 STRIP = 24_000_000  # values handled at a time when a picture is finished strip by strip (float32)
 
@@ -42,11 +40,15 @@ def strips(height: int, values_per_row: int) -> Iterator[slice]:
 
 
 def is_local(recipe: Recipe) -> bool:
-    """Whether each pixel's label depends on its own logits alone, so that strips give the whole."""
-    labels = recipe["labels"]
-    extra = [s for _, s in recipe.at("labels") if s is not labels]
-    stages = [p for point in ("refine", "scores", "confidence") for p in recipe.at(point)]
-    return not stages and not extra and not labels.area_threshold and not labels.closing
+    """Whether each pixel's scores depend on its own logits alone, so that strips give the whole.
+
+    Stages that change a finished label map do not matter: they run once the strips are together.
+    """
+    stages = [p for point in ("refine", "confidence") for p in recipe.at(point)]
+    rules = recipe.stages_with("class_scores")
+    alone = all("per_pixel" in getattr(rule, "capabilities", ()) for rule in rules)
+    thresholds = recipe.stages_with("threshold")
+    return not stages and alone and not thresholds and not recipe["labels"].area_threshold
 
 
 def finish(
@@ -61,15 +63,12 @@ def finish(
     Raises MemoryBudgetError where all scores must be held and do not fit.
     """
     if not keep_scores and is_local(recipe):
-        return _finish_by_strips(recipe, stitched, context.text, confidence)
+        return _finish_by_strips(recipe, stitched, context, confidence)
     check_memory(stitched.queries, stitched.size, context.backbone.device)
     background = context.text.vocabulary.background
     scores = class_scores(recipe, stitched.full(), context)
     labels = recipe["labels"].labels(scores, background, _threshold(recipe, scores, context))
-    made = labels.cpu().numpy()
-    for settings in recipe.stages_with("on_labels"):
-        made = settings.on_labels(made, context)
-    made = recipe["labels"].close(made)
+    made = _finished_labels(recipe, labels.cpu().numpy(), context)
     sure = margin = None
     if confidence:
         sure, margin = _confidence(scores, made)
@@ -118,32 +117,46 @@ def _confidence(scores: Tensor, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
     return sure.cpu().numpy(), margin.cpu().numpy()
 
 
+def _finished_labels(recipe: Recipe, labels: np.ndarray, context: ImageContext) -> np.ndarray:
+    """Label map (H, W) int32 behind the stages that change it, and the closing."""
+    for settings in recipe.stages_with("on_labels"):
+        labels = settings.on_labels(labels, context)
+    return recipe["labels"].close(labels)
+
+
 def _finish_by_strips(
-    recipe: Recipe, stitched: Stitched, text: TextFeatures, confidence: bool
+    recipe: Recipe, stitched: Stitched, context: ImageContext, confidence: bool
 ) -> Finished:
     """The same without ever holding all logits: bounded memory, whatever the size of the picture."""
-    settings, vocabulary = recipe["labels"], text.vocabulary
-    settings.check_background(vocabulary.background)
+    settings, text = recipe["labels"], context.text
+    classes, background = len(text.vocabulary), text.vocabulary.background
+    settings.check_background(background)
     height, width = stitched.size
+    rule = next(iter(recipe.stages_with("class_scores")), None)
     # without a threshold, softmax and scale are monotone per pixel and the argmax is the same without them
-    plain = settings.probability_threshold == 0
-    owners = settings.owners(text.query_class, len(vocabulary))
+    plain = settings.probability_threshold == 0 and rule is None
+    owners = settings.owners(text.query_class, classes)
+
+    def scores_of(logits: Tensor) -> Tensor:
+        if rule is not None:
+            return rule.class_scores(logits, context)
+        return settings.softmax_scores(logits * settings.logit_scale, text.query_class, classes)
+
     out = np.empty((height, width), dtype=np.int32)
-    sure: Any = np.empty((height, width), dtype=np.float32) if confidence else None
-    margin: Any = np.empty((height, width), dtype=np.float32) if confidence else None
-    for rows in strips(height, stitched.queries * width):
+    parts = list(strips(height, stitched.queries * width))
+    for rows in parts:
         logits = stitched.rows(rows.start, rows.stop)[: len(text)]
-        scores = None
-        if confidence or not plain:
-            scores = settings.softmax_scores(
-                logits * settings.logit_scale, text.query_class, len(vocabulary)
-            )
         if plain:
             index = logits.max(dim=0).indices
             labels = owners.to(index.device)[index].to(torch.int32)
         else:
-            labels = settings.labels(scores, vocabulary.background)
+            labels = settings.labels(scores_of(logits), background)
         out[rows] = labels.cpu().numpy()
-        if confidence:
-            sure[rows], margin[rows] = _confidence(scores, out[rows])
+    out = _finished_labels(recipe, out, context)
+    if not confidence:
+        return Finished(out)
+    sure, margin = (np.empty((height, width), dtype=np.float32) for _ in range(2))
+    for rows in parts:  # once more: what the label map has become, compared with the scores
+        scores = scores_of(stitched.rows(rows.start, rows.stop)[: len(text)])
+        sure[rows], margin[rows] = _confidence(scores, out[rows])
     return Finished(out, None, sure, margin)

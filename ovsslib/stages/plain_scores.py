@@ -29,7 +29,7 @@ class PlainScoresSettings:
     """
 
     version: ClassVar[int] = 1
-    capabilities: ClassVar[frozenset[str]] = frozenset({"merges_synonyms"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"merges_synonyms", "per_pixel"})
 
     background: Literal["complement", "own"] = "complement"
 

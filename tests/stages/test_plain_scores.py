@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from ovsslib.recipe import Recipe
+from ovsslib.segmenter import Segmenter, window_logits_of
 from ovsslib.stages.contexts import ImageContext
 from ovsslib.stages.plain_scores import PlainScoresSettings
 from ovsslib.text.features import TextFeatures
@@ -45,3 +46,27 @@ def test_without_the_complement_the_order_is_a_softmaxs():
     assert (
         "labels.merge" in Recipe("x").but({"plain_scores": True, "labels.merge": "logit"}).inert()
     )
+
+
+def test_strips_give_what_the_whole_gives(tiny_backbone, monkeypatch):
+    """Neither the rule without softmax nor a vote needs all scores at once."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    recipe = Recipe("x").but(
+        {"windows.short_side": 64, "text.templates": ("a {}.",), "plain_scores": True, "mask_vote": True,
+         "labels.closing": 3}
+    )  # fmt: skip
+    segmenter = Segmenter(tiny_backbone, recipe)
+    assert segmenter.is_local()
+    words = {"cat": ["kitten"], "dog": [], "sky": []}
+    whole = segmenter(image, words, background=["wall"], keep_scores=True).mask
+    monkeypatch.setattr("ovsslib.segmenter.finishing.STRIP", 700)
+    np.testing.assert_array_equal(segmenter(image, words, background=["wall"]).mask, whole)
+    text = segmenter.text(words, ["wall"])
+    pixels = segmenter.prepare(image)
+    stitched = window_logits_of([segmenter], pixels, [segmenter.words(text)], (40, 60))[0]
+    strips, held = (
+        segmenter.finish(stitched, image, pixels, text, keep, confidence=True) for keep in (False, True)
+    )
+    np.testing.assert_array_equal(strips.labels, held.labels)
+    np.testing.assert_allclose(strips.confidence, held.confidence, atol=1e-6)
+    np.testing.assert_allclose(strips.margin, held.margin, atol=1e-6)
