@@ -11,7 +11,7 @@ from torch import Tensor
 from ovsslib.clip.memory import check_memory
 from ovsslib.recipe import Recipe
 from ovsslib.stages.contexts import ImageContext
-from ovsslib.stages.windows import Stitched
+from ovsslib.stages.windows import Stitched, WindowGrid
 from ovsslib.text.features import TextFeatures
 
 STRIP = 24_000_000  # values handled at a time when a picture is finished strip by strip (float32)
@@ -42,11 +42,13 @@ def strips(height: int, values_per_row: int) -> Iterator[slice]:
 
 
 def is_local(recipe: Recipe) -> bool:
-    """Whether each pixel's label depends on its own logits alone, so that strips give the whole."""
-    labels = recipe["labels"]
-    extra = [s for _, s in recipe.at("labels") if s is not labels]
-    stages = [p for point in ("refine", "scores", "confidence") for p in recipe.at(point)]
-    return not stages and not extra and not labels.area_threshold and not labels.closing
+    """Whether each pixel's scores depend on its own logits alone, so that strips of the picture give the whole.
+
+    What follows may look at the label map, which is held whole: closing, the vote of masks.
+    """
+    hooks = ("on_logits", "on_probabilities", "class_scores", "on_scaled_logits", "on_scores", "threshold")
+    wide = any(recipe.stages_with(hook) for hook in hooks) or recipe.has("reads_scores")
+    return not wide and not recipe["labels"].area_threshold
 
 
 def finish(
@@ -60,20 +62,42 @@ def finish(
 
     Raises MemoryBudgetError where all scores must be held and do not fit.
     """
+    stitched = _at_network_size(recipe, stitched, context)
     if not keep_scores and is_local(recipe):
-        return _finish_by_strips(recipe, stitched, context.text, confidence)
+        return _finish_by_strips(recipe, stitched, context, confidence)
     check_memory(stitched.queries, stitched.size, context.backbone.device)
     background = context.text.vocabulary.background
     scores = class_scores(recipe, stitched.full(), context)
     labels = recipe["labels"].labels(scores, background, _threshold(recipe, scores, context))
-    made = labels.cpu().numpy()
-    for settings in recipe.stages_with("on_labels"):
-        made = settings.on_labels(made, context)
-    made = recipe["labels"].close(made)
+    context.scores = scores
+    made = _after_labels(recipe, labels.cpu().numpy(), context)
+    scores = context.scores
     sure = margin = None
     if confidence:
         sure, margin = _confidence(scores, made)
     return Finished(made, scores.cpu().numpy() if keep_scores else None, sure, margin)
+
+
+def _at_network_size(recipe: Recipe, stitched: Stitched, context: ImageContext) -> Stitched:
+    """Logits changed at the network picture's size, if a stage asks for it, then resized bilinearly."""
+    stages = recipe.stages_with("on_network_logits")
+    if not stages:
+        return stitched
+    size = tuple(context.network_picture.shape[-2:])
+    check_memory(stitched.queries, size, context.backbone.device)
+    logits = stitched.at(size).full()
+    for settings in stages:
+        logits = settings.on_network_logits(logits, context)
+    made = Stitched(logits[None], WindowGrid(size, (0,), (0,), size), stitched.size)
+    made.kept_of_trunk = stitched.kept_of_trunk
+    return made
+
+
+def _after_labels(recipe: Recipe, labels: np.ndarray, context: ImageContext) -> np.ndarray:
+    """A label map (H, W) changed by the stages at "labels", then closed."""
+    for settings in recipe.stages_with("on_labels"):
+        labels = settings.on_labels(labels, context)
+    return recipe["labels"].close(labels)
 
 
 def class_scores(recipe: Recipe, logits: Tensor, context: ImageContext) -> Tensor:
@@ -119,10 +143,11 @@ def _confidence(scores: Tensor, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _finish_by_strips(
-    recipe: Recipe, stitched: Stitched, text: TextFeatures, confidence: bool
+    recipe: Recipe, stitched: Stitched, context: ImageContext, confidence: bool
 ) -> Finished:
     """The same without ever holding all logits: bounded memory, whatever the size of the picture."""
-    settings, vocabulary = recipe["labels"], text.vocabulary
+    settings, text = recipe["labels"], context.text
+    vocabulary = text.vocabulary
     settings.check_background(vocabulary.background)
     height, width = stitched.size
     # without a threshold, softmax and scale are monotone per pixel and the argmax is the same without them
@@ -131,19 +156,31 @@ def _finish_by_strips(
     out = np.empty((height, width), dtype=np.int32)
     sure: Any = np.empty((height, width), dtype=np.float32) if confidence else None
     margin: Any = np.empty((height, width), dtype=np.float32) if confidence else None
-    for rows in strips(height, stitched.queries * width):
-        logits = stitched.rows(rows.start, rows.stop)[: len(text)]
-        scores = None
-        if confidence or not plain:
-            scores = settings.softmax_scores(
-                logits * settings.logit_scale, text.query_class, len(vocabulary)
-            )
+    # the confidence is that of the final labels
+    changed = bool(settings.closing or recipe.stages_with("on_labels"))
+    pieces = list(strips(height, stitched.queries * width))
+
+    def logits_of(rows: slice) -> Tensor:
+        return stitched.rows(rows.start, rows.stop)[: len(text)]
+
+    def scores_of(logits: Tensor) -> Tensor:
+        scaled = logits * settings.logit_scale
+        return settings.softmax_scores(scaled, text.query_class, len(vocabulary))
+
+    for rows in pieces:
+        logits, scores = logits_of(rows), None
+        if not plain or (confidence and not changed):
+            scores = scores_of(logits)
         if plain:
             index = logits.max(dim=0).indices
             labels = owners.to(index.device)[index].to(torch.int32)
         else:
             labels = settings.labels(scores, vocabulary.background)
         out[rows] = labels.cpu().numpy()
-        if confidence:
+        if confidence and not changed:
             sure[rows], margin[rows] = _confidence(scores, out[rows])
+    if changed:
+        out = _after_labels(recipe, out, context)
+        for rows in pieces if confidence else ():
+            sure[rows], margin[rows] = _confidence(scores_of(logits_of(rows)), out[rows])
     return Finished(out, None, sure, margin)
