@@ -12,7 +12,6 @@ from ovsslib.clip.memory import check_memory
 from ovsslib.recipe import Recipe
 from ovsslib.stages.contexts import ImageContext
 from ovsslib.stages.windows import Stitched, WindowGrid
-from ovsslib.text.features import TextFeatures
 
 STRIP = 24_000_000  # values handled at a time when a picture is finished strip by strip (float32)
 
