@@ -12,8 +12,10 @@ POINTS: Mapping[str, Mapping[str, int]] = {
     "picture": {"replace_windows": 1, "picture_logits": 1},  # all windows at once, before the last block
     "features": {"on_features": 2},  # patch features: upsampling, smoothing, regions
     "picture_text": {"on_picture_text": 2},  # text features moved by the picture's own patches
-    "similarity": {"on_window_text": 2, "on_similarity": 2},  # logits of one window
-    "refine": {"on_logits": 2, "on_probabilities": 2},  # stitched logits or probabilities of the image
+    # logits of one window, then of all windows at once
+    "similarity": {"on_window_text": 2, "on_similarity": 2, "on_all_windows": 2},
+    # stitched logits at the network picture's size, at the image's, then probabilities
+    "refine": {"on_network_logits": 2, "on_logits": 2, "on_probabilities": 2},
     "scores": {"class_scores": 2},  # logits -> class scores without a softmax
     "confidence": {"on_scaled_logits": 2, "on_scores": 3},  # calibration, hierarchy
     "labels": {"on_labels": 2, "threshold": 2},  # scores -> label map
@@ -41,6 +43,7 @@ CAPABILITIES = {
     "needs_text": ("feed_back", "second_weights"),
     "replaces_block": ("replace_block", "replace_windows", "picture_logits"),
     "changes_trunk": ("on_block", "on_block_weights"),
+    "reads_scores": (),  # needs the class scores of the whole image where it makes labels
     "reads_scaled_logits": (),  # compares scaled logits beyond their order (a soft hierarchy)
     "ignores_attention": (),  # computes the last block without the settings of the stage `attention`
     "compares_in_place": (),  # looks at the first view's features, which must not be flipped

@@ -19,6 +19,7 @@ from ovsslib.clip.memory import memory_errors
 from ovsslib.errors import RecipeError
 from ovsslib.segmenter.last_block import cosine_logits
 from ovsslib.stages.contexts import (
+    AllWindowsContext,
     DenseTokens,
     PictureContext,
     PictureTextContext,
@@ -151,13 +152,28 @@ class EncodedPicture:
             return self._whole_picture(words, size)
         grid = one_window(size) if self.segmenter.windows.in_one_resize else self.grid
         if self.words is not None:
-            return Stitched(torch.cat(self._logits), grid, size)
+            return Stitched(self._together(torch.cat(self._logits)), grid, size)
         queries = words.rows[: words.queries]
         features = self._features or [
             self._encode(*chunk, index, queries) for index, chunk in enumerate(self._trunks)
         ]
         words = self._calibrated(features, words)
-        return Stitched(torch.cat([self._compare(f, words) for f in features]), grid, size)
+        logits = torch.cat([self._compare(f, words) for f in features])
+        return Stitched(self._together(logits), grid, size)
+
+    def _together(self, logits: Tensor) -> Tensor:
+        """Logits (N, Q + G, h, w) of all windows, changed by the stages that see them together."""
+        stages = self.segmenter.recipe.stages_with("on_all_windows")
+        if not stages:
+            return logits
+        segmenter, kept = self.segmenter, self.picture.kept.setdefault("windows", {})
+        crops = window_pixels(segmenter, self.grid, self.picture.pixels)
+        context = AllWindowsContext(
+            segmenter.backbone, self.picture.pixels, self.grid, crops, segmenter.guide, kept
+        )
+        for settings in stages:
+            logits = settings.on_all_windows(logits, context)
+        return logits
 
     # -- per window -----------------------------------------------------------------------------------------
 
@@ -311,7 +327,8 @@ class EncodedPicture:
         for _, settings in segmenter.recipe.at("features"):
             now.features = settings.on_features(now.features, now)
         features = WindowFeatures([now.features], now, len(now.features))
-        return Stitched(self._compare(features, self._calibrated([features], words)), grid, size)
+        logits = self._compare(features, self._calibrated([features], words))
+        return Stitched(logits if tokens.whole else self._together(logits), grid, size)
 
     def _picture_context(self, words: Words | None) -> PictureContext:
         segmenter = self.segmenter
@@ -331,6 +348,14 @@ class EncodedPicture:
             None if words is None else words.query_class, segmenter.guide, self.regions(),
             self.picture.kept.setdefault("windows", {}), segmenter.recipe,
         )  # fmt: skip
+
+
+def window_pixels(segmenter: "Segmenter", grid: WindowGrid, pixels: Tensor) -> Tensor:
+    """Windows (N, 3, h, w) of a network picture (3, H, W), padded and changed as the recipe asks."""
+    crops = grid.crops(pixels, segmenter.windows.fill(segmenter.backbone))
+    for settings in segmenter.recipe.stages_with("on_crops"):
+        crops = settings.on_crops(crops, WindowsContext(segmenter.backbone, grid))
+    return crops
 
 
 PADDING_REGION = 10000
@@ -361,9 +386,7 @@ def encode_pictures(
     grid = first.windows.boxes(*picture.pixels.shape[-2:])
     encoded = [EncodedPicture(s, picture, grid, w) for s, w in zip(segmenters, words, strict=True)]
     with torch.no_grad(), memory_errors():
-        crops = grid.crops(picture.pixels)
-        for settings in first.recipe.stages_with("on_crops"):
-            crops = settings.on_crops(crops, WindowsContext(backbone, grid))
+        crops = window_pixels(first, grid, picture.pixels)
         step = backbone.batch_of_windows
         for start in range(0, len(crops), step):
             chunk = crops[start : start + step]

@@ -10,7 +10,7 @@ from torch import Tensor
 from ovsslib.clip.memory import check_memory
 from ovsslib.recipe import Recipe
 from ovsslib.stages.contexts import ImageContext
-from ovsslib.stages.windows import Stitched
+from ovsslib.stages.windows import Stitched, WindowGrid
 
 STRIP = 24_000_000  # values handled at a time when a picture is finished strip by strip (float32)
 
@@ -42,13 +42,13 @@ def strips(height: int, values_per_row: int) -> Iterator[slice]:
 def is_local(recipe: Recipe) -> bool:
     """Whether each pixel's scores depend on its own logits alone, so that strips give the whole.
 
-    Stages that change a finished label map do not matter: they run once the strips are together.
+    What follows may look at the label map, which is held whole: closing, the vote of masks.
     """
-    stages = [p for point in ("refine", "confidence") for p in recipe.at(point)]
+    hooks = ("on_logits", "on_probabilities", "on_scaled_logits", "on_scores", "threshold")
+    wide = any(recipe.stages_with(hook) for hook in hooks) or recipe.has("reads_scores")
     rules = recipe.stages_with("class_scores")
     alone = all("per_pixel" in getattr(rule, "capabilities", ()) for rule in rules)
-    thresholds = recipe.stages_with("threshold")
-    return not stages and alone and not thresholds and not recipe["labels"].area_threshold
+    return not wide and alone and not recipe["labels"].area_threshold
 
 
 def finish(
@@ -62,17 +62,42 @@ def finish(
 
     Raises MemoryBudgetError where all scores must be held and do not fit.
     """
+    stitched = _at_network_size(recipe, stitched, context)
     if not keep_scores and is_local(recipe):
         return _finish_by_strips(recipe, stitched, context, confidence)
     check_memory(stitched.queries, stitched.size, context.backbone.device)
     background = context.text.vocabulary.background
     scores = class_scores(recipe, stitched.full(), context)
     labels = recipe["labels"].labels(scores, background, _threshold(recipe, scores, context))
-    made = _finished_labels(recipe, labels.cpu().numpy(), context)
+    context.scores = scores
+    made = _after_labels(recipe, labels.cpu().numpy(), context)
+    scores = context.scores
     sure = margin = None
     if confidence:
         sure, margin = _confidence(scores, made)
     return Finished(made, scores.cpu().numpy() if keep_scores else None, sure, margin)
+
+
+def _at_network_size(recipe: Recipe, stitched: Stitched, context: ImageContext) -> Stitched:
+    """Logits changed at the network picture's size, if a stage asks for it, then resized bilinearly."""
+    stages = recipe.stages_with("on_network_logits")
+    if not stages:
+        return stitched
+    size = tuple(context.network_picture.shape[-2:])
+    check_memory(stitched.queries, size, context.backbone.device)
+    logits = stitched.at(size).full()
+    for settings in stages:
+        logits = settings.on_network_logits(logits, context)
+    made = Stitched(logits[None], WindowGrid(size, (0,), (0,), size), stitched.size)
+    made.kept_of_trunk = stitched.kept_of_trunk
+    return made
+
+
+def _after_labels(recipe: Recipe, labels: np.ndarray, context: ImageContext) -> np.ndarray:
+    """A label map (H, W) changed by the stages at "labels", then closed."""
+    for settings in recipe.stages_with("on_labels"):
+        labels = settings.on_labels(labels, context)
+    return recipe["labels"].close(labels)
 
 
 def class_scores(recipe: Recipe, logits: Tensor, context: ImageContext) -> Tensor:
@@ -117,13 +142,6 @@ def _confidence(scores: Tensor, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
     return sure.cpu().numpy(), margin.cpu().numpy()
 
 
-def _finished_labels(recipe: Recipe, labels: np.ndarray, context: ImageContext) -> np.ndarray:
-    """Label map (H, W) int32 behind the stages that change it, and the closing."""
-    for settings in recipe.stages_with("on_labels"):
-        labels = settings.on_labels(labels, context)
-    return recipe["labels"].close(labels)
-
-
 def _finish_by_strips(
     recipe: Recipe, stitched: Stitched, context: ImageContext, confidence: bool
 ) -> Finished:
@@ -143,20 +161,29 @@ def _finish_by_strips(
         return settings.softmax_scores(logits * settings.logit_scale, text.query_class, classes)
 
     out = np.empty((height, width), dtype=np.int32)
-    parts = list(strips(height, stitched.queries * width))
-    for rows in parts:
-        logits = stitched.rows(rows.start, rows.stop)[: len(text)]
+    sure: Any = np.empty((height, width), dtype=np.float32) if confidence else None
+    margin: Any = np.empty((height, width), dtype=np.float32) if confidence else None
+    # the confidence is that of the final labels
+    changed = bool(settings.closing or recipe.stages_with("on_labels"))
+    pieces = list(strips(height, stitched.queries * width))
+
+    def logits_of(rows: slice) -> Tensor:
+        return stitched.rows(rows.start, rows.stop)[: len(text)]
+
+    for rows in pieces:
+        logits, scores = logits_of(rows), None
+        if not plain or (confidence and not changed):
+            scores = scores_of(logits)
         if plain:
             index = logits.max(dim=0).indices
             labels = owners.to(index.device)[index].to(torch.int32)
         else:
-            labels = settings.labels(scores_of(logits), background)
+            labels = settings.labels(scores, background)
         out[rows] = labels.cpu().numpy()
-    out = _finished_labels(recipe, out, context)
-    if not confidence:
-        return Finished(out)
-    sure, margin = (np.empty((height, width), dtype=np.float32) for _ in range(2))
-    for rows in parts:  # once more: what the label map has become, compared with the scores
-        scores = scores_of(stitched.rows(rows.start, rows.stop)[: len(text)])
-        sure[rows], margin[rows] = _confidence(scores, out[rows])
+        if confidence and not changed:
+            sure[rows], margin[rows] = _confidence(scores, out[rows])
+    if changed:
+        out = _after_labels(recipe, out, context)
+        for rows in pieces if confidence else ():
+            sure[rows], margin[rows] = _confidence(scores_of(logits_of(rows)), out[rows])
     return Finished(out, None, sure, margin)

@@ -59,6 +59,9 @@ class Segmenter:
             if hasattr(settings, "check"):
                 settings.check(backbone)
         self.guide = self._guide()
+        self._masks: Any = None
+        if self.recipe.stages_with("proposer_name"):
+            self.proposer()  # so that missing weights are named before any work
         self.last_block = LastBlock(backbone, self.recipe, self.guide)
 
     def __repr__(self) -> str:
@@ -277,8 +280,11 @@ class Segmenter:
 
     def prepare(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 -> (3, h, w) normalised pixels at the recipe's size, on the device."""
-        resized = self.windows.resized(image)
-        return normalise(resized, *self.backbone.normalisation).to(self.backbone.device)
+        pixels = normalise(self.windows.resized(image), *self.backbone.normalisation).to(self.backbone.device)
+        size = self.windows.stretched(*pixels.shape[-2:])
+        if size != tuple(pixels.shape[-2:]):
+            pixels = F.interpolate(pixels[None], size=size, mode="bilinear")[0]
+        return pixels
 
     def words(self, text: TextFeatures) -> Words:
         """Rows that are compared with the patches: queries, then group texts if a stage wants them."""
@@ -313,6 +319,16 @@ class Segmenter:
 
     # -- masks ------------------------------------------------------------------------------------------------
 
+    def proposer(self) -> Any:
+        """The mask proposer that the recipe asks for, opened once. Raises ModelError for missing weights."""
+        if self._masks is None:
+            from ovsslib.guides import masks  # late: most recipes need no masks
+
+            name, device = self._proposer(), str(self.backbone.device)
+            trained = name not in ("felzenszwalb", "slic")
+            self._masks = masks.load(name, **({"device": device} if trained else {}))
+        return self._masks
+
     def _proposer(self) -> str:
         names = {s.proposer_name() for s in self.recipe.stages_with("proposer_name")}
         if len(names) != 1:
@@ -323,9 +339,7 @@ class Segmenter:
 
     def proposer_parts(self) -> dict[str, str]:
         """What decides the masks: name, settings and weights hash of the proposer, as plain texts."""
-        from ovsslib.guides import masks  # late: most recipes need no masks
-
-        proposer = masks.load(self._proposer())
+        proposer = self.proposer()
         settings = json.dumps(proposer.settings, sort_keys=True)
         return {"name": proposer.name, "settings": settings, "weights": proposer.weights_hash}
 
@@ -338,13 +352,10 @@ class Segmenter:
             return None
         name = self._proposer()
         if name not in picture.regions:
-            from ovsslib.guides import masks  # late: most recipes need no masks
-
             image = picture.image
             if image is None:
                 image = denormalise(picture.pixels, *self.backbone.normalisation)
-            proposed = masks.load(name).propose(image)
-            picture.regions[name] = torch.from_numpy(masks.region_map(proposed)).long()
+            picture.regions[name] = torch.from_numpy(self.proposer().regions(image)).long()
         return picture.regions[name].to(self.backbone.device)
 
 

@@ -218,6 +218,32 @@ class WindowContext:
 
 
 @dataclass
+class AllWindowsContext:
+    """What stages at "similarity" may look at when the logits of all windows of a picture are there.
+
+    Attributes:
+        backbone: the open CLIP. pixels: (3, H, W) network picture.
+        grid: where the windows lie (`WindowGrid`). windows: (N, 3, h, w) their pixels.
+        guide: second encoder, or None; `guide_features(kind)` gives its maps of the windows.
+    """
+
+    backbone: Backbone
+    pixels: Tensor
+    grid: Any
+    windows: Tensor
+    guide: "Guide | None" = None
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+    def guide_reading(self) -> "GuideReading":
+        """What the guide sees in all windows; one pass for all recipes of an evaluation."""
+        return guide_reading(self.guide, self.backbone, self.windows, self.kept)
+
+    def guide_features(self, kind: str = "last") -> Tensor:
+        """(N, D, h', w') features of the guide for all windows."""
+        return self.guide_reading().features(kind)
+
+
+@dataclass
 class PictureTextContext:
     """What stages at "picture_text" may look at: the patches of all windows of one picture.
 
@@ -250,6 +276,8 @@ class ImageContext:
         kept_of_trunk: by settings object, what `keep_of_trunk` kept of the trunk, if the picture was one window.
         trunk_of: function ((B, 3, h, w) pixels, taps) -> trunk result, for a stage here that must look again.
         regions: (H, W) int64 region ids of the photograph, or None.
+        scores: (C, H, W) class scores that the labels came from, for stages that read them (capability
+            "reads_scores"), or None. Such a stage may put its own in their place.
     """
 
     backbone: Backbone
@@ -262,6 +290,7 @@ class ImageContext:
     window_logits: Callable[[], Tensor] | None = None
     kept_of_trunk: Mapping[Any, Any] = field(default_factory=dict)
     trunk_of: Callable[..., TrunkOutput] | None = None
+    scores: Tensor | None = None
 
     @property
     def network_pixels(self) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ovsslib.stages.contexts import (
     Adjust,
+    AllWindowsContext,
     AttentionContext,
     DenseTokens,
     ImageContext,
@@ -133,6 +134,20 @@ class OnSimilarity(Protocol):
 
 
 @runtime_checkable
+class OnAllWindows(Protocol):
+    """similarity, I: cosines (N, Q, h, w) of all windows of a picture -> the same shape."""
+
+    def on_all_windows(self, logits: Tensor, context: AllWindowsContext) -> Tensor: ...
+
+
+@runtime_checkable
+class OnNetworkLogits(Protocol):
+    """refine, I: stitched cosines (Q, h, w) at the network picture's size -> the same shape."""
+
+    def on_network_logits(self, logits: Tensor, context: ImageContext) -> Tensor: ...
+
+
+@runtime_checkable
 class OnLogits(Protocol):
     """refine, I: stitched cosines (1, Q, H, W) -> the same shape."""
 
@@ -190,8 +205,8 @@ PROTOCOLS: dict[str, tuple[type, ...]] = {
     "picture": (ReplaceWindows, PictureLogits),
     "features": (OnFeatures,),
     "picture_text": (OnPictureText,),
-    "similarity": (OnWindowText, OnSimilarity),
-    "refine": (OnLogits, OnProbabilities),
+    "similarity": (OnWindowText, OnSimilarity, OnAllWindows),
+    "refine": (OnNetworkLogits, OnLogits, OnProbabilities),
     "scores": (ClassScores,),
     "confidence": (OnScaledLogits, OnScores),
     "labels": (OnLabels, Threshold),

@@ -134,8 +134,7 @@ class RegionAttentionSettings:
         mixed = scoped_attention(features, regions.flatten(), values, self.tau)
         shares = (self.main, self.middle)[: len(mixed)]
         parts = [
-            (out_projection(backbone, one), share)
-            for one, share in zip(mixed, shares, strict=True)
+            (out_projection(backbone, one), share) for one, share in zip(mixed, shares, strict=True)
         ]
         if self.semantic:
             parts.append((semantic_patches(context, index, regions), self.semantic))

@@ -31,8 +31,10 @@ class WindowSettings:
         long_side: ... unless its long side would exceed this.
         crop: side of a window in pixels; 0 takes the picture whole.
         stride: step between windows in pixels.
-        pad_to: windows are padded with zeros, evenly on both sides, to a multiple of this; the padding is cut from
-            their logits. 0 is off.
+        pad_to: windows are padded to a multiple of this; the padding is cut from their logits. 0 is off.
+        padding: "even": with the model's mean colour on both sides, the smaller half first (ProxyCLIP and its kin);
+            "black": with black at the right and the bottom (LPOSS).
+        multiple: the resized picture is stretched until its sides are multiples of this (Trident). 0 is off.
         positions: how CLIP's positional table is resized to the grid of a window (`Backbone.positions`).
         square: the picture is squeezed to short_side x short_side instead; its aspect ratio is not kept.
         resampling: how the picture is resized (`ovsslib.images.pictures.resize_picture`).
@@ -46,6 +48,8 @@ class WindowSettings:
     crop: int = 224
     stride: int = 112
     pad_to: int = 0
+    padding: Literal["even", "black"] = "even"
+    multiple: int = 0
     positions: Literal[
         "sclip", "size", "size-antialias", "bilinear", "bilinear-half", "bilinear-half-always"
     ] = "sclip"
@@ -62,8 +66,11 @@ class WindowSettings:
             raise RecipeError(
                 f"windows.stride={self.stride} is larger than windows.crop={self.crop}: pixels would be left out"
             )
-        if self.pad_to < 0:
-            raise RecipeError(f"windows.pad_to={self.pad_to}: use a positive number of pixels, or 0")
+        for name in ("pad_to", "multiple"):
+            if getattr(self, name) < 0:
+                raise RecipeError(
+                    f"windows.{name}={getattr(self, name)}: use a positive number of pixels, or 0"
+                )
         if self.short_side < 16 or self.long_side < self.short_side:
             raise RecipeError(
                 f"windows.short_side={self.short_side}, windows.long_side={self.long_side}: need 16 <= short <= long"
@@ -95,11 +102,43 @@ class WindowSettings:
         return WindowGrid((height, width), tops, lefts, size, self._pad(size))
 
     def _pad(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """(top, bottom, left, right) pixels; the smaller half comes first."""
+        """(top, bottom, left, right) pixels of padding around a window."""
         if not self.pad_to:
             return (0, 0, 0, 0)
         rows, columns = (-side % self.pad_to for side in size)
+        if self.padding == "black":
+            return (0, rows, 0, columns)
         return (rows // 2, rows - rows // 2, columns // 2, columns - columns // 2)
+
+    def inert(self, recipe: Any) -> dict[str, str]:
+        """Fields that were changed and have no part here, each with the reason."""
+        if self.padding != "even" and not self.pad_to:
+            return {"padding": "pad_to is 0"}
+        return {}
+
+    def fill(self, backbone: Any) -> Tensor:
+        """Normalised value (3,) of the padding's pixels."""
+        zero = torch.zeros(3)
+        if self.padding == "even":
+            return zero
+        mean, std = (torch.tensor(values) for values in backbone.normalisation)
+        return (zero - mean) / std
+
+    def stretched(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) of the network picture for a resized picture: as it is, or with sides that are multiples.
+
+        As released: if a side is no multiple, the longer one grows to the next, the shorter one by the same ratio and
+        then to its next, and neither is shorter than a window.
+        """
+        step = self.multiple
+        if not step or not (height % step or width % step):
+            return height, width
+        longer, shorter = max(height, width), min(height, width)
+        least = -(-self.crop // step) * step
+        long = -(-longer // step) * step
+        short = -(-(shorter * long) // (longer * step)) * step
+        long, short = max(long, least), max(short, least)
+        return (long, short) if height >= width else (short, long)
 
     def _starts(self, side: int, crop: int) -> tuple[int, ...]:
         count = math.ceil(max(side - crop, 0) / self.stride) + 1
@@ -130,8 +169,8 @@ class WindowGrid:
         """The picture as one window."""
         return one_window(self.picture)
 
-    def crops(self, pixels: Tensor, fill: float = 0) -> Tensor:
-        """Windows (N, C, h, w) of one picture (C, H, W), row by row, padded with `fill`."""
+    def crops(self, pixels: Tensor, fill: float | Tensor = 0) -> Tensor:
+        """Windows (N, C, h, w) of one picture (C, H, W), row by row, padded with `fill`: a value, or one each (C,)."""
         windows = torch.stack(
             [
                 pixels[:, top : top + self.size[0], left : left + self.size[1]]
@@ -141,7 +180,14 @@ class WindowGrid:
         )
         if any(self.pad):
             top, bottom, left, right = self.pad
-            windows = torch.nn.functional.pad(windows, (left, right, top, bottom), value=fill)
+            height, width = windows.shape[-2:]
+            fill = torch.as_tensor(fill, dtype=windows.dtype, device=windows.device)
+            padded = fill.reshape(-1, 1, 1).expand(
+                *windows.shape[:2], top + height + bottom, left + width + right
+            )
+            padded = padded.clone()
+            padded[:, :, top : top + height, left : left + width] = windows
+            return padded
         return windows
 
 
@@ -160,7 +206,7 @@ class Stitched:
     """
 
     def __init__(self, windows: Tensor, grid: WindowGrid, size: tuple[int, int]):
-        self.queries, self.size = windows.shape[1], size
+        self.queries, self.size, self.grid = windows.shape[1], size, grid
         rows, columns = len(grid.tops), len(grid.lefts)
         h, w = windows.shape[-2:]
         self._grids = (rows, columns, h, w)
@@ -186,6 +232,12 @@ class Stitched:
         rows, columns, h, w = self._grids
         cells = self._cells.reshape(self.queries, rows, h, columns, w)
         return cells.permute(1, 3, 0, 2, 4).reshape(-1, self.queries, h, w)
+
+    def at(self, size: tuple[int, int]) -> "Stitched":
+        """The same, resized to another size (H, W)."""
+        made = Stitched(self.windows(), self.grid, size)
+        made.kept_of_trunk = self.kept_of_trunk
+        return made
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Logits (Q, stop - start, W) of some rows of the picture, float32."""
