@@ -60,6 +60,39 @@ class DenseTokens:
         return self.patches.transpose(1, 2).unflatten(2, self.grid)
 
 
+@dataclass(frozen=True)
+class Words:
+    """Rows that are compared with the patches, and what else stages made of the words.
+
+    Attributes:
+        rows: (Q + G, D) float32: the queries, then texts of groups if a stage asked for them.
+        queries: Q. query_class: (Q,) long, class of each query, or None where nobody told.
+        background: index of the class that stands for "none of the words", or None.
+        texts: by settings object, what its `further_texts` made of the words.
+    """
+
+    rows: Tensor
+    queries: int
+    query_class: Tensor | None = None
+    background: int | None = None
+    texts: Mapping[Any, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> "Words":
+        """The same on a device, rows in float32."""
+        texts = {
+            owner: {name: rows.to(device).float() for name, rows in made.items()}
+            for owner, made in self.texts.items()
+        }
+        rows = self.rows.to(device).float()
+        return Words(rows, self.queries, self.query_class, self.background, texts)
+
+    def in_background(self) -> Tensor:
+        """(Q,) bool on the CPU: which queries stand for the background."""
+        if self.background is None or self.query_class is None:
+            return torch.zeros(self.queries, dtype=torch.bool)
+        return self.query_class.cpu() == self.background
+
+
 @dataclass
 class TextContext:
     """What stages at "text" may look at: once per list of words."""
@@ -167,6 +200,35 @@ class PictureContext:
 
 
 @dataclass
+class WholePictureContext:
+    """What stages may look at that work on a picture by themselves, without windows.
+
+    Attributes:
+        backbone: the open CLIP. pixels: (3, H, W) CLIP-normalised network picture.
+        image: (H', W', 3) uint8 photograph, or None. size: (H, W) wanted of the label map.
+        words: the words; `kept`: (Q,) bool, those that a stage at "words" found in the picture, or None.
+        guide: second encoder, or None.
+    """
+
+    backbone: Backbone
+    pixels: Tensor
+    image: np.ndarray | None
+    size: tuple[int, int]
+    words: Words
+    kept: Tensor | None = None
+    guide: "Guide | None" = None
+
+    @property
+    def text(self) -> Tensor:
+        """(Q, D) unit rows of the queries."""
+        return self.words.rows[: self.words.queries]
+
+    def texts(self, settings: Any) -> Mapping[str, Tensor]:
+        """What `further_texts` of a stage made of the words; empty where no words are known."""
+        return self.words.texts.get(settings, {})
+
+
+@dataclass
 class WindowContext:
     """What stages at "features" and "similarity" may look at; all tensors are of a batch of windows.
 
@@ -249,6 +311,7 @@ class ImageContext:
         kept_of_trunk: by settings object, what `keep_of_trunk` kept of the trunk, if the picture was one window.
         trunk_of: function ((B, 3, h, w) pixels, taps) -> trunk result, for a stage here that must look again.
         regions: (H, W) int64 region ids of the photograph, or None.
+        guide: second encoder, or None.
     """
 
     backbone: Backbone
@@ -261,6 +324,7 @@ class ImageContext:
     window_logits: Callable[[], Tensor] | None = None
     kept_of_trunk: Mapping[Any, Any] = field(default_factory=dict)
     trunk_of: Callable[..., TrunkOutput] | None = None
+    guide: "Guide | None" = None
 
     @property
     def network_pixels(self) -> Tensor:

@@ -5,7 +5,7 @@ linear and separable, so the whole stitch is two small matrix products per pictu
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 from ovsslib.clip.geometry import bilinear_matrix
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
+
+DROPPED = -1e4
+"""Logit of a word that is not in the picture: far below any cosine, and still finite after scaling."""
 
 
 @stage("windows", point="windows", summary="size of the picture and of the sliding windows")
@@ -56,6 +59,13 @@ class WindowSettings:
             raise RecipeError(
                 f"windows.short_side={self.short_side}, windows.long_side={self.long_side}: need 16 <= short <= long"
             )
+
+    def inert(self, recipe: Any) -> dict[str, str]:
+        """Fields that were changed and have no part, where another stage takes the picture as it is."""
+        if not recipe.has("ignores_windows"):
+            return {}
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        return dict.fromkeys(changed, "another stage takes the picture as it is, without windows")
 
     def boxes(self, height: int, width: int) -> "WindowGrid":
         """Windows of a picture of height x width pixels."""
@@ -146,6 +156,11 @@ class Stitched:
             w, grid.lefts, grid.size[1], grid.picture[1], size[1], columns_of
         ).to(device)
         self._wide: Tensor | None = None
+        self._dropped: Tensor | None = None
+
+    def drop(self, queries: Tensor) -> None:
+        """Give the queries of a mask (Q,) bool a logit so low that no pixel takes them."""
+        self._dropped = queries
 
     def windows(self) -> Tensor:
         """Logits (N, Q, h, w) of the windows on their own patch grids, float32."""
@@ -157,7 +172,10 @@ class Stitched:
         """Logits (Q, stop - start, W) of some rows of the picture, float32."""
         if self._wide is None:
             self._wide = self._cells @ self._across.T
-        return self._down[start:stop] @ self._wide
+        made = self._down[start:stop] @ self._wide
+        if self._dropped is not None:
+            made[self._dropped.to(made.device)] = DROPPED
+        return made
 
     def full(self) -> Tensor:
         """Logits (Q, H, W) of the whole picture, float32."""
