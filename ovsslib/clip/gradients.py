@@ -42,7 +42,9 @@ def softmax_gradcam(
     Source: CLIP-ES, section 3.1 (softmax-GradCAM), and its released code.
     """
     if tokens.ndim != 3 or len(tokens) != 1:
-        raise ImageError(f"Grad-CAM takes one picture at a time, tokens (1, T, width), not {tuple(tokens.shape)}")
+        raise ImageError(
+            f"Grad-CAM takes one picture at a time, tokens (1, T, width), not {tuple(tokens.shape)}"
+        )
     count = tokens.shape[1]
     check_free(
         4 * 4 * backbone.heads * count * count, backbone.device,

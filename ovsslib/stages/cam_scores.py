@@ -15,6 +15,7 @@ from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
 from ovsslib.stages.contexts import ImageContext
 from ovsslib.stages.fully_connected import PARAMETER_SETS, densecrf
+from ovsslib.stages.whole_picture import stuff_classes
 from ovsslib.text.features import merge_queries
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def with_background(maps: Tensor, power: float = 1.0) -> Tensor:
     return torch.cat([(1 - maps.amax(dim=0, keepdim=True)) ** power, maps])
 
 
-@stage("cam_scores", point="scores", summary="maps are class scores; the background is what they leave")
+@stage(
+    "cam_scores", point="scores", summary="maps are class scores; the background is what they leave"
+)
 @dataclass(frozen=True)
 class CamScores:
     """Settings of the scores of maps.
@@ -55,6 +58,7 @@ class CamScores:
             pixels go to the best word. False: none (TagCLIP on COCO-Stuff).
         passes: "one", or "things over stuff": things and stuff have their scores (and CRF) apart, stuff shows where
             things leave background (CaR on Context and ADE20K).
+        stuff: names of the classes that count as stuff; empty: by the vocabulary's kinds.
         crf: parameter set of DenseCRF over the words whose map is not empty, or "" for none.
         image: what the CRF sees: "wrapped" (released, see `crf_image`) or "rgb".
     """
@@ -66,6 +70,7 @@ class CamScores:
     half: bool = True
     row: bool = True
     passes: Literal["one", "things over stuff"] = "one"
+    stuff: tuple[str, ...] = ()
     crf: str = ""
     image: Literal["wrapped", "rgb"] = "wrapped"
 
@@ -73,11 +78,18 @@ class CamScores:
         if self.power <= 0:
             raise RecipeError(f"cam_scores.power={self.power}: must be above 0")
         if self.crf and self.crf not in PARAMETER_SETS:
-            raise RecipeError(f"cam_scores.crf={self.crf!r}; known: {', '.join(PARAMETER_SETS)}, or '' for none")
+            raise RecipeError(
+                f"cam_scores.crf={self.crf!r}; known: {', '.join(PARAMETER_SETS)}, or '' for none"
+            )
 
     def inert(self, recipe: "Recipe") -> dict[str, str]:
         """Fields that were changed and have no part."""
-        return {} if self.crf or self.image == "wrapped" else {"image": "crf is off"}
+        reasons = {}
+        if not self.crf and self.image != "wrapped":
+            reasons["image"] = "crf is off"
+        if self.stuff and self.passes == "one":
+            reasons["stuff"] = "there is one pass"
+        return reasons
 
     def class_scores(self, logits: Tensor, context: ImageContext) -> Tensor:
         """Stitched maps (Q, H, W) -> class scores (C, H, W) in [0, 1]."""
@@ -89,8 +101,8 @@ class CamScores:
         if self.passes == "one":
             self._pass(maps, words, vocabulary.background, scores, context)
             return scores
-        things = [c for c in words if vocabulary.kinds[c] == "thing"]
-        stuff = [c for c in words if c not in things]
+        stuff = stuff_classes(vocabulary, self.stuff)
+        things = [c for c in words if c not in stuff]
         self._pass(maps, stuff, vocabulary.background, scores, context)
         over = torch.zeros_like(scores)
         left = self._pass(maps, things, None, over, context)
@@ -98,7 +110,12 @@ class CamScores:
         return torch.where(shown, over, scores)
 
     def _pass(
-        self, maps: Tensor, words: list[int], background: int | None, scores: Tensor, context: ImageContext
+        self,
+        maps: Tensor,
+        words: list[int],
+        background: int | None,
+        scores: Tensor,
+        context: ImageContext,
     ) -> Tensor:
         """Write the scores of some classes, and of the background; gives the background's row (H, W)."""
         alive = [c for c in words if bool(maps[c].amax() > 0)]

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from ovsslib.recipe import Recipe
 
 
-@stage("clip_es", point="picture", summary="Grad-CAM of each word, spread along attention (CLIP-ES)")
+@stage(
+    "clip_es", point="picture", summary="Grad-CAM of each word, spread along attention (CLIP-ES)"
+)
 @dataclass(frozen=True)
 class ClipEs:
     """Settings of CLIP-ES.
@@ -63,11 +65,17 @@ class ClipEs:
 
     def __post_init__(self) -> None:
         if not 0 < self.box_threshold < 1:
-            raise RecipeError(f"clip_es.box_threshold={self.box_threshold}: must lie between 0 and 1")
+            raise RecipeError(
+                f"clip_es.box_threshold={self.box_threshold}: must lie between 0 and 1"
+            )
         if self.blocks < 1 + self.leave_last_out:
-            raise RecipeError(f"clip_es.blocks={self.blocks}: leaves no block whose attention could be averaged")
+            raise RecipeError(
+                f"clip_es.blocks={self.blocks}: leaves no block whose attention could be averaged"
+            )
         if self.eps <= 0 or (self.logit_scale is not None and self.logit_scale <= 0):
-            raise RecipeError(f"clip_es.eps={self.eps}, logit_scale={self.logit_scale}: must be above 0")
+            raise RecipeError(
+                f"clip_es.eps={self.eps}, logit_scale={self.logit_scale}: must be above 0"
+            )
         check_words("clip_es", self.background_words)
         check_short_side("clip_es", self.short_side)
 

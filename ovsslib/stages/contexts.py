@@ -80,7 +80,7 @@ class Words:
     def to(self, device: torch.device) -> "Words":
         """The same on a device, rows in float32."""
         texts = {
-            owner: {name: rows.to(device).float() for name, rows in made.items()}
+            owner: {name: rows.to(device) for name, rows in made.items()}
             for owner, made in self.texts.items()
         }
         rows = self.rows.to(device).float()

@@ -11,10 +11,10 @@ from ovsslib.stages.fully_connected import (
     PARAMETER_SETS,
     CRFParameters,
     check_values,
+    crf_parameters,
     densecrf,
     labels_that_matter,
     mean_field,
-    crf_parameters,
 )
 
 __all__ = [

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ovsslib.errors import DataError, ImageError, RecipeError, require

@@ -1,16 +1,17 @@
 """What stages share that work on a picture by themselves, without windows: its pixels, their words, their refusals."""
 
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ovsslib.errors import RecipeError
+from ovsslib.errors import RecipeError, WordsError, did_you_mean
 from ovsslib.images.preprocessing import clip_pixels, whole_patches
 from ovsslib.stages.contexts import WholePictureContext
 from ovsslib.text.features import TextFeatures, encode_texts
 from ovsslib.text.prompts import TextSettings
-from ovsslib.text.vocabulary import background_sets, background_words, word_key
+from ovsslib.text.vocabulary import Vocabulary, background_sets, background_words, word_key
 
 if TYPE_CHECKING:
     from ovsslib.recipe import Recipe
@@ -41,30 +42,57 @@ def own_pixels(context: WholePictureContext, short_side: int = 0) -> Tensor:
 def check_short_side(stage: str, short_side: int) -> None:
     """Raise RecipeError for a short side that no picture can have."""
     if short_side < 0 or 0 < short_side < 16:
-        raise RecipeError(f"{stage}.short_side={short_side}: use 16 pixels or more, or 0 for the picture's own size")
+        raise RecipeError(
+            f"{stage}.short_side={short_side}: use 16 pixels or more, or 0 for the picture's own size"
+        )
 
 
 def check_words(stage: str, name: str) -> None:
     """Raise RecipeError for an unknown set of background words; "" stands for none."""
     if name and name not in background_sets():
-        raise RecipeError(f"{stage}.background_words={name!r}; known: {', '.join(background_sets())}, or '' for none")
+        raise RecipeError(
+            f"{stage}.background_words={name!r}; known: {', '.join(background_sets())}, or '' for none"
+        )
 
 
 def background_rows(
-    backbone: Any, text: TextFeatures, settings: TextSettings, name: str, always: bool = False
+    backbone: Any,
+    text: TextFeatures,
+    settings: TextSettings,
+    name: str,
+    besides: Iterable[str] | None = None,
 ) -> Tensor:
-    """(B, D) unit rows of a set of background words that are no words of the vocabulary; none for "".
+    """(B, D) unit rows of a set of background words; none for "".
 
-    A vocabulary with a background class brings its own, so the set is left out, unless `always`.
+    Args:
+        settings: whose prompts the words are put into.
+        besides: words that the set must not repeat. None: the vocabulary's own; and if it has a background class, its
+            queries stand in for the set, so there are no rows.
     """
-    own = text.vocabulary.background is not None and not always
-    taken = {word_key(query) for query in text.vocabulary.queries}
-    if always and text.vocabulary.background is not None:
-        taken -= {word_key(q) for q in text.vocabulary.synonyms[text.vocabulary.background]}
-    words = [] if own or not name else [w for w in background_words(name) if word_key(w) not in taken]
+    if besides is None and text.vocabulary.background is not None:
+        name = ""
+    taken = {word_key(query) for query in (text.vocabulary.queries if besides is None else besides)}
+    words = [word for word in background_words(name) if word_key(word) not in taken] if name else []
     if not words:
         return text.features.new_zeros(0, text.features.shape[1])
     return encode_texts(backbone, words, settings)
+
+
+def stuff_classes(vocabulary: Vocabulary, names: Collection[str]) -> list[int]:
+    """Classes that count as stuff, the background left out: those of `names`, or by their kind where it is empty.
+
+    Raises WordsError for a name that no class has.
+    """
+    words = [c for c in range(len(vocabulary)) if c != vocabulary.background]
+    if not names:
+        return [c for c in words if vocabulary.kinds[c] != "thing"]
+    known = {word_key(vocabulary.names[c]): c for c in words}
+    unknown = [name for name in names if word_key(name) not in known]
+    if unknown:
+        raise WordsError(
+            f"stuff: no class is called {unknown[0]!r}{did_you_mean(unknown[0], known)}"
+        )
+    return sorted(known[word_key(name)] for name in names)
 
 
 def rows_in_play(context: WholePictureContext) -> tuple[Tensor, Tensor]:
