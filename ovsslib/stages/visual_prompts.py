@@ -40,11 +40,12 @@ def visual_prompt(
         image: (H, W, 3) uint8 RGB. mask: (H, W) float in [0, 1].
         kinds: of `KINDS`, in any order. blur: Gaussian 15 x 15 outside; gray: grey levels outside; black: zero
             outside; circle: a red ellipse around the mask's bounding box, centred at its mean, 1 pixel wide.
-        threshold: the inside is where the mask is above it. A mask that sums to 1 or less leaves the picture as it is.
+        threshold: the inside is where the mask is above it. A mask that sums to 1 or less leaves the picture as it
+            is. Where nothing is above it no circle is drawn (the released code stops there with an error: enlarging a
+            map lowers its peak, so a high threshold may leave nothing).
 
     Raises:
-        ImageError: sizes that differ. RecipeError: an unknown kind, or a circle around nothing (the released code
-            stops there as well: enlarging a map lowers its peak, so a high threshold may leave nothing).
+        ImageError: sizes that differ. RecipeError: an unknown kind.
     """
     kinds = set(kinds)
     check_kinds(kinds, "visual prompt")
@@ -61,12 +62,7 @@ def visual_prompt(
     if "black" in kinds:
         made = np.where(inside[..., None], made, 0)
     made = np.ascontiguousarray(made, dtype=np.uint8)
-    if "circle" in kinds:
-        if not inside.any():
-            raise RecipeError(
-                f"no pixel of a map is above mask_threshold={threshold}, so there is nothing to draw a circle around; "
-                "lower it"
-            )
+    if "circle" in kinds and inside.any():
         made = made.copy()
         rows, columns = np.nonzero(inside)
         centre = (int(columns.mean()), int(rows.mean()))
