@@ -6,6 +6,7 @@ attention stage. Weights come from open_clip models, OpenAI's own checkpoints, o
 
 """
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -160,6 +161,18 @@ class Backbone:
         return mean, std
 
     @property
+    def logit_scale(self) -> float:
+        """Factor of the cosines that the model was trained with: exp of its own parameter, 100 for OpenAI's CLIP."""
+        own = getattr(self.model, "logit_scale", None)
+        return 100.0 if own is None else float(own.detach().float().exp())
+
+    @cached_property
+    def exact_last_block(self) -> nn.Module:
+        """The last block with its weights in float32, for gradients that half precision would round to nothing."""
+        block = self.blocks[self.layers - 1]
+        return block if self.dtype == torch.float32 else copy.deepcopy(block).float()
+
+    @property
     def scale(self) -> float:
         """Scale of the attention scores, (width / heads) ** -0.5."""
         return (self.width // self.heads) ** -0.5
@@ -249,6 +262,7 @@ class Backbone:
         positions: str = "sclip",
         after_block: BlockChange | None = None,
         on_weights: BlockChange | None = None,
+        score_mask: Tensor | None = None,
     ) -> TrunkOutput:
         """All blocks but the last, once.
 
@@ -259,6 +273,7 @@ class Backbone:
             positions: rule of :meth:`positions`.
             after_block: function (tokens (B, T, width), block, grid) -> tokens, called behind each block.
             on_weights: function (weights (B, heads, T, T), block, grid) -> weights, called inside each block.
+            score_mask: (T, T) or (B, 1, T, T), added to the scores of every block before the softmax.
         """
         taps, inputs = set(taps), set(inputs)
         tokens, grid = self.embed(pixels, positions)
@@ -270,9 +285,9 @@ class Backbone:
             if index in taps:
                 out.taps[index] = tap
             if on_weights is None:
-                mixed = F.scaled_dot_product_attention(tap.q, tap.k, tap.v)
+                mixed = self._mixed(tap, score_mask)
             else:
-                weights = ((tap.q * self.scale) @ tap.k.transpose(-2, -1)).softmax(dim=-1)
+                weights = self.attention(tap, score_mask)
                 mixed = on_weights(weights, index, grid) @ tap.v
             tokens = self._behind_attention(index, tokens, mixed)
             if after_block is not None:
@@ -290,12 +305,23 @@ class Backbone:
         tokens = tokens + self.blocks[index].ls_1(self.join(index, mixed))
         return tokens + self.feed_forward(index, tokens)
 
-    def plain_last_block(self, tokens: Tensor) -> Tensor:
-        """CLIP's own last block on its input tokens: (B, T, width) -> (B, T, width), before ln_post."""
+    def _mixed(self, tap: Tap, score_mask: Tensor | None) -> Tensor:
+        """Values mixed by CLIP's own attention: (B, heads, T, D / heads)."""
+        mask = None if score_mask is None else score_mask.to(tap.q)
+        return F.scaled_dot_product_attention(tap.q, tap.k, tap.v, attn_mask=mask)
+
+    def attention(self, tap: Tap, score_mask: Tensor | None = None) -> Tensor:
+        """CLIP's own weights (B, heads, T, T) of a block: softmax of the scores, with `score_mask` added to them."""
+        scores = (tap.q * self.scale) @ tap.k.transpose(-2, -1)
+        return (scores if score_mask is None else scores + score_mask.to(scores)).softmax(dim=-1)
+
+    def plain_last_block(self, tokens: Tensor, score_mask: Tensor | None = None) -> Tensor:
+        """CLIP's own last block on its input tokens: (B, T, width) -> (B, T, width), before ln_post.
+
+        `score_mask` as for :meth:`trunk`.
+        """
         last = self.layers - 1
-        tap = self.project(last, tokens)
-        mixed = F.scaled_dot_product_attention(tap.q, tap.k, tap.v)
-        return self._behind_attention(last, tokens, mixed)
+        return self._behind_attention(last, tokens, self._mixed(self.project(last, tokens), score_mask))
 
     def project(self, index: int, tokens: Tensor) -> Tap:
         """ln_1 and the q, k, v projections of a block for tokens (B, T, width)."""
@@ -331,9 +357,22 @@ class Backbone:
         return F.layer_norm(x.float(), norm.normalized_shape, weight, bias, norm.eps).to(x.dtype)
 
     @torch.no_grad()
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """CLIP's own image embedding (B, dim), float32, not normalised: the class token after all blocks."""
-        return self.head(self.plain_last_block(self.trunk(pixels).tokens)[:, :1])[:, 0]
+    def encode_image(
+        self,
+        pixels: Tensor,
+        *,
+        positions: str = "sclip",
+        score_mask: Tensor | None = None,
+        skip_last_block: bool = False,
+    ) -> Tensor:
+        """CLIP's own image embedding (B, dim), float32, not normalised: the class token after all blocks.
+
+        `positions` and `score_mask` as for :meth:`trunk`; `skip_last_block`: the class token before the last block.
+        """
+        tokens = self.trunk(pixels, positions=positions, score_mask=score_mask).tokens
+        if not skip_last_block:
+            tokens = self.plain_last_block(tokens, score_mask)
+        return self.head(tokens[:, :1])[:, 0]
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Byte-pair tokens (N, 77) long: start, words, end, zero padding. Longer texts are cut by the tokenizer;

@@ -20,6 +20,17 @@ def check_memory(queries: int, size: tuple[int, int], device: torch.device) -> N
         )
 
 
+def check_free(need: int, device: torch.device, what: str, remedy: str) -> None:
+    """Raise MemoryBudgetError before work that needs `need` bytes more than there are; it says `what` and `remedy`."""
+    free = psutil.virtual_memory().available
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    if need > free:
+        raise MemoryBudgetError(
+            f"{what} need about {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; {remedy}"
+        )
+
+
 class memory_errors:
     """Context that turns PyTorch's out-of-memory errors into MemoryBudgetError with a remedy."""
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 POINTS: Mapping[str, Mapping[str, int]] = {
     # point: {hook: number of arguments}, in the order of the flow
     "text": {"on_text": 2},  # words -> text features, once per list of words
+    "words": {"keep_words": 1},  # which of the words are in the picture at all
     "windows": {"on_crops": 2},  # image -> windows, windows -> stitched logits
     "views": {"views": 1, "merge": 2},  # window -> engineered views of it
     "trunk": {"on_block": 3, "on_block_weights": 3},  # all blocks but the last
@@ -28,6 +29,7 @@ FURTHER_METHODS = {
     "refuse": 1,  # recipe -> why a combination cannot work
     "inert": 1,  # recipe -> why it cannot change the label map where it stands
     "group_features": 3,  # backbone, text, text settings -> further text rows behind the queries
+    "further_texts": 3,  # backbone, text, text settings -> {name: text rows} for the stage's own use
     "extra_texts": 2,  # backbone, text settings -> further text rows of a first pass
     "guide_name": 0,  # name of the second encoder that is needed, or None
     "proposer_name": 0,  # name of the mask proposer that is needed
@@ -50,6 +52,7 @@ CAPABILITIES = {
     "replaces_weights": (),  # gives the last block's weights by itself, whatever `attention` says
     "one_map": (),  # gives one map of the whole picture, so that stages per window have none to look at
     "per_pixel": (),  # makes a pixel's class scores from its own logits alone
+    "ignores_windows": (),  # takes the picture as it is, whatever `windows` says
     "merges_synonyms": (),  # makes class scores by itself, whatever `labels.merge` says
 }
 """What a stage may say of itself in a class attribute `capabilities`, so that no stage asks another's name."""

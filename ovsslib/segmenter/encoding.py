@@ -6,7 +6,7 @@ recipe needs the words before the last block or all windows at once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,31 +23,15 @@ from ovsslib.stages.contexts import (
     DenseTokens,
     PictureContext,
     PictureTextContext,
+    WholePictureContext,
     WindowContext,
     WindowsContext,
+    Words,
 )
 from ovsslib.stages.windows import Stitched, WindowGrid, one_window
 
 if TYPE_CHECKING:
     from ovsslib.segmenter.segmenter import Segmenter
-
-
-@dataclass(frozen=True)
-class Words:
-    """Rows that are compared with the patches.
-
-    Attributes:
-        rows: (Q + G, D) float32: the queries, then texts of groups if a stage asked for them.
-        queries: Q. query_class: (Q,) long, class of each query, or None where nobody told.
-    """
-
-    rows: Tensor
-    queries: int
-    query_class: Tensor | None = None
-
-    def to(self, device: torch.device) -> "Words":
-        """The same on a device, rows in float32."""
-        return Words(self.rows.to(device).float(), self.queries, self.query_class)
 
 
 @dataclass
@@ -143,9 +127,40 @@ class EncodedPicture:
 
     def logits(self, words: Words, size: tuple[int, int]) -> Stitched:
         """Stitched cosine logits (Q + G, H, W) of the whole picture at `size`."""
-        stitched = self._stitched(words, size)
+        kept = self._kept_words(words, size)
+        if self.segmenter.without_windows:
+            stitched = self._by_itself(words, size, kept)
+        else:
+            stitched = self._stitched(words, size)
         stitched.kept_of_trunk = self._kept_of_trunk
+        if kept is not None:
+            stitched.drop(~kept)
         return stitched
+
+    def _kept_words(self, words: Words, size: tuple[int, int]) -> Tensor | None:
+        """(Q + G,) bool: words that are in the picture, by the stages at "words"; None without such a stage."""
+        kept = None
+        for settings in self.segmenter.recipe.stages_with("keep_words"):
+            mine = settings.keep_words(self._whole_context(words, size, kept)).cpu()
+            kept = mine if kept is None else kept & mine
+        if kept is None:
+            return None
+        return torch.cat([kept, kept.new_ones(len(words.rows) - words.queries)])
+
+    def _whole_context(
+        self, words: Words, size: tuple[int, int], kept: Tensor | None
+    ) -> WholePictureContext:
+        segmenter, picture = self.segmenter, self.picture
+        return WholePictureContext(
+            segmenter.backbone, picture.pixels, picture.image, size, words,
+            None if kept is None else kept[: words.queries], segmenter.guide,
+        )  # fmt: skip
+
+    def _by_itself(self, words: Words, size: tuple[int, int], kept: Tensor | None) -> Stitched:
+        """Logits of a stage that takes the picture as it is; they go to `size` in one resize."""
+        stage = self.segmenter.whole_picture
+        logits = stage.picture_logits(self._whole_context(words, size, kept))
+        return Stitched(logits[None], WindowGrid(size, (0,), (0,), size), size)
 
     def _stitched(self, words: Words, size: tuple[int, int]) -> Stitched:
         if self._late:
@@ -304,16 +319,13 @@ class EncodedPicture:
         for settings in stages:
             rows = settings.on_picture_text(rows, context)
         rows = torch.cat([rows, words.rows[words.queries :]])
-        return Words(rows, words.queries, words.query_class)
+        return replace(words, rows=rows)
 
     def _whole_picture(self, words: Words, size: tuple[int, int]) -> Stitched:
-        """Recipes whose windows see each other, or that work on the picture by themselves."""
+        """Recipes whose windows see each other."""
         segmenter, stage = self.segmenter, self.segmenter.whole_picture
         context = self._picture_context(words)
         whole = one_window(size) if segmenter.windows.in_one_resize else self.grid.whole()
-        if hasattr(stage, "picture_logits"):
-            logits = stage.picture_logits(context)
-            return Stitched(logits[None], whole, size)
         tokens = segmenter.last_block.project(stage.replace_windows(context))
         grid = whole if tokens.whole or segmenter.windows.in_one_resize else self.grid
         window = self.picture.pixels[None] if tokens.whole else context.windows
@@ -385,6 +397,9 @@ def encode_pictures(
     words = [None if w is None else w.to(backbone.device) for w in words]
     grid = first.windows.boxes(*picture.pixels.shape[-2:])
     encoded = [EncodedPicture(s, picture, grid, w) for s, w in zip(segmenters, words, strict=True)]
+    by_windows = [one for one in encoded if not one.segmenter.without_windows]
+    if not by_windows:
+        return encoded
     with torch.no_grad(), memory_errors():
         crops = window_pixels(first, grid, picture.pixels)
         step = backbone.batch_of_windows
@@ -396,6 +411,6 @@ def encode_pictures(
             views = [chunk] if first.views is None else first.views.views(chunk)
             joint = first.trunk(torch.cat(views), taps, inputs)
             trunks = [joint[i * step : (i + 1) * step] for i in range(len(views))]
-            for one in encoded:
+            for one in by_windows:
                 one.add(trunks, views, count)
     return encoded

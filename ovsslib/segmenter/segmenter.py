@@ -77,6 +77,11 @@ class Segmenter:
         """Whether a stage must see all windows of a picture before one of them is compared with words."""
         return self.whole_picture is not None or bool(self.recipe.stages_with("on_picture_text"))
 
+    @property
+    def without_windows(self) -> bool:
+        """Whether a stage works on the picture by itself, so that no window need go through the trunk."""
+        return hasattr(self.whole_picture, "picture_logits")
+
     def trunk_key(self) -> tuple:
         """What must be equal for segmenters to share a trunk pass."""
         trunk = tuple(self.recipe.at("trunk") + self.recipe.at("windows") + self.recipe.at("views"))
@@ -201,13 +206,16 @@ class Segmenter:
     # -- once per image -------------------------------------------------------------------------------------
 
     def logits(
-        self, pixels: Tensor, text_features: Tensor, regions: Tensor | None = None
+        self, pixels: Tensor, text_features: Tensor | Words, regions: Tensor | None = None
     ) -> Tensor:
         """Stitched cosine logits before refinement: (B, 3, H, W), (Q, D) -> (B, Q, H, W) float32.
 
+        `text_features`: unit rows, or `Words` for recipes that tell words from background words.
         `regions`: (B, H, W) region ids for recipes with masks; None asks the recipe's proposer.
         """
-        words, made = Words(text_features, len(text_features)), []
+        words, made = text_features, []
+        if not isinstance(words, Words):
+            words = Words(words, len(words))
         for index, one in enumerate(pixels.to(self.backbone.device)):
             known = {} if regions is None else {self._proposer(): regions[index]}
             encoded = encode_pictures([self], PictureInput(one, regions=known), [words])[0]
@@ -292,7 +300,13 @@ class Segmenter:
         for stage in self.recipe.stages_with("group_features"):
             rows.append(stage.group_features(self.backbone, text, self.recipe["text"]))
         made = torch.cat([row.to(self.backbone.device).float() for row in rows])
-        return Words(made, len(text.query_class), text.query_class)
+        texts = {
+            stage: stage.further_texts(self.backbone, text, self.recipe["text"])
+            for stage in self.recipe.stages_with("further_texts")
+        }
+        return Words(
+            made, len(text.query_class), text.query_class, text.vocabulary.background, texts
+        )
 
     def finish(
         self,
@@ -310,6 +324,7 @@ class Segmenter:
         context = ImageContext(
             self.backbone, image, picture.pixels[None], text, self.recipe, regions=regions,
             window_logits=stitched.windows, kept_of_trunk=stitched.kept_of_trunk, trunk_of=self.trunk,
+            guide=self.guide,
         )  # fmt: skip
         return finish(self.recipe, stitched, context, keep_scores, confidence)
 

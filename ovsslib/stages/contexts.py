@@ -60,6 +60,39 @@ class DenseTokens:
         return self.patches.transpose(1, 2).unflatten(2, self.grid)
 
 
+@dataclass(frozen=True)
+class Words:
+    """Rows that are compared with the patches, and what else stages made of the words.
+
+    Attributes:
+        rows: (Q + G, D) float32: the queries, then texts of groups if a stage asked for them.
+        queries: Q. query_class: (Q,) long, class of each query, or None where nobody told.
+        background: index of the class that stands for "none of the words", or None.
+        texts: by settings object, what its `further_texts` made of the words.
+    """
+
+    rows: Tensor
+    queries: int
+    query_class: Tensor | None = None
+    background: int | None = None
+    texts: Mapping[Any, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> "Words":
+        """The same on a device, rows in float32."""
+        texts = {
+            owner: {name: rows.to(device) for name, rows in made.items()}
+            for owner, made in self.texts.items()
+        }
+        rows = self.rows.to(device).float()
+        return Words(rows, self.queries, self.query_class, self.background, texts)
+
+    def in_background(self) -> Tensor:
+        """(Q,) bool on the CPU: which queries stand for the background."""
+        if self.background is None or self.query_class is None:
+            return torch.zeros(self.queries, dtype=torch.bool)
+        return self.query_class.cpu() == self.background
+
+
 @dataclass
 class TextContext:
     """What stages at "text" may look at: once per list of words."""
@@ -164,6 +197,35 @@ class PictureContext:
     def guide_features(self, kind: str = "last") -> Tensor:
         """(N, D, h', w') features of the guide for all windows."""
         return self.guide_reading().features(kind)
+
+
+@dataclass
+class WholePictureContext:
+    """What stages may look at that work on a picture by themselves, without windows.
+
+    Attributes:
+        backbone: the open CLIP. pixels: (3, H, W) CLIP-normalised network picture.
+        image: (H', W', 3) uint8 photograph, or None. size: (H, W) wanted of the label map.
+        words: the words; `kept`: (Q,) bool, those that a stage at "words" found in the picture, or None.
+        guide: second encoder, or None.
+    """
+
+    backbone: Backbone
+    pixels: Tensor
+    image: np.ndarray | None
+    size: tuple[int, int]
+    words: Words
+    kept: Tensor | None = None
+    guide: "Guide | None" = None
+
+    @property
+    def text(self) -> Tensor:
+        """(Q, D) unit rows of the queries."""
+        return self.words.rows[: self.words.queries]
+
+    def texts(self, settings: Any) -> Mapping[str, Tensor]:
+        """What `further_texts` of a stage made of the words; empty where no words are known."""
+        return self.words.texts.get(settings, {})
 
 
 @dataclass
@@ -278,6 +340,7 @@ class ImageContext:
         regions: (H, W) int64 region ids of the photograph, or None.
         scores: (C, H, W) class scores that the labels came from, for stages that read them (capability
             "reads_scores"), or None. Such a stage may put its own in their place.
+        guide: second encoder, or None.
     """
 
     backbone: Backbone
@@ -291,6 +354,7 @@ class ImageContext:
     kept_of_trunk: Mapping[Any, Any] = field(default_factory=dict)
     trunk_of: Callable[..., TrunkOutput] | None = None
     scores: Tensor | None = None
+    guide: "Guide | None" = None
 
     @property
     def network_pixels(self) -> Tensor:

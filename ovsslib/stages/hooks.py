@@ -20,6 +20,7 @@ from ovsslib.stages.contexts import (
     PictureTextContext,
     TextContext,
     TrunkContext,
+    WholePictureContext,
     WindowContext,
     WindowsContext,
 )
@@ -31,6 +32,13 @@ class OnText(Protocol):
     """text, T: text features of all words, changed before any image is seen."""
 
     def on_text(self, text: TextFeatures, context: TextContext) -> TextFeatures: ...
+
+
+@runtime_checkable
+class KeepWords(Protocol):
+    """words, I: (Q,) bool, the queries that are in the picture; the background's are always kept."""
+
+    def keep_words(self, context: WholePictureContext) -> Tensor: ...
 
 
 @runtime_checkable
@@ -100,9 +108,9 @@ class ReplaceWindows(Protocol):
 
 @runtime_checkable
 class PictureLogits(Protocol):
-    """picture, I: logits (Q, h, w) of the network picture, computed by the stage itself."""
+    """picture, I: logits (Q, h, w) of the picture, computed by the stage itself, without windows."""
 
-    def picture_logits(self, context: PictureContext) -> Tensor: ...
+    def picture_logits(self, context: WholePictureContext) -> Tensor: ...
 
 
 @runtime_checkable
@@ -198,6 +206,7 @@ class Threshold(Protocol):
 
 PROTOCOLS: dict[str, tuple[type, ...]] = {
     "text": (OnText,),
+    "words": (KeepWords,),
     "windows": (OnCrops,),
     "views": (Views,),
     "trunk": (OnBlock, OnBlockWeights),

@@ -5,8 +5,8 @@ linear and separable, so the whole stitch is two small matrix products per pictu
 """
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from ovsslib.errors import RecipeError
 from ovsslib.images.pictures import resize_picture
 from ovsslib.recipe import stage
 
-if TYPE_CHECKING:
-    from ovsslib.recipe import Recipe
+DROPPED = -1e4
+"""Logit of a word that is not in the picture: far below any cosine, and still finite after scaling."""
 
 
 @stage("windows", point="windows", summary="size of the picture and of the sliding windows")
@@ -76,12 +76,6 @@ class WindowSettings:
                 f"windows.short_side={self.short_side}, windows.long_side={self.long_side}: need 16 <= short <= long"
             )
 
-    def inert(self, recipe: "Recipe") -> dict[str, str]:
-        """One resize in place of two needs a picture that is one window."""
-        if self.direct and not self.in_one_resize:
-            return {"direct": "the picture is cut into windows, or padded"}
-        return {}
-
     @property
     def in_one_resize(self) -> bool:
         """Whether logits go from the patches to the photograph's size at once."""
@@ -112,9 +106,15 @@ class WindowSettings:
 
     def inert(self, recipe: Any) -> dict[str, str]:
         """Fields that were changed and have no part here, each with the reason."""
+        if recipe.has("ignores_windows"):
+            changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+            return dict.fromkeys(changed, "another stage takes the picture as it is, without windows")
+        reasons = {}
+        if self.direct and not self.in_one_resize:
+            reasons["direct"] = "the picture is cut into windows, or padded"
         if self.padding != "even" and not self.pad_to:
-            return {"padding": "pad_to is 0"}
-        return {}
+            reasons["padding"] = "pad_to is 0"
+        return reasons
 
     def fill(self, backbone: Any) -> Tensor:
         """Normalised value (3,) of the padding's pixels."""
@@ -226,6 +226,11 @@ class Stitched:
             w, grid.lefts, grid.size[1], grid.picture[1], size[1], columns_of
         ).to(device)
         self._wide: Tensor | None = None
+        self._dropped: Tensor | None = None
+
+    def drop(self, queries: Tensor) -> None:
+        """Give the queries of a mask (Q,) bool a logit so low that no pixel takes them."""
+        self._dropped = queries
 
     def windows(self) -> Tensor:
         """Logits (N, Q, h, w) of the windows on their own patch grids, float32."""
@@ -243,7 +248,10 @@ class Stitched:
         """Logits (Q, stop - start, W) of some rows of the picture, float32."""
         if self._wide is None:
             self._wide = self._cells @ self._across.T
-        return self._down[start:stop] @ self._wide
+        made = self._down[start:stop] @ self._wide
+        if self._dropped is not None:
+            made[self._dropped.to(made.device)] = DROPPED
+        return made
 
     def full(self) -> Tensor:
         """Logits (Q, H, W) of the whole picture, float32."""

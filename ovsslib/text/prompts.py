@@ -103,7 +103,7 @@ def _read_strategy(name: str) -> PromptStrategy:
     content = yaml.safe_load(paths.data(f"prompts/{name}.yaml").read_text(encoding="utf-8"))
     templates = content["templates"]
     if templates == "open_clip":
-        templates = [*imagenet_templates(), *content.get("further", ())]
+        templates = (*imagenet_templates(), *content.get("further", ()))
     by_kind = (
         templates if isinstance(templates, Mapping) else {"thing": templates, "stuff": templates}
     )

@@ -50,6 +50,10 @@ VARIANTS = {
     "sfp": "class files of SFP: SCLIP's, with people for person",
     "freecp": "class files of FreeCP: SCLIP's, each class's synonyms in one phrase",
     "corrclip": "class files of CorrCLIP, shared by OV-Stitcher: people for person, one word per class",
+    "tagclip": "class files of TagCLIP's tags: label names, COCO's in VOC's spelling",
+    "clip-es": "class files of CLIP-ES, also TagCLIP's maps: chair seat, person with clothes",
+    "car": "class files of CaR: those of CLIP-ES, Context's in its own spelling",
+    "clip-diy": "class files of CLIP-DIY: label names, tv/monitor",
 }
 _PUBLISHED = {
     "sclip": ("sclip",),
@@ -59,6 +63,10 @@ _PUBLISHED = {
     "sfp": ("sfp", "sclip"),
     "freecp": ("freecp", "sclip"),
     "corrclip": ("corrclip", "sclip"),
+    "tagclip": ("tagclip",),
+    "clip-es": ("clip-es", "tagclip"),
+    "car": ("car", "clip-es", "tagclip"),
+    "clip-diy": ("clip-diy",),
 }
 
 
