@@ -3,11 +3,13 @@
 from ovsslib.segmenter.encoding import EncodedPicture, PictureInput, Words, encode_pictures
 from ovsslib.segmenter.last_block import cosine_logits
 from ovsslib.segmenter.loading import PREFERRED, load
+from ovsslib.segmenter.opened import OpenedPicture
 from ovsslib.segmenter.segmenter import Segmenter, window_logits_of
 
 __all__ = [
     "PREFERRED",
     "EncodedPicture",
+    "OpenedPicture",
     "PictureInput",
     "Segmenter",
     "Words",

@@ -24,6 +24,7 @@ from ovsslib.recipe import Recipe
 from ovsslib.segmenter.encoding import EncodedPicture, PictureInput, Words, encode_pictures
 from ovsslib.segmenter.finishing import Finished, finish, is_local
 from ovsslib.segmenter.last_block import LastBlock, cosine_logits
+from ovsslib.segmenter.opened import OpenedPicture
 from ovsslib.stages.contexts import DenseTokens, ImageContext, TextContext
 from ovsslib.stages.windows import Stitched
 from ovsslib.text.auxiliary import auxiliary_texts
@@ -237,6 +238,10 @@ class Segmenter:
         image = read_picture(picture)
         text = self.text(words, background)
         return self.segment(image, text, keep_scores)
+
+    def open(self, picture: Picture) -> OpenedPicture:
+        """Encode a picture once, to ask about it often; see :class:`OpenedPicture`. Raises ImageError."""
+        return OpenedPicture(self, read_picture(picture))
 
     def text(self, words: Any, background: str | Sequence[str] | None = None) -> TextFeatures:
         """Text features of words (or a Vocabulary) as the recipe's `text` settings ask."""
