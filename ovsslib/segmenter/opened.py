@@ -10,6 +10,7 @@ from torch import Tensor
 from ovsslib.clip.memory import memory_errors
 from ovsslib.errors import RecipeError
 from ovsslib.images.segmentation import Segmentation
+from ovsslib.segmenter import notices
 from ovsslib.segmenter.encoding import EncodedPicture, PictureInput, encode_pictures
 from ovsslib.stages.attention import AttentionSettings
 from ovsslib.stages.windows import Stitched, WindowGrid
@@ -70,7 +71,8 @@ class OpenedPicture:
         Arguments and errors are those of :meth:`Segmenter.__call__`.
         """
         text = self.segmenter.text(words, background)
-        return self.segmenter.answer(self._encoded, self.image, text, keep_scores)
+        answer = self.segmenter.answer(self._encoded, self.image, text, keep_scores, confidence=True)
+        return notices.about_answer(answer)
 
     def similarity(self, word: str) -> np.ndarray:
         """(H, W) float32: cosine of the picture with a word as the recipe compares them, before any refinement.
