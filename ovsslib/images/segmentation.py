@@ -215,6 +215,10 @@ class Segmentation:
             picture = Image.fromarray(self.mask.astype(np.uint16))
         return export.write_png(picture, path)
 
+    def save_overlay(self, path: str | os.PathLike[str], legend: bool = True) -> Path:
+        """Writes :meth:`overlay` as a PNG in one step. Raises DataError if it cannot be written."""
+        return export.write_png(self.overlay(legend=legend), path)
+
     def to_coco(
         self, image_id: int = 1, file_name: str = "", first_id: int = 1, components: bool = False
     ) -> dict[str, list[dict[str, Any]]]:

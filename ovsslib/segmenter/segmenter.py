@@ -31,6 +31,7 @@ from ovsslib.segmenter.opened import OpenedPicture
 from ovsslib.stages.contexts import DenseTokens, ImageContext, TextContext
 from ovsslib.stages.windows import Stitched
 from ovsslib.text.auxiliary import auxiliary_texts
+from ovsslib.text.background import with_background
 from ovsslib.text.features import TextFeatures, encode_queries
 from ovsslib.text.vocabulary import Vocabulary
 
@@ -231,8 +232,9 @@ class Segmenter:
         Args:
             picture: path, PIL image, or (H, W, 3) uint8 RGB.
             words: list of words, mapping name -> synonyms, or a Vocabulary.
-            background: None (every pixel gets one of the words), "auto" (the usual background words), or a list
-                of words; pixels that go to them are named "background", index 0.
+            background: None (every pixel gets one of the words), "auto" (background words chosen for these words,
+                :func:`ovsslib.text.background.choose_background`), the name of a set ("sclip": the usual ones), or
+                a list of words; pixels that go to them are named "background", index 0.
             keep_scores: keep the (C, H, W) class scores in the result.
 
         Raises:
@@ -273,11 +275,8 @@ class Segmenter:
     def text(self, words: Any, background: str | Sequence[str] | None = None) -> TextFeatures:
         """Text features of words (or a Vocabulary) as the recipe's `text` settings ask."""
         settings = self.recipe["text"]
-        vocabulary = words
-        if not isinstance(words, Vocabulary):
-            vocabulary = Vocabulary.from_words(words, background)
-        elif background is not None:
-            vocabulary = words.with_background(background)
+        vocabulary = words if isinstance(words, Vocabulary) else Vocabulary.from_words(words)
+        vocabulary = with_background(self.backbone, vocabulary, background)
         self.recipe["labels"].check_background(vocabulary.background)
         extra = None
         if settings.auxiliary_weight > 0:
