@@ -3,7 +3,7 @@
     python scripts/fit_drawing_distance.py
 
 Writes data/models/<name>/scenes_features.npz: the mean and the leading principal directions of the unit class
-features of the validation pictures, and a threshold for the distance from the plane that they span. The threshold is
+features of every second validation picture, and a threshold for the distance from the plane that they span. The threshold is
 the largest distance of a held-out picture (five folds), so that hardly a scene is taken for something else.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from ovsslib import load_backbone, open_dataset, paths
-from ovsslib.images.drawings import DIRECTIONS, class_feature, plane_distance, plane_of
 from ovsslib.clip.loading import EMBEDDED
+from ovsslib.images.drawings import DIRECTIONS, class_feature, plane_distance, plane_of
 
 FOLDS = 5
 
@@ -23,7 +23,7 @@ def fit(name: str) -> dict[str, np.ndarray]:
     """Mean (D,), directions (K, D) and threshold of a model's class features on Scenes."""
     backbone = load_backbone(name)
     dataset = open_dataset("scenes")
-    rows = torch.stack([class_feature(backbone, dataset[i][0]) for i in range(len(dataset))])
+    rows = torch.stack([class_feature(backbone, dataset[i][0]) for i in range(0, len(dataset), 2)])
     fold = torch.arange(len(rows)) % FOLDS
     held_out = torch.cat(
         [plane_distance(rows[fold == k], *plane_of(rows[fold != k])) for k in range(FOLDS)]

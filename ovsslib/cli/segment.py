@@ -31,7 +31,10 @@ def segment(
         str | None, typer.Option(help="Pretrained tag, or a checkpoint file.")
     ] = None,
     background: Annotated[
-        str | None, typer.Option(help='"auto", the name of a set such as sclip, or the words of the background.')
+        str | None,
+        typer.Option(
+            help='"auto", the name of a set such as sclip, or the words of the background.'
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Index mask, PNG; for a folder: a folder.")
@@ -82,7 +85,9 @@ def read_words(words: str):
     if path.suffix.lower() not in (".txt", ".yaml", ".yml", ".csv") or "," in words:
         return words
     if not path.is_file():
-        raise WordsError(f"there is no file of words at {path}; write the words, or give another path")
+        raise WordsError(
+            f"there is no file of words at {path}; write the words, or give another path"
+        )
     if path.suffix.lower() == ".csv":
         return WordsByPicture(read_words_by_picture(path))
     return Vocabulary.from_file(path)

@@ -16,7 +16,7 @@ from ovsslib import paths
 from ovsslib.clip.backbone import Backbone
 from ovsslib.images.pictures import normalise
 
-DIRECTIONS = 48
+DIRECTIONS = 32
 """Principal directions that span the plane."""
 
 

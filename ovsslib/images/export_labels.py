@@ -164,9 +164,7 @@ def _optional(name: str) -> Any:
         ) from None
 
 
-def _foreground(
-    segmentation: "Segmentation", components: bool
-) -> Iterable[tuple[int, np.ndarray]]:
+def _foreground(segmentation: "Segmentation", components: bool) -> Iterable[tuple[int, np.ndarray]]:
     for label, mask in pieces(segmentation, components):
         if segmentation.names[label] != "background":
             yield label, mask

@@ -77,7 +77,9 @@ def segment_folder(
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
-        raise DataError(f"unknown format {', '.join(unknown) or '(none)'}; there are {', '.join(FORMATS)}")
+        raise DataError(
+            f"unknown format {', '.join(unknown) or '(none)'}; there are {', '.join(FORMATS)}"
+        )
     out = Path(out)
     pictures = find_pictures(source)
     files = _files_of(pictures)
@@ -122,13 +124,18 @@ def _files_of(pictures: dict[str, Path]) -> dict[str, str]:
     plain = {}
     for name, path in pictures.items():
         below = Path(name) if not Path(name).is_absolute() else Path(path.name)
-        plain[name] = (below.with_suffix("").as_posix().replace("../", ""), below.as_posix().replace("../", ""))
+        plain[name] = (
+            below.with_suffix("").as_posix().replace("../", ""),
+            below.as_posix().replace("../", ""),
+        )
     counts: dict[str, int] = {}
     for short, _ in plain.values():
         counts[short] = counts.get(short, 0) + 1
     chosen = {name: short if counts[short] == 1 else full for name, (short, full) in plain.items()}
     if len(set(chosen.values())) < len(chosen):
-        raise DataError("two pictures of the list would write the same file; give a folder that holds both")
+        raise DataError(
+            "two pictures of the list would write the same file; give a folder that holds both"
+        )
     return chosen
 
 
@@ -185,7 +192,9 @@ def _write(
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(f"cannot make {path.parent}: {error.strerror}; choose another folder") from error
+            raise DataError(
+                f"cannot make {path.parent}: {error.strerror}; choose another folder"
+            ) from error
         written.append(path.relative_to(out).as_posix())
         return path
 
@@ -211,7 +220,9 @@ def _join(out: Path, records: Sequence[dict[str, Any] | None], formats: Sequence
     """The files that hold all pictures, from their records."""
     known = [record for record in records if record is not None]
     if "coco" in formats:
-        write_file(out / "coco.json", json.dumps(join_coco([r["coco"] for r in known])).encode(), True)
+        write_file(
+            out / "coco.json", json.dumps(join_coco([r["coco"] for r in known])).encode(), True
+        )
     if "label-studio" in formats:
         tasks = [record["label_studio"] for record in known]
         write_file(out / "label_studio.json", json.dumps(tasks).encode(), True)
@@ -223,13 +234,16 @@ def join_coco(parts: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
     annotations: list[dict[str, Any]] = []
     ids: dict[str, int] = {}
     for number, part in enumerate(parts, start=1):
-        own = {
-            one["id"]: ids.setdefault(one["name"], len(ids) + 1) for one in part["categories"]
-        }
+        own = {one["id"]: ids.setdefault(one["name"], len(ids) + 1) for one in part["categories"]}
         images.extend({**one, "id": number} for one in part["images"])
         before = len(annotations)
         annotations.extend(
-            {**one, "id": before + place, "image_id": number, "category_id": own[one["category_id"]]}
+            {
+                **one,
+                "id": before + place,
+                "image_id": number,
+                "category_id": own[one["category_id"]],
+            }
             for place, one in enumerate(part["annotations"], start=1)
         )
     categories = [{"id": number, "name": name} for name, number in ids.items()]

@@ -48,7 +48,9 @@ def find_pictures(source: str | os.PathLike | Iterable[str | os.PathLike]) -> di
         if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
             found[below.as_posix()] = path
     if not found:
-        raise DataError(f"{folder} holds no picture ({', '.join(sorted(SUFFIXES))}); give another folder")
+        raise DataError(
+            f"{folder} holds no picture ({', '.join(sorted(SUFFIXES))}); give another folder"
+        )
     return found
 
 
@@ -69,9 +71,13 @@ def read_words_by_picture(path: str | os.PathLike) -> dict[str, list[str]]:
         if not any(row) or (number == 1 and row[0].lower() in ("picture", "name", "file", "image")):
             continue
         cells = [cell for cell in row[1:] if cell]
-        words = [w.strip() for cell in cells for w in cell.replace(";", ",").split(",") if w.strip()]
+        words = [
+            w.strip() for cell in cells for w in cell.replace(";", ",").split(",") if w.strip()
+        ]
         if not words:
-            raise WordsError(f"{path}, line {number}: {row[0]!r} has no words; add some or remove the line")
+            raise WordsError(
+                f"{path}, line {number}: {row[0]!r} has no words; add some or remove the line"
+            )
         if row[0] in found:
             raise WordsError(f"{path}, line {number}: {row[0]!r} has words already; keep one line")
         found[row[0]] = words

@@ -71,7 +71,9 @@ class OpenedPicture:
         Arguments and errors are those of :meth:`Segmenter.__call__`.
         """
         text = self.segmenter.text(words, background)
-        answer = self.segmenter.answer(self._encoded, self.image, text, keep_scores, confidence=True)
+        answer = self.segmenter.answer(
+            self._encoded, self.image, text, keep_scores, confidence=True
+        )
         return notices.about_answer(answer)
 
     def similarity(self, word: str) -> np.ndarray:

@@ -69,7 +69,9 @@ def choose_background(backbone: Any, words: Vocabulary, count: int = COUNT) -> t
     things = [i for i in order if parts[free[i]] == "things"][: count - len(stuff)]
     chosen = [free[i] for i in order if i in {*stuff, *things}]
     if not chosen:
-        raise WordsError("every word of the general list means the same as one of yours; give your own list")
+        raise WordsError(
+            "every word of the general list means the same as one of yours; give your own list"
+        )
     return tuple(chosen)
 
 
@@ -107,7 +109,8 @@ def audit_words(backbone: Any, words: Any, background: Sequence[str] | str | Non
     vocabulary = with_background(backbone, Vocabulary.from_words(words), background)
     queries, owner = list(vocabulary.queries), list(vocabulary.query_class)
     unknown = tuple(unknown_words(backbone, queries))
-    general = [w for w in general_words() if w not in set(unknown_words(backbone, list(general_words())))]
+    strange = set(unknown_words(backbone, list(general_words())))
+    general = [word for word in general_words() if word not in strange]
     plain = encode_texts(backbone, queries, _ONE_PROMPT).cpu()
     rows, mean = _centred(backbone, general or queries)
     own = F.normalize(plain - mean, dim=-1)
@@ -122,7 +125,9 @@ def audit_words(backbone: Any, words: Any, background: Sequence[str] | str | Non
             same = bool(centred[i, j] >= SAME) or _overlap(word, queries[j])
             if same or centred[i, j] >= CONFUSABLE:
                 instead = _instead(general, rows, own[i], own[j], queries)
-                found.append((word, queries[j], float(cosine[i, j]), float(centred[i, j]), same, instead))
+                found.append(
+                    (word, queries[j], float(cosine[i, j]), float(centred[i, j]), same, instead)
+                )
     columns = ["word", "other", "cosine", "centred", "same", "suggestion"]
     pairs = pd.DataFrame(found, columns=columns).sort_values(
         "centred", ascending=False, kind="stable", ignore_index=True
@@ -184,7 +189,13 @@ def _stems(word: str) -> list[str]:
     """Its parts without plural endings."""
     stems = []
     for part in word_key(word).replace("-", " ").split():
-        for ending, instead in (("ies", "y"), ("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x")):
+        for ending, instead in (
+            ("ies", "y"),
+            ("sses", "ss"),
+            ("shes", "sh"),
+            ("ches", "ch"),
+            ("xes", "x"),
+        ):
             if part.endswith(ending) and len(part) > len(ending) + 1:
                 part = part[: -len(ending)] + instead
                 break

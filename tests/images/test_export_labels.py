@@ -21,7 +21,9 @@ def result():
     mask[30:45, 40:69] = 2
     mask[30:34, 2:9] = 2
     sure = np.full(mask.shape, 0.5, dtype=np.float32)
-    return Segmentation(mask, ["background", "dog", "cat"], confidence=sure, recipe="sclip", model="m")
+    return Segmentation(
+        mask, ["background", "dog", "cat"], confidence=sure, recipe="sclip", model="m"
+    )
 
 
 class Bits:
@@ -44,7 +46,9 @@ def unpacked(content):
     while len(values) < total:
         repeated = stream.read(1)
         count = stream.read(lengths[stream.read(2)]) + 1
-        values += [stream.read(word)] * count if repeated else [stream.read(word) for _ in range(count)]
+        values += (
+            [stream.read(word)] * count if repeated else [stream.read(word) for _ in range(count)]
+        )
     assert len(values) == total
     return np.array(values, dtype=np.uint8)
 
@@ -91,7 +95,9 @@ def test_a_plain_mask_is_read_by_every_reader_and_a_palette_by_pillow(result, tm
     assert np.array_equal(cv2.imread(str(plain), cv2.IMREAD_GRAYSCALE), result.mask)
     assert np.array_equal(np.asarray(Image.open(plain)), result.mask)
     assert np.array_equal(np.asarray(Image.open(coloured)), result.mask)
-    assert not np.array_equal(cv2.imread(str(coloured), cv2.IMREAD_GRAYSCALE), result.mask)  # as documented
+    assert not np.array_equal(
+        cv2.imread(str(coloured), cv2.IMREAD_GRAYSCALE), result.mask
+    )  # as documented
 
 
 def test_other_libraries_get_what_they_take(result, monkeypatch):
@@ -100,12 +106,16 @@ def test_other_libraries_get_what_they_take(result, monkeypatch):
             super().__init__(given)
 
     monkeypatch.setitem(sys.modules, "supervision", types.SimpleNamespace(Detections=Kept))
-    monkeypatch.setitem(sys.modules, "fiftyone", types.SimpleNamespace(Sample=Kept, Segmentation=Kept))
+    monkeypatch.setitem(
+        sys.modules, "fiftyone", types.SimpleNamespace(Sample=Kept, Segmentation=Kept)
+    )
     found = result.to_supervision()
     assert found["class_id"].tolist() == [1, 2, 2] and found["mask"].shape == (3, 50, 70)
     assert found["xyxy"][0].tolist() == [5, 5, 30, 20] and found["confidence"].tolist() == [0.5] * 3
     sample = result.to_fiftyone("a.jpg", "mine")
-    assert np.array_equal(sample["mine"]["mask"], result.mask) and sample["filepath"].endswith("a.jpg")
+    assert np.array_equal(sample["mine"]["mask"], result.mask) and sample["filepath"].endswith(
+        "a.jpg"
+    )
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(MissingPackageError, match="pip install supervision"):
         result.to_supervision()

@@ -49,7 +49,9 @@ def test_many_equals_one_by_one_and_sets_bad_files_aside(segmenter, folder):
     assert sorted(found) == GOOD and sorted(run.failed) == ["damaged.png", "sub/empty.jpg"]
     for name, result in found.items():
         assert np.array_equal(result.mask, segmenter(folder / name, WORDS).mask)
-    assert [n for n, _ in segmenter.many([folder / "a.png"], WORDS)] == [(folder / "a.png").as_posix()]
+    assert [n for n, _ in segmenter.many([folder / "a.png"], WORDS)] == [
+        (folder / "a.png").as_posix()
+    ]
     with pytest.raises(DataError, match="holds no picture"):
         (folder / "none").mkdir()
         segmenter.many(folder / "none", WORDS)
@@ -69,7 +71,9 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(segmenter, folder, tmp_path
     with pytest.raises(Killed):
         segment_folder(segmenter, folder, WORDS, out, progress=killed)
     real = Segmenter.segment
-    monkeypatch.setattr(Segmenter, "segment", lambda self, *a, **k: seen.append(1) or real(self, *a, **k))
+    monkeypatch.setattr(
+        Segmenter, "segment", lambda self, *a, **k: seen.append(1) or real(self, *a, **k)
+    )
     (out / "masks" / ".0123.part").write_bytes(b"half")  # what kill -9 leaves behind
     report = segment_folder(segmenter, folder, WORDS, out)
     assert len(report.kept) >= 2 and sorted(report.kept + report.done) == GOOD
@@ -80,12 +84,16 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(segmenter, folder, tmp_path
     assert segment_folder(segmenter, folder, WORDS, out).done == []
     assert len(segment_folder(segmenter, folder, ["sky", "sea"], out).done) == 5  # other words
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "a.png")
-    assert segment_folder(segmenter, folder, ["sky", "sea"], out).done == ["a.png"]  # another picture
+    assert segment_folder(segmenter, folder, ["sky", "sea"], out).done == [
+        "a.png"
+    ]  # another picture
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_format_and_coco_gives_the_same_masks(segmenter, folder, tmp_path):
-    report = segment_folder(segmenter, folder, WORDS, tmp_path, formats=list(FORMATS), components=True)
+    report = segment_folder(
+        segmenter, folder, WORDS, tmp_path, formats=list(FORMATS), components=True
+    )
     assert sorted(report.done) == GOOD
     for name in ("masks", "plain", "overlays", "cutouts", "polygons"):
         assert any((tmp_path / name).rglob("*.*")), name
@@ -127,7 +135,16 @@ def test_the_command(tiny_backbone, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loading, "load_backbone", lambda *a, **k: tiny_backbone)
     words = tmp_path / "words.txt"
     words.write_text("cat\ndog\n")
-    asked = ["segment", str(folder), "--words", str(words), "--model", "any", "--set", "windows.short_side=64"]
+    asked = [
+        "segment",
+        str(folder),
+        "--words",
+        str(words),
+        "--model",
+        "any",
+        "--set",
+        "windows.short_side=64",
+    ]
     with pytest.raises(SystemExit):
         main([*asked])
     assert "--out FOLDER" in capsys.readouterr().err

@@ -34,14 +34,26 @@ def test_chosen_words_are_known_and_mean_something_else(scenes_model):
         assert unknown_words(scenes_model, chosen) == []
         assert not any(_overlap(word, query) for word in chosen for query in asked)
         assert chosen == choose_background(scenes_model, vocabulary)
-    one, other = (choose_background(scenes_model, Vocabulary.from_words([w]), 8) for w in ("car", "cow"))
+    one, other = (
+        choose_background(scenes_model, Vocabulary.from_words([w]), 8) for w in ("car", "cow")
+    )
     assert one != other  # for these words
 
 
 def test_a_word_and_its_plural_or_compound_overlap():
-    for one, other in (("table", "dining table"), ("dogs", "dog"), ("t-shirt", "t shirt"), ("berries", "berry")):
+    for one, other in (
+        ("table", "dining table"),
+        ("dogs", "dog"),
+        ("t-shirt", "t shirt"),
+        ("berries", "berry"),
+    ):
         assert _overlap(one, other) and _overlap(other, one)
-    for one, other in (("dog", "hot"), ("glass", "grass"), ("bus", "bush"), ("table", "table tennis")):
+    for one, other in (
+        ("dog", "hot"),
+        ("glass", "grass"),
+        ("bus", "bush"),
+        ("table", "table tennis"),
+    ):
         assert not _overlap(one, other)
 
 
@@ -50,12 +62,16 @@ def test_auto_is_chosen_and_the_usual_words_have_a_name(tiny_backbone):
     auto = segmenter.text(["cat", "sky"], "auto").vocabulary
     usual = segmenter.text(["cat", "sky"], "sclip").vocabulary
     assert auto.names == usual.names == ("background", "cat", "sky")
-    assert auto.synonyms[0] == choose_background(tiny_backbone, Vocabulary.from_words(["cat", "sky"]))
+    assert auto.synonyms[0] == choose_background(
+        tiny_backbone, Vocabulary.from_words(["cat", "sky"])
+    )
     assert "wall" in usual.synonyms[0] and "sky" not in usual.synonyms[0]
 
 
 def test_the_offset_moves_pixels_to_the_background(tiny_backbone):
-    image = np.kron(np.random.default_rng(0).integers(0, 256, (4, 4, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    image = np.kron(
+        np.random.default_rng(0).integers(0, 256, (4, 4, 3)), np.ones((16, 16, 1))
+    ).astype(np.uint8)
     recipe = Recipe.named("sclip").but({"windows.short_side": 64, "text.prompts": "single"})
     shares = []
     for offset in (-1.0, 0.0, 1.0):
