@@ -5,16 +5,17 @@ same call shows one static picture of its starting point.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import ipywidgets
 import numpy as np
 from IPython.display import display
 
-from ovsslib.book.figures.attention import attention_map, plot_attention
+from ovsslib.book.figures.attention import plot_attention
 from ovsslib.book.figures.panels import attention_panel
 from ovsslib.errors import OvssError
-from ovsslib.segmenter import Segmenter
+from ovsslib.segmenter import OpenedPicture, Segmenter
 from ovsslib.text.cleaning import parse_classes
 
 
@@ -22,6 +23,13 @@ def interactive() -> bool:
     """Whether controls are shown: a Jupyter server runs this kernel, or OVSSLIB_WIDGETS says 1 (0: never)."""
     wish = os.environ.get("OVSSLIB_WIDGETS")
     return wish == "1" if wish is not None else "JPY_SESSION_NAME" in os.environ
+
+
+def _opening(
+    segmenters: Mapping[str, Segmenter], image: np.ndarray
+) -> Callable[[str], OpenedPicture]:
+    """Function (recipe) -> the picture as that recipe encoded it: once each, when first asked for."""
+    return cache(lambda recipe: segmenters[recipe].open(image))
 
 
 def explore_words(
@@ -38,10 +46,12 @@ def explore_words(
     recipe = ipywidgets.Dropdown(options=list(segmenters), value=first, description="recipe")
     text = ipywidgets.Text(value=", ".join(words), description="words", continuous_update=False)
 
+    opened = _opening(segmenters, image)
+
     def show(recipe: str, text: str) -> None:
         try:
             typed = [queries[0].strip() for queries in parse_classes(text)] if text.strip() else []
-            display(segmenters[recipe](image, typed))
+            display(opened(recipe)(typed))
         except OvssError as error:
             print(error)
 
@@ -60,7 +70,8 @@ def explore_attention(
         display(plot_attention(dict(segmenters), image, patch))
         return None
     first = next(iter(segmenters.values()))
-    rows, columns = attention_map(first, image, (0, 0)).shape
+    opened = _opening(segmenters, image)
+    rows, columns = opened(next(iter(segmenters))).patch_grid
     layers = [("last, as the recipe has it", 0)]
     layers += [(f"block {i}, q-k", i) for i in range(1, first.backbone.layers + 1)]
     heads = [("mean of all", -1)] + [(f"head {i}", i) for i in range(first.backbone.heads)]
@@ -74,7 +85,7 @@ def explore_attention(
 
     def show(row: int, column: int, recipe: str, layer: int, head: int) -> None:
         chosen = {"layer": layer or None, "head": None if head < 0 else head}
-        one = attention_map(segmenters[recipe], image, (row, column), **chosen)
+        one = opened(recipe).attention((row, column), **chosen)
         display(attention_panel(image, {recipe: one}, (row, column)))
 
     output = ipywidgets.interactive_output(show, controls)

@@ -136,6 +136,39 @@ def define(
         write_official(out, texts)
 
 
+@words_app.command("audit")
+def audit(
+    words: Annotated[
+        str, typer.Argument(help='The words, as in "person, dog, grass", or a file of them.')
+    ],
+    background: Annotated[
+        str | None,
+        typer.Option(help='"auto", the name of a set, or words; they are looked at as well.'),
+    ] = None,
+    model: Annotated[str, typer.Option(help="open_clip model name, sceneclip, or auto.")] = "auto",
+    pretrained: Annotated[str | None, typer.Option(help="Pretrained tag, or a file.")] = None,
+) -> None:
+    """Words that the model does not know, confuses, or takes for the same; and what to write instead."""
+    from ovsslib.cli.segment import read_background, read_words
+    from ovsslib.segmenter import load
+    from ovsslib.text.background import audit_words
+
+    backbone = load("sclip", model, pretrained).backbone
+    found = audit_words(backbone, read_words(words), read_background(background))
+    if found.unknown:
+        say(
+            f"never seen by {backbone.name}: {', '.join(found.unknown)}; write others, or load a real CLIP"
+        )
+    if not found.pairs.empty:
+        show(
+            found.pairs,
+            "hard to tell apart (same: put them into one class, or drop one)",
+            index=False,
+        )
+    if found.fine:
+        say(f"{len(found.words)} words: nothing to report")
+
+
 # -- the embedded world ------------------------------------------------------------------------------
 
 

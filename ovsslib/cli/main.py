@@ -16,7 +16,9 @@ from ovsslib import paths
 from ovsslib.cli.console import one_line, say, show, show_warning, speaks, stderr
 from ovsslib.cli.data import Root, data_app, pretrain_app, scenes_app, words_app
 from ovsslib.cli.edit import edit
-from ovsslib.errors import DataError, OvssError
+from ovsslib.cli.models import models_app
+from ovsslib.cli.segment import segment
+from ovsslib.errors import OvssError
 from ovsslib.recipe import Recipe, parse_changes, recipes
 
 app = typer.Typer(
@@ -28,6 +30,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(words_app, name="words")
 app.add_typer(scenes_app, name="scenes")
+app.add_typer(models_app, name="models")
 app.add_typer(pretrain_app)
 
 Set = Annotated[
@@ -61,47 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
 # -- pictures ----------------------------------------------------------------------------------------
 
 
-@app.command()
-def segment(
-    image: Annotated[Path, typer.Argument(help="A picture.")],
-    words: Annotated[str, typer.Option(help='The words, as in "person, dog, grass".')],
-    recipe: Annotated[str, typer.Option(help="A recipe; see `ovss recipes`.")] = "sclip",
-    set_: Set = None,
-    model: Model = None,
-    pretrained: Pretrained = None,
-    background: Annotated[
-        str | None, typer.Option(help='"auto", or the words that stand for the background.')
-    ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Index mask, PNG.")] = None,
-    overlay: Annotated[Path | None, typer.Option(help="Picture under its colours.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-) -> None:
-    """Label every pixel of a picture with one of the words."""
-    from ovsslib.segmenter import Segmenter, load
-
-    segmenter = load(recipe, model or "auto", pretrained, device=device, precision=precision)
-    if set_:
-        segmenter = Segmenter(segmenter.backbone, segmenter.recipe.but(parse_changes(set_)))
-    chosen = background
-    result = segmenter(image, words, chosen)
-    if out is not None:
-        result.save(out)
-    if overlay is not None:
-        try:
-            result.overlay().save(overlay)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"cannot write {overlay}: {error}; name a PNG or JPEG in a folder that exists"
-            ) from error
-    show(
-        result.table()[["name", "pixels", "share"]].rename(columns={"share": "share (%)"}),
-        f"{image.name}: {segmenter.recipe.name}",
-        index=False,
-    )
-    _say_inert(segmenter.recipe.name, segmenter.recipe)
-
-
+app.command()(segment)
 app.command()(edit)
 
 

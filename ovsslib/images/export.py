@@ -43,7 +43,7 @@ def to_coco(
     """
     height, width = segmentation.mask.shape
     annotations = []
-    for label, mask in _pieces(segmentation, components):
+    for label, mask in pieces(segmentation, components):
         annotations.append(
             {
                 "id": first_id + len(annotations),
@@ -96,7 +96,7 @@ def cutouts(segmentation: "Segmentation", folder: str | os.PathLike[str]) -> dic
         ) from error
     digits = max(2, len(str(len(segmentation.names) - 1)))
     paths = {}
-    for label, mask in _pieces(segmentation, components=False):
+    for label, mask in pieces(segmentation, components=False):
         name = segmentation.names[label]
         layer = np.dstack([segmentation.image * mask[..., None], np.uint8(255) * mask])
         path = folder / f"{label:0{digits}}_{_file_word(name)}.png"
@@ -111,7 +111,7 @@ def write_png(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
     return write_file(path, buffer.getvalue())
 
 
-def _pieces(segmentation: "Segmentation", components: bool) -> Iterator[tuple[int, np.ndarray]]:
+def pieces(segmentation: "Segmentation", components: bool) -> Iterator[tuple[int, np.ndarray]]:
     """(label, (H, W) bool) of every word with pixels, or of every connected piece, by label."""
     for label in np.flatnonzero(segmentation.pixels).tolist():
         mask = segmentation.mask == label

@@ -11,8 +11,12 @@ import pandas as pd
 from PIL import Image
 
 from ovsslib.errors import DataError, ImageError, WordsError
-from ovsslib.images import export, palette
+from ovsslib.images import export, export_labels
+from ovsslib.images import palette as colours_of
 from ovsslib.images.overlay import Entry, draw_overlay
+
+NEAR_TIE = 0.05
+"""Margin (best score less second best) below which a pixel's word is a guess."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +27,8 @@ class Segmentation:
     names: C words; `names[0]` is "background" if the segmenter was asked for a background.
     scores: (C, H, W) float32 class scores if they were kept, else None.
     image: (H, W, 3) uint8 sRGB picture, or None.
+    confidence: (H, W) float32 in [0, 1], score of each pixel's own word, or None.
+    margin: (H, W) float32, best score less second best, or None; 0 is a tie.
     recipe, model: names of what made it.
 
     Raises ImageError if the arrays do not fit each other, WordsError if the mask points past the
@@ -35,6 +41,8 @@ class Segmentation:
     image: np.ndarray | None = field(default=None, repr=False)
     recipe: str = ""
     model: str = ""
+    confidence: np.ndarray | None = field(default=None, repr=False)
+    margin: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         mask = np.asarray(self.mask)
@@ -57,13 +65,17 @@ class Segmentation:
                 f"the picture must be {(*mask.shape, 3)} uint8 like its mask, "
                 f"not {self.image.shape} {self.image.dtype}"
             )
+        for label in ("confidence", "margin"):
+            values = getattr(self, label)
+            if values is not None and values.shape != mask.shape:
+                raise ImageError(f"{label} must be {mask.shape} like the mask, not {values.shape}")
         object.__setattr__(self, "mask", mask.astype(np.int32, copy=False))
         object.__setattr__(self, "names", list(self.names))
 
     @property
     def colours(self) -> np.ndarray:
         """(C, 3) uint8 sRGB, one colour per word; the palette of every figure."""
-        return palette.class_colours(self.names)
+        return colours_of.class_colours(self.names)
 
     @property
     def pixels(self) -> np.ndarray:
@@ -80,27 +92,59 @@ class Segmentation:
         return self.mask == self.names.index(word)
 
     def table(self, all_words: bool = False) -> pd.DataFrame:
-        """The words, largest first: name, pixels, share (percent), colour ("#rrggbb"), and score if
-        scores were kept.
+        """The words, largest first: name, pixels, share (percent), colour ("#rrggbb"), and score and
+        margin if they are known.
 
-        score is the mean of the word's own score over its own pixels. Words without a pixel are
-        left out unless `all_words`; their score is then missing.
+        score is the mean of the word's own score over its own pixels, margin the mean of best score
+        less second best. Words without a pixel are left out unless `all_words`; both are then
+        missing.
         """
         pixels = self.pixels
         columns: dict[str, Any] = {
             "name": self.names,
             "pixels": pixels,
             "share": 100 * pixels / max(1, self.mask.size),
-            "colour": [palette.to_hex(colour) for colour in self.colours],
+            "colour": [colours_of.to_hex(colour) for colour in self.colours],
         }
         if self.scores is not None:
-            own = np.take_along_axis(self.scores, self.mask[None], axis=0)[0].astype(np.float64)
-            total = np.bincount(self.mask.ravel(), own.ravel(), minlength=len(self.names))
-            columns["score"] = np.where(pixels > 0, total / np.maximum(1, pixels), np.nan)
+            columns["score"] = self._mean_by_word(
+                np.take_along_axis(self.scores, self.mask[None], axis=0)[0]
+            )
+        elif self.confidence is not None:
+            columns["score"] = self._mean_by_word(self.confidence)
+        if self.margin is not None:
+            columns["margin"] = self._mean_by_word(self.margin)
         rows = pd.DataFrame(columns)
         if not all_words:
             rows = rows[rows["pixels"] > 0]
         return rows.sort_values("pixels", ascending=False, kind="stable", ignore_index=True)
+
+    def _mean_by_word(self, values: np.ndarray) -> np.ndarray:
+        """(C,) float64 means of (H, W) values over the pixels of each word, NaN for one without."""
+        pixels = self.pixels
+        total = np.bincount(
+            self.mask.ravel(), values.ravel().astype(np.float64), minlength=len(self.names)
+        )
+        return np.where(pixels > 0, total / np.maximum(1, pixels), np.nan)
+
+    @property
+    def uncertain(self) -> pd.Series:
+        """Per word that has pixels, the percent of them whose margin is below NEAR_TIE: a guess.
+
+        The last entry, "(picture)", is that of all pixels. Raises DataError if no margins are known.
+        """
+        return self.uncertain_below(NEAR_TIE)
+
+    def uncertain_below(self, threshold: float) -> pd.Series:
+        """The same for a threshold of one's own, 0 to 1."""
+        if self.margin is None:
+            raise DataError(
+                "this segmentation knows no margins; make it by calling a segmenter, or give it margin=..."
+            )
+        near = self.margin < threshold
+        shares = pd.Series(100 * self._mean_by_word(near), index=self.names).dropna()
+        shares["(picture)"] = 100 * float(near.mean())
+        return shares.rename("uncertain")
 
     def overlay(
         self, opacity: float = 0.6, legend: bool = True, all_words: bool = False
@@ -148,12 +192,16 @@ class Segmentation:
         else:
             drawn.show(title=str(self))
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the mask as a PNG whose values are the indices into `names`, in the palette's
-        colours.
+    def save(self, path: str | os.PathLike[str], palette: bool = True) -> Path:
+        """Writes the mask as a PNG whose values are the indices into `names`.
 
-        8 bit with a palette up to 256 words, else 16 bit without. An existing file is replaced in
-        one step. Returns the path. Raises DataError if the name does not end in .png or its folder
+        palette: up to 256 words in the palette's colours, so that viewers show it coloured. Such a
+        file is read rightly by Pillow, scikit-image's and mmsegmentation's Pillow readers, but
+        `cv2.imread(path, cv2.IMREAD_GRAYSCALE)` turns the colours to grey and gives wrong numbers:
+        with palette=False the file is plain grey, 8 bit up to 256 words, and every reader gives the
+        indices. Above 256 words it is 16 bit and plain either way.
+
+        An existing file is replaced in one step. Returns the path. Raises DataError if the name does not end in .png or its folder
         cannot be written.
         """
         path = Path(path)
@@ -161,10 +209,15 @@ class Segmentation:
             raise DataError(f"a mask is saved without loss, as PNG: {path.name!r} must end in .png")
         if len(self.names) <= 256:
             picture = Image.fromarray(self.mask.astype(np.uint8))
-            picture.putpalette(self.colours.tobytes())
+            if palette:
+                picture.putpalette(self.colours.tobytes())
         else:
             picture = Image.fromarray(self.mask.astype(np.uint16))
         return export.write_png(picture, path)
+
+    def save_overlay(self, path: str | os.PathLike[str], legend: bool = True) -> Path:
+        """Writes :meth:`overlay` as a PNG in one step. Raises DataError if it cannot be written."""
+        return export.write_png(self.overlay(legend=legend), path)
 
     def to_coco(
         self, image_id: int = 1, file_name: str = "", first_id: int = 1, components: bool = False
@@ -172,6 +225,25 @@ class Segmentation:
         """The masks as COCO annotations with run lengths, ready for JSON; see
         :func:`ovsslib.images.export.to_coco`."""
         return export.to_coco(self, image_id, file_name, first_id, components)
+
+    def to_label_studio(
+        self, image: str, from_name: str = "tag", to_name: str = "image", components: bool = False
+    ) -> dict[str, Any]:
+        """A Label Studio task with brush masks; see
+        :func:`ovsslib.images.export_labels.to_label_studio`."""
+        return export_labels.to_label_studio(self, image, from_name, to_name, components)
+
+    def to_polygons(self, tolerance: float = 0.0) -> list[dict[str, Any]]:
+        """Outlines of every connected piece; see :func:`ovsslib.images.export_labels.polygons`."""
+        return export_labels.polygons(self, tolerance)
+
+    def to_supervision(self, components: bool = True) -> Any:
+        """`supervision.Detections`; see :func:`ovsslib.images.export_labels.to_supervision`."""
+        return export_labels.to_supervision(self, components)
+
+    def to_fiftyone(self, path: str | os.PathLike[str], field: str = "words") -> Any:
+        """A `fiftyone.Sample`; see :func:`ovsslib.images.export_labels.to_fiftyone`."""
+        return export_labels.to_fiftyone(self, path, field)
 
     def cutouts(self, folder: str | os.PathLike[str]) -> dict[str, Path]:
         """Writes one transparent PNG per word into a folder; see :func:`ovsslib.images.export.cutouts`."""

@@ -83,7 +83,9 @@ class Recipe:
     def __getitem__(self, name: str) -> Any:
         if name not in self.stages:
             stage_info(name)
-            raise RecipeError(f"stage {name!r} is off in recipe {self.name!r}; turn it on with but()")
+            raise RecipeError(
+                f"stage {name!r} is off in recipe {self.name!r}; turn it on with but()"
+            )
         return self.stages[name]
 
     def __reduce__(self):
@@ -108,7 +110,9 @@ class Recipe:
         Raises RecipeError for one that is not in `CAPABILITIES`.
         """
         if capability not in CAPABILITIES:
-            raise RecipeError(f"unknown capability {capability!r}{did_you_mean(capability, CAPABILITIES)}")
+            raise RecipeError(
+                f"unknown capability {capability!r}{did_you_mean(capability, CAPABILITIES)}"
+            )
         hooks = CAPABILITIES[capability]
         return any(
             capability in getattr(s, "capabilities", ())
@@ -197,7 +201,9 @@ class Recipe:
         tuned = dataset if dataset in per_dataset else content.get("dataset")
         group = content.get("group", "clip")
         if group not in GROUPS:
-            raise RecipeError(f"recipe {content['name']!r}: group={group!r}{did_you_mean(group, GROUPS)}")
+            raise RecipeError(
+                f"recipe {content['name']!r}: group={group!r}{did_you_mean(group, GROUPS)}"
+            )
         return Recipe(
             str(content["name"]),
             settings,
@@ -212,7 +218,11 @@ class Recipe:
     @staticmethod
     def named(name: str, dataset: str | None = None) -> "Recipe":
         """A shipped recipe, with the settings its authors released for `dataset` (if they released some)."""
-        path = Path(name) if str(name).endswith((".yaml", ".yml")) else paths.data(f"recipes/{name}.yaml")
+        path = (
+            Path(name)
+            if str(name).endswith((".yaml", ".yml"))
+            else paths.data(f"recipes/{name}.yaml")
+        )
         if not path.is_file():
             raise RecipeError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
         return Recipe.from_yaml(path.read_text(encoding="utf-8"), dataset)
@@ -232,7 +242,9 @@ class Recipe:
         for key, value in config.items():
             if key == "template_strategy":
                 if value not in strategies:
-                    raise RecipeError(f"template_strategy={value!r}{did_you_mean(value, strategies)}")
+                    raise RecipeError(
+                        f"template_strategy={value!r}{did_you_mean(value, strategies)}"
+                    )
                 recipe = recipe.but({"text.prompts": strategies[value]})
             elif key not in switches:
                 raise RecipeError(f"unknown thesis setting {key!r}{did_you_mean(key, known)}")
@@ -249,11 +261,15 @@ def _grouped(changes: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in changes.items():
         name, dot, field_name = key.partition(".")
         if not dot:
-            grouped[key] = {**grouped[key], **value} if _both_mappings(grouped.get(key), value) else value
+            grouped[key] = (
+                {**grouped[key], **value} if _both_mappings(grouped.get(key), value) else value
+            )
         elif isinstance(grouped.get(name), Mapping):
             grouped[name] = {**grouped[name], field_name: value}
         elif name in grouped and grouped[name] is not True:
-            raise RecipeError(f"{key}={value!r}: {name}={grouped[name]!r} is changed at the same time")
+            raise RecipeError(
+                f"{key}={value!r}: {name}={grouped[name]!r} is changed at the same time"
+            )
         else:
             grouped[name] = {field_name: value}
     return grouped
@@ -269,7 +285,9 @@ def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
         wanted = [str(name) for name in value]
         for name in wanted:
             if stage_info(name).point != key:
-                raise RecipeError(f"{key}={tuple(wanted)}: {name!r} stands at {stage_info(name).point!r}")
+                raise RecipeError(
+                    f"{key}={tuple(wanted)}: {name!r} stands at {stage_info(name).point!r}"
+                )
         for name in [n for n in settings if stage_info(n).point == key and n not in wanted]:
             del settings[name]
         for name in wanted:
@@ -278,7 +296,9 @@ def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
     info = stage_info(key)
     if value is False or value is None:
         if key in ALWAYS_ON:
-            raise RecipeError(f"{key}={value!r}: this stage is always on; change its fields instead")
+            raise RecipeError(
+                f"{key}={value!r}: this stage is always on; change its fields instead"
+            )
         settings.pop(key, None)
     elif value is True:
         settings.setdefault(key, make_settings(key))

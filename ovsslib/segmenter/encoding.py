@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovsslib.clip.backbone import TrunkOutput
+from ovsslib.clip.backbone import Tap, TrunkOutput
 from ovsslib.clip.memory import memory_errors
 from ovsslib.errors import RecipeError
 from ovsslib.segmenter.last_block import cosine_logits
@@ -189,6 +189,41 @@ class EncodedPicture:
         for settings in stages:
             logits = settings.on_all_windows(logits, context)
         return logits
+
+    # -- what is kept ---------------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Let go of what no later question reads: trunk results and pixels of windows, unless a stage looks at them."""
+        recipe = self.segmenter.recipe
+        if self._trunks or any(recipe.stages_with(hook) for hook in _READ_THE_WINDOW):
+            return
+        for one in self._features:
+            old, none = one.context, one.maps[0].new_zeros(0)
+            trunk = TrunkOutput(none, old.trunk.grid)
+            one.context = WindowContext(
+                old.backbone, trunk, none, old.coarse, self.picture_class_token,
+                self.picture_class_token,
+            )  # fmt: skip
+        self.picture.kept.clear()
+
+    def maps(self) -> tuple[Tensor, WindowGrid]:
+        """Features (N, D, h, w) of all windows without words, and where the windows lie.
+
+        Raises RecipeError for a recipe that gives logits of a picture only.
+        """
+        if self._late:
+            tokens = self.tokens(None)
+            grid = self.grid.whole() if tokens.whole else self.grid
+            return tokens.map(), grid
+        return torch.cat([one.maps[0][: one.count] for one in self._features]), self.grid
+
+    def bytes_kept(self) -> int:
+        """Bytes of all tensors that are kept, each counted once."""
+        found: dict[int, int] = {}
+        _count_bytes(
+            [self._logits, self._features, self._trunks, self._kept_of_trunk, self.picture], found
+        )
+        return sum(found.values())
 
     # -- per window -----------------------------------------------------------------------------------------
 
@@ -370,6 +405,23 @@ def window_pixels(segmenter: "Segmenter", grid: WindowGrid, pixels: Tensor) -> T
     return crops
 
 
+def _count_bytes(value: Any, found: dict[int, int]) -> None:
+    """Bytes of the tensors inside lists, mappings and data classes, by the address of their storage."""
+    if isinstance(value, Tensor):
+        storage = value.untyped_storage()
+        found[storage.data_ptr()] = storage.nbytes()
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _count_bytes(item, found)
+    elif isinstance(value, dict):
+        _count_bytes(list(value.values()), found)
+    elif isinstance(value, _WITH_TENSORS):
+        _count_bytes(list(vars(value).values()), found)
+
+
+_WITH_TENSORS = (TrunkOutput, Tap, WindowContext, WindowFeatures, PictureInput)
+# hooks whose stages may look at the windows' pixels and trunk results for every list of words
+_READ_THE_WINDOW = ("on_window_text", "on_similarity", "on_picture_text", "on_all_windows")
 PADDING_REGION = 10000
 """Region id of the padding around a window (CorrCLIP)."""
 

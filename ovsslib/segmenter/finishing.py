@@ -106,6 +106,8 @@ def class_scores(recipe: Recipe, logits: Tensor, context: ImageContext) -> Tenso
     for settings in recipe.stages_with("on_logits"):
         logits = settings.on_logits(logits[None], context)[0]
     queries, labels_of = len(context.text.query_class), recipe["labels"]
+    background = context.text.vocabulary.background
+    logits = labels_of.offset(logits, context.text.query_class, background)
     rule = next(iter(recipe.stages_with("class_scores")), None)
     scaled = logits * labels_of.logit_scale
     if len(logits) > queries:
@@ -169,7 +171,8 @@ def _finish_by_strips(
     pieces = list(strips(height, stitched.queries * width))
 
     def logits_of(rows: slice) -> Tensor:
-        return stitched.rows(rows.start, rows.stop)[: len(text)]
+        logits = stitched.rows(rows.start, rows.stop)[: len(text)]
+        return settings.offset(logits, text.query_class, vocabulary.background)
 
     for rows in pieces:
         logits, scores = logits_of(rows), None

@@ -7,6 +7,7 @@
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,12 +22,16 @@ from ovsslib.errors import RecipeError
 from ovsslib.images.pictures import Picture, denormalise, normalise, read_picture
 from ovsslib.images.segmentation import Segmentation
 from ovsslib.recipe import Recipe
+from ovsslib.segmenter import notices
 from ovsslib.segmenter.encoding import EncodedPicture, PictureInput, Words, encode_pictures
 from ovsslib.segmenter.finishing import Finished, finish, is_local
 from ovsslib.segmenter.last_block import LastBlock, cosine_logits
+from ovsslib.segmenter.many import Many
+from ovsslib.segmenter.opened import OpenedPicture
 from ovsslib.stages.contexts import DenseTokens, ImageContext, TextContext
 from ovsslib.stages.windows import Stitched
 from ovsslib.text.auxiliary import auxiliary_texts
+from ovsslib.text.background import with_background
 from ovsslib.text.features import TextFeatures, encode_queries
 from ovsslib.text.vocabulary import Vocabulary
 
@@ -235,8 +240,9 @@ class Segmenter:
         Args:
             picture: path, PIL image, or (H, W, 3) uint8 RGB.
             words: list of words, mapping name -> synonyms, or a Vocabulary.
-            background: None (every pixel gets one of the words), "auto" (the usual background words), or a list
-                of words; pixels that go to them are named "background", index 0.
+            background: None (every pixel gets one of the words), "auto" (background words chosen for these words,
+                :func:`ovsslib.text.background.choose_background`), the name of a set ("sclip": the usual ones), or
+                a list of words; pixels that go to them are named "background", index 0.
             keep_scores: keep the (C, H, W) class scores in the result.
 
         Raises:
@@ -244,16 +250,41 @@ class Segmenter:
         """
         image = read_picture(picture)
         text = self.text(words, background)
-        return self.segment(image, text, keep_scores)
+        notices.about_picture(self.backbone, image)
+        return notices.about_answer(self.segment(image, text, keep_scores, confidence=True))
+
+    def open(self, picture: Picture) -> OpenedPicture:
+        """Encode a picture once, to ask about it often; see :class:`OpenedPicture`. Raises ImageError."""
+        image = read_picture(picture)
+        notices.about_picture(self.backbone, image)
+        return OpenedPicture(self, image)
+
+    def many(
+        self,
+        pictures: str | os.PathLike | Iterable[str | os.PathLike],
+        words: Any,
+        background: str | Sequence[str] | None = None,
+        keep_scores: bool = False,
+        workers: int = 2,
+        skip: Iterable[str] = (),
+    ) -> Many:
+        """Segment the pictures of a folder (recursive) or a list of paths: iterate over it for (name, result).
+
+        Args:
+            words: as for a call, or a :class:`WordsByPicture`.
+            workers: threads that read pictures ahead.
+            skip: names that are done already.
+
+        A picture that cannot be used is left out and reported by a warning at the end; `.failed` says which and why.
+        Raises DataError for a folder without pictures, WordsError for words that cannot be used.
+        """
+        return Many(self, pictures, words, background, keep_scores, workers, skip)
 
     def text(self, words: Any, background: str | Sequence[str] | None = None) -> TextFeatures:
         """Text features of words (or a Vocabulary) as the recipe's `text` settings ask."""
         settings = self.recipe["text"]
-        vocabulary = words
-        if not isinstance(words, Vocabulary):
-            vocabulary = Vocabulary.from_words(words, background)
-        elif background is not None:
-            vocabulary = words.with_background(background)
+        vocabulary = words if isinstance(words, Vocabulary) else Vocabulary.from_words(words)
+        vocabulary = with_background(self.backbone, vocabulary, background)
         self.recipe["labels"].check_background(vocabulary.background)
         extra = None
         if settings.auxiliary_weight > 0:
@@ -266,24 +297,33 @@ class Segmenter:
         return text
 
     def segment(
-        self, image: np.ndarray, text: TextFeatures, keep_scores: bool = False
+        self,
+        image: np.ndarray,
+        text: TextFeatures,
+        keep_scores: bool = False,
+        confidence: bool = False,
     ) -> Segmentation:
-        """Segment an (H, W, 3) uint8 picture with encoded words."""
+        """Segment an (H, W, 3) uint8 picture with encoded words; `confidence`: keep score and margin of each pixel."""
         pixels, words = self.prepare(image), self.words(text)
         encoded = encode_pictures([self], PictureInput(pixels, image), [words])[0]
-        return self.answer(encoded, image, text, keep_scores)
+        return self.answer(encoded, image, text, keep_scores, confidence)
 
     def answer(
-        self, encoded: EncodedPicture, image: np.ndarray, text: TextFeatures, keep_scores: bool = False
+        self,
+        encoded: EncodedPicture,
+        image: np.ndarray,
+        text: TextFeatures,
+        keep_scores: bool = False,
+        confidence: bool = False,
     ) -> Segmentation:
         """The segmentation of an encoded picture."""
         size = tuple(image.shape[:2])
         with torch.no_grad(), memory_errors():
             stitched = encoded.logits(self.words(text), size)
-            made = self.finish(stitched, image, encoded.picture, text, keep_scores)
+            made = self.finish(stitched, image, encoded.picture, text, keep_scores, confidence)
         return Segmentation(
             mask=made.labels, names=list(text.vocabulary.names), scores=made.scores, image=image,
-            recipe=self.recipe.name, model=self.backbone.name,
+            recipe=self.recipe.name, model=self.backbone.name, confidence=made.confidence, margin=made.margin,
         )  # fmt: skip
 
     def prepare(self, image: np.ndarray) -> Tensor:

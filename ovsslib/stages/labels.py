@@ -35,6 +35,8 @@ class LabelSettings:
             the released CorrCLIP, Trident and LPOSS do, which take it that class 0 alone has synonyms: the first
             Q - C + 1 queries are class 0's, the others one class each. Where another class has synonyms, theirs then
             count for wrong classes; use it for as-published runs only.
+        background_offset: added to the cosines of the background's queries, in [-1, 1]: above 0 the background takes
+            more; 0 is off. Needs a background class.
     """
 
     version: ClassVar[int] = 1
@@ -45,6 +47,7 @@ class LabelSettings:
     closing: int = 0
     closing_by: Literal["label", "class"] = "label"
     synonyms: Literal["every", "first"] = "every"
+    background_offset: float = 0.0
 
     def __post_init__(self):
         if self.logit_scale <= 0:
@@ -52,6 +55,8 @@ class LabelSettings:
         for name in ("probability_threshold", "area_threshold"):
             if not 0 <= getattr(self, name) < 1:
                 raise RecipeError(f"labels.{name}={getattr(self, name)}: must lie in [0, 1)")
+        if not -1 <= self.background_offset <= 1:
+            raise RecipeError(f"labels.background_offset={self.background_offset}: must lie in [-1, 1]")
         if self.closing < 0 or self.closing % 2 == 0 and self.closing:
             raise RecipeError(f"labels.closing={self.closing}: use an odd number of pixels, or 0")
 
@@ -113,12 +118,21 @@ class LabelSettings:
 
     def check_background(self, background: int | None) -> None:
         """Raise RecipeError if a threshold is set and the words have no background to fall back to."""
-        if background is None and (self.probability_threshold or self.area_threshold):
+        needs = self.probability_threshold or self.area_threshold or self.background_offset
+        if background is None and needs:
             raise RecipeError(
-                f"labels.probability_threshold={self.probability_threshold} and "
-                f"labels.area_threshold={self.area_threshold} need a background class: pass background=\"auto\" or a "
-                "list of words, or set both to 0"
+                f"labels.probability_threshold={self.probability_threshold}, labels.area_threshold="
+                f"{self.area_threshold} and labels.background_offset={self.background_offset} need a background "
+                "class: pass background=\"auto\" or a list of words, or set them to 0"
             )
+
+    def offset(self, logits: Tensor, query_class: Tensor, background: int | None) -> Tensor:
+        """Logits (Q [+ G], ...) with `background_offset` added to the background's queries."""
+        if not self.background_offset or background is None:
+            return logits
+        added = torch.zeros(len(logits), device=logits.device)
+        added[: len(query_class)][query_class.to(logits.device) == background] = self.background_offset
+        return logits + added.view(-1, *[1] * (logits.ndim - 1))
 
     def close(self, labels: np.ndarray) -> np.ndarray:
         """Morphological closing of a label map (H, W), if it is on."""

@@ -1,14 +1,13 @@
 """Attention maps: where a patch looks, for any recipe, block and head (thesis Figure 3.5, ITACLIP Figure 3)."""
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from ovsslib.book.figures.panels import attention_panel
 from ovsslib.errors import RecipeError
 from ovsslib.images.pictures import Picture, read_picture
 from ovsslib.segmenter import Segmenter
-from ovsslib.stages.attention import AttentionSettings
+from ovsslib.segmenter.opened import attention_of_patch, attention_weights
 
 
 def attention_map(
@@ -38,17 +37,7 @@ def attention_map(
         raise RecipeError(f"patch={patch}: the picture has {grid[0]} rows and {grid[1]} columns of patches")
     if head is not None and not 0 <= head < backbone.heads:
         raise RecipeError(f"head={head}: the model has heads 0 to {backbone.heads - 1}")
-    if layer is None:
-        weights = segmenter.attention_of(pixels)
-    else:
-        if not 1 <= layer <= backbone.layers:
-            raise RecipeError(f"layer={layer}: the model has blocks 1 to {backbone.layers}")
-        with torch.no_grad():
-            tap = backbone.trunk(pixels, taps={layer - 1}).taps[layer - 1]
-            weights = AttentionSettings(terms=terms or "qk").weights(tap, grid, backbone.scale)
-    row = weights[0, :, 1 + patch[0] * grid[1] + patch[1], 1:].float()
-    row = row.mean(dim=0) if head is None else row[head]
-    return row.reshape(grid).cpu().numpy()
+    return attention_of_patch(attention_weights(segmenter, pixels, layer, terms), grid, patch, head)
 
 
 def plot_attention(

@@ -1,0 +1,148 @@
+"""The command `ovss segment`: a picture, or a folder of them, and words in; masks out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ovsslib.cli.console import say, show, stderr
+from ovsslib.errors import DataError, WordsError
+from ovsslib.recipe import parse_changes
+
+
+def segment(
+    image: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.")],
+    words: Annotated[
+        str,
+        typer.Option(
+            help='The words, as in "person, dog, grass"; a file of words, one a line (.txt, .yaml); for a folder '
+            "also a .csv: picture, then its words."
+        ),
+    ],
+    recipe: Annotated[str, typer.Option(help="A recipe; see `ovss recipes`.")] = "sclip",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="A change: stage=true, stage=false, or stage.field=value. Repeatable."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="open_clip model name, or sceneclip.")] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="Pretrained tag, or a checkpoint file.")
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            help='"auto", the name of a set such as sclip, or the words of the background.'
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Index mask, PNG; for a folder: a folder.")
+    ] = None,
+    overlay: Annotated[Path | None, typer.Option(help="Picture under its colours.")] = None,
+    format_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="Folder only, repeatable: masks, plain, overlays, cutouts, polygons, coco, label-studio.",
+        ),
+    ] = None,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="COCO, Label Studio: one region per piece.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Folder only: threads that read pictures.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+) -> None:
+    """Label every pixel of a picture, or of all pictures of a folder, with one of the words."""
+    from ovsslib.segmenter import Segmenter, load
+
+    asked = read_words(words)  # before a model is loaded: the cheaper mistake first
+    whole_folder = image.is_dir()
+    if whole_folder and out is None:
+        raise DataError(f"{image} is a folder; say where its masks shall go: --out FOLDER")
+    segmenter = load(recipe, model or "auto", pretrained, device=device, precision=precision)
+    if set_:
+        segmenter = Segmenter(segmenter.backbone, segmenter.recipe.but(parse_changes(set_)))
+    chosen = read_background(background)
+    if whole_folder:
+        _folder(segmenter, image, asked, out, chosen, format_ or ["masks"], instances, workers)
+    else:
+        _picture(segmenter, image, asked, out, chosen, overlay)
+    for name, reason in segmenter.recipe.inert().items():
+        say(f"{segmenter.recipe.name}: {name} cannot change the mask here: {reason}")
+
+
+def read_words(words: str):
+    """Words of the command line: themselves, or what the file of that name holds.
+
+    Raises WordsError for a name that ends like a file's and is none.
+    """
+    from ovsslib.segmenter import WordsByPicture, read_words_by_picture
+    from ovsslib.text.vocabulary import Vocabulary
+
+    path = Path(words)
+    if path.suffix.lower() not in (".txt", ".yaml", ".yml", ".csv") or "," in words:
+        return words
+    if not path.is_file():
+        raise WordsError(
+            f"there is no file of words at {path}; write the words, or give another path"
+        )
+    if path.suffix.lower() == ".csv":
+        return WordsByPicture(read_words_by_picture(path))
+    return Vocabulary.from_file(path)
+
+
+def read_background(background: str | None):
+    """Background of the command line: "auto", the name of a set, or a list of words."""
+    from ovsslib.text.vocabulary import background_sets
+
+    if background is None or background == "auto" or background in background_sets():
+        return background
+    return [word.strip() for word in background.split(",")]
+
+
+def _picture(segmenter, image: Path, words, out, background, overlay) -> None:
+    from ovsslib.segmenter import WordsByPicture
+
+    if isinstance(words, WordsByPicture):
+        words = words.of(image.name)
+    result = segmenter(image, words, background)
+    if out is not None:
+        result.save(out)
+    if overlay is not None:
+        try:
+            result.overlay().save(overlay)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"cannot write {overlay}: {error}; name a PNG or JPEG in a folder that exists"
+            ) from error
+    rows = result.table().drop(columns="colour").rename(columns={"share": "share (%)"})
+    show(rows, f"{image.name}: {segmenter.recipe.name}", index=False)
+
+
+def _folder(
+    segmenter, image: Path, words, out: Path, background, formats, instances: bool, workers: int
+) -> None:
+    """A whole folder, with a bar that says how long it will take."""
+    from tqdm import tqdm
+
+    from ovsslib.segmenter.folder import segment_folder
+
+    with tqdm(desc="segment", unit="picture") as bar:
+
+        def progress(done: int, total: int) -> None:
+            if bar.total is None:
+                bar.total, bar.initial, bar.n = total, done, done
+                bar.refresh()
+            else:
+                bar.update(done - bar.n)
+
+        report = segment_folder(
+            segmenter, image, words, out, background, formats, instances, workers, progress
+        )
+    say(f"{report}: {out}")
+    for name, why in report.failed.items():
+        stderr().print(f"{name}: {why}", markup=False, soft_wrap=True)
+    if report.failed and not (report.done or report.kept):
+        raise typer.Exit(1)

@@ -1,0 +1,192 @@
+"""Many pictures, the same segmenter: read ahead by threads, segmented one after another, bad files set aside."""
+
+import csv
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ovsslib.errors import DataError, ImageError, OvssError, WordsError
+from ovsslib.images.pictures import read_picture
+from ovsslib.images.segmentation import Segmentation
+
+if TYPE_CHECKING:
+    from ovsslib.segmenter.segmenter import Segmenter
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"}
+)
+"""File names that count as pictures in a folder, in lower case."""
+
+
+def find_pictures(source: str | os.PathLike | Iterable[str | os.PathLike]) -> dict[str, Path]:
+    """Pictures of a folder (recursive, sorted, hidden files left out) or a list of paths: {name: path}.
+
+    A name is the path below the folder with "/"; for a list, the path as it was given. Raises DataError for a folder
+    that is missing or holds no picture, and for a path that is given twice.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        paths = [Path(one) for one in source]
+        found = {path.as_posix(): path for path in paths}
+        if len(found) < len(paths):
+            raise DataError("a picture is listed twice; list each once")
+        return found
+    folder = Path(source)
+    if folder.is_file():
+        return {folder.name: folder}
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist; give a folder of pictures, or a list of paths")
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        below = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in below.parts)
+        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+            found[below.as_posix()] = path
+    if not found:
+        raise DataError(
+            f"{folder} holds no picture ({', '.join(sorted(SUFFIXES))}); give another folder"
+        )
+    return found
+
+
+def read_words_by_picture(path: str | os.PathLike) -> dict[str, list[str]]:
+    """Words per picture from a CSV file: its first column is the picture's name, the further ones its words.
+
+    A single further column may hold several words, separated by ";" or ",". A first row that begins with "picture",
+    "name", "file" or "image" is a heading. Raises WordsError for a file that cannot be read, a row without words or
+    a picture that has two rows.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise WordsError(f"cannot read the words of {path}: {error}") from None
+    found: dict[str, list[str]] = {}
+    for number, row in enumerate(rows, start=1):
+        if not any(row) or (number == 1 and row[0].lower() in ("picture", "name", "file", "image")):
+            continue
+        cells = [cell for cell in row[1:] if cell]
+        words = [
+            w.strip() for cell in cells for w in cell.replace(";", ",").split(",") if w.strip()
+        ]
+        if not words:
+            raise WordsError(
+                f"{path}, line {number}: {row[0]!r} has no words; add some or remove the line"
+            )
+        if row[0] in found:
+            raise WordsError(f"{path}, line {number}: {row[0]!r} has words already; keep one line")
+        found[row[0]] = words
+    return found
+
+
+class Many:
+    """A run over many pictures: iterate over it for (name, result).
+
+    Made by :meth:`Segmenter.many`. A picture that cannot be read or used is set aside, not raised.
+
+    Attributes:
+        names: of all pictures, in the order of the run.
+        failed: {name: what is wrong}, filled as the run goes on.
+    """
+
+    def __init__(
+        self,
+        segmenter: "Segmenter",
+        source: str | os.PathLike | Iterable[str | os.PathLike],
+        words: Any,
+        background: str | Sequence[str] | None = None,
+        keep_scores: bool = False,
+        workers: int = 2,
+        skip: Iterable[str] = (),
+    ):
+        if workers < 1:
+            raise DataError(f"workers={workers}: at least one thread must read pictures")
+        self.segmenter, self.keep_scores, self.workers = segmenter, keep_scores, workers
+        done = set(skip)
+        self.pictures = {n: p for n, p in find_pictures(source).items() if n not in done}
+        self.names = list(self.pictures)
+        self.failed: dict[str, str] = {}
+        self._by_picture = isinstance(words, WordsByPicture)
+        self._words, self._background = words, background
+        self._text = None if self._by_picture else segmenter.text(words, background)
+        self._run = self._results()
+
+    def __len__(self) -> int:
+        """Number of pictures, those that will fail included."""
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[tuple[str, Segmentation]]:
+        return self._run
+
+    def __next__(self) -> tuple[str, Segmentation]:
+        return next(self._run)
+
+    def _results(self) -> Iterator[tuple[str, Segmentation]]:
+        for name, image in self._read_ahead():
+            try:
+                if isinstance(image, OvssError):
+                    raise image
+                text = self._text or self.segmenter.text(self._words.of(name), self._background)
+                result = self.segmenter.segment(image, text, self.keep_scores, confidence=True)
+            except OvssError as error:
+                self.failed[name] = str(error)
+                continue
+            yield name, result
+        if self.failed:
+            first = next(iter(self.failed.items()))
+            warnings.warn(
+                f"{len(self.failed)} of {len(self.names)} pictures could not be used; the first is {first[0]}: "
+                f"{first[1]} (all of them: `failed`)",
+                stacklevel=2,
+            )
+
+    def _read_ahead(self) -> Iterator[tuple[str, np.ndarray | OvssError]]:
+        """Pictures in order; a bounded number of them is read ahead, so memory does not grow with the run."""
+        with ThreadPoolExecutor(self.workers, "read") as pool:
+            waiting: deque[tuple[str, Future]] = deque()
+            try:
+                for name, path in self.pictures.items():
+                    waiting.append((name, pool.submit(_read, path)))
+                    if len(waiting) > self.workers + 1:
+                        first, future = waiting.popleft()
+                        yield first, future.result()
+                while waiting:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            finally:
+                for _, future in waiting:
+                    future.cancel()
+
+
+class WordsByPicture:
+    """Words that differ from picture to picture.
+
+    Args:
+        words: {name of a picture: its words}. A picture is looked up by its name below the folder, then by its file
+            name, then by that without its suffix.
+        usual: words of pictures that are not listed; None refuses them.
+    """
+
+    def __init__(self, words: Mapping[str, Sequence[str]], usual: Any = None):
+        self.words, self.usual = dict(words), usual
+
+    def of(self, name: str) -> Any:
+        """Words of a picture. Raises WordsError for one that has none."""
+        for key in (name, Path(name).name, Path(name).stem):
+            if key in self.words:
+                return self.words[key]
+        if self.usual is None:
+            raise WordsError(f"no words are listed for {name!r}; add a line for it")
+        return self.usual
+
+
+def _read(path: Path) -> np.ndarray | OvssError:
+    try:
+        return read_picture(path)
+    except ImageError as error:
+        return error
