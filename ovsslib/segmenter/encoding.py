@@ -6,17 +6,17 @@ recipe needs the words before the last block or all windows at once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovsslib.clip.backbone import Tap, TrunkOutput
+from ovsslib.clip.backbone import TrunkOutput
 from ovsslib.clip.memory import memory_errors
 from ovsslib.errors import RecipeError
+from ovsslib.segmenter.kept import PictureInput, WindowFeatures, count_bytes
 from ovsslib.segmenter.last_block import cosine_logits
 from ovsslib.stages.contexts import (
     AllWindowsContext,
@@ -34,30 +34,8 @@ if TYPE_CHECKING:
     from ovsslib.segmenter.segmenter import Segmenter
 
 
-@dataclass
-class PictureInput:
-    """One picture on its way through the windows.
-
-    Attributes:
-        pixels: (3, h, w) CLIP-normalised network picture, on the device.
-        image: (H, W, 3) uint8 photograph, or None.
-        regions: (H, W) int64 region map of the photograph, by proposer; filled when a recipe asks.
-        kept: what guides gave, shared by all recipes.
-    """
-
-    pixels: Tensor
-    image: np.ndarray | None = None
-    regions: dict[str, Tensor] = field(default_factory=dict)
-    kept: dict[Any, Any] = field(default_factory=dict)
 
 
-@dataclass
-class WindowFeatures:
-    """A batch of windows before the words: one map (B, D, h, w) per view, and what stages may look at."""
-
-    maps: list[Tensor]
-    context: WindowContext
-    count: int
 
 
 class EncodedPicture:
@@ -220,7 +198,7 @@ class EncodedPicture:
     def bytes_kept(self) -> int:
         """Bytes of all tensors that are kept, each counted once."""
         found: dict[int, int] = {}
-        _count_bytes(
+        count_bytes(
             [self._logits, self._features, self._trunks, self._kept_of_trunk, self.picture], found
         )
         return sum(found.values())
@@ -405,21 +383,8 @@ def window_pixels(segmenter: "Segmenter", grid: WindowGrid, pixels: Tensor) -> T
     return crops
 
 
-def _count_bytes(value: Any, found: dict[int, int]) -> None:
-    """Bytes of the tensors inside lists, mappings and data classes, by the address of their storage."""
-    if isinstance(value, Tensor):
-        storage = value.untyped_storage()
-        found[storage.data_ptr()] = storage.nbytes()
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _count_bytes(item, found)
-    elif isinstance(value, dict):
-        _count_bytes(list(value.values()), found)
-    elif isinstance(value, _WITH_TENSORS):
-        _count_bytes(list(vars(value).values()), found)
 
 
-_WITH_TENSORS = (TrunkOutput, Tap, WindowContext, WindowFeatures, PictureInput)
 # hooks whose stages may look at the windows' pixels and trunk results for every list of words
 _READ_THE_WINDOW = ("on_window_text", "on_similarity", "on_picture_text", "on_all_windows")
 PADDING_REGION = 10000

@@ -4,6 +4,7 @@ import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -17,7 +18,7 @@ CONTENT = bytes(range(256)) * 40_000  # 10 MB
 
 
 class Handler(BaseHTTPRequestHandler):
-    asked: list = []
+    asked: ClassVar[list] = []
 
     def do_GET(self):
         begin = self.headers.get("Range")
