@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ovsslib import paths
 from ovsslib.errors import DataError, ModelError
 from ovsslib.guides.vit import DinoTransformer
 from ovsslib.scenes.optimiser import MatrixMomentum
@@ -229,15 +229,15 @@ class SceneDinoTrainer:
             "seconds": self.seconds,
             "log": self.log,
         }
-        temporary = self._checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self._checkpoint)
-        temporary = self.out / "log.csv.tmp"
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
+        with paths.replacing(self._checkpoint) as temporary:
+            torch.save(state, temporary)
+        with (
+            paths.replacing(self.out / "log.csv") as temporary,
+            open(temporary, "w", encoding="utf-8", newline="") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(["step", "seconds", "lr", "loss", "agreement"])
             writer.writerows(self.log)
-        os.replace(temporary, self.out / "log.csv")
 
     def _views(self, generator: torch.Generator) -> tuple[Views, Views]:
         s = self.settings
@@ -360,10 +360,8 @@ class SceneDinoTrainer:
             "seconds": f"{self.seconds:.0f}",
             "seed": str(s.seed),
         }
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        save_file(state, temporary, metadata=about)
-        os.chmod(temporary, 0o644)  # safetensors lets nobody but the owner read
-        os.replace(temporary, file)
+        with paths.replacing(file) as temporary:
+            save_file(state, temporary, metadata=about)
         config = {
             "architecture": "dino",
             "width": s.width,
