@@ -119,30 +119,77 @@ class ExpertsSettings:
         size = tuple(context.window.shape[-2:]) if self.at == "pixels" else features.shape[-2:]
         fused = []
         for default, one in zip(logits[:, :queries], features, strict=True):
+            p = (default * self.logit_scale).softmax(dim=0)
+            if tuple(p.shape[-2:]) != tuple(size):
+                p = F.interpolate(p[None], size=size, mode="bilinear")[0]
             answers = self._answers(one, rows.unflatten(0, (-1, queries)), index.tolist(), size)
-            p = self._resized((default * self.logit_scale).softmax(dim=0), size)
-            fused.append(fuse(p, answers))
+            fused.append(fuse(p.flatten(1), answers).unflatten(1, size))
         return torch.stack(fused)
 
     def _answers(
         self, features: Tensor, rows: Tensor, query_class: list[int], size: tuple[int, int]
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Query by query (query, probabilities (Q, H, W)) of the experts that can be claimed in a window."""
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Query by query (query, pixels (n,), probabilities (Q, n)) of the experts, where they may be claimed."""
         members: dict[int, list[int]] = {}
         for query, one in enumerate(query_class):
             members.setdefault(one, []).append(query)
+        grid = Bilinear.between(tuple(features.shape[-2:]), size, features.device)
         for one, mine in members.items():
             cosines = torch.einsum("qd,dhw->qhw", rows[one], features)
             p = (cosines * self.logit_scale).softmax(dim=0)
-            mine = [query for query in mine if can_be_claimed(p, query)]
-            if mine:
-                p = self._resized(p, size)
-                yield from ((query, p) for query in mine)
+            for query in mine:
+                pixels = grid.pixels(can_be_claimed(p, query))
+                if len(pixels):
+                    yield query, pixels, grid.at(p, pixels)
 
-    def _resized(self, p: Tensor, size: tuple[int, int]) -> Tensor:
-        if tuple(p.shape[-2:]) == tuple(size):
-            return p
-        return F.interpolate(p[None], size=size, mode="bilinear")[0]
+
+@dataclass(frozen=True)
+class Bilinear:
+    """Bilinear interpolation (align_corners False) of an (h, w) grid to (H, W) pixels, for some pixels only.
+
+    Attributes:
+        grid, size: (h, w) and (H, W).
+        row, column: first of the two rows (H,) and columns (W,) that a pixel mixes.
+        down, across: share of the second one, (H,) and (W,) float32.
+    """
+
+    grid: tuple[int, int]
+    size: tuple[int, int]
+    row: Tensor
+    column: Tensor
+    down: Tensor
+    across: Tensor
+
+    @staticmethod
+    def between(grid: tuple[int, int], size: tuple[int, int], device: torch.device) -> "Bilinear":
+        """For a grid and a size."""
+        parts = []
+        for cells, target in zip(grid, size, strict=True):
+            place = (torch.arange(target, device=device) + 0.5) * (cells / target) - 0.5
+            place = place.clamp_min(0)
+            first = place.floor().clamp_max(cells - 1)
+            parts.append((first.long(), place - first))
+        (row, down), (column, across) = parts
+        return Bilinear(grid, tuple(size), row, column, down, across)
+
+    def pixels(self, cells: Tensor) -> Tensor:
+        """Pixels, counted row by row, whose upper left patch is among some cells (h, w) bool: (n,) long."""
+        return torch.nonzero(cells[self.row][:, self.column].flatten())[:, 0]
+
+    def at(self, maps: Tensor, pixels: Tensor) -> Tensor:
+        """Maps (Q, h, w) at some pixels: (Q, n)."""
+        y, x = pixels // self.size[1], pixels % self.size[1]
+        row, column = self.row[y], self.column[x]
+        below = (row + 1).clamp_max(self.grid[0] - 1)
+        beside = (column + 1).clamp_max(self.grid[1] - 1)
+        flat, width = maps.flatten(1), self.grid[1]
+        across, down = self.across[x], self.down[y]
+
+        def along(line: Tensor) -> Tensor:
+            left, right = flat[:, line * width + column], flat[:, line * width + beside]
+            return left * (1 - across) + right * across
+
+        return along(row) * (1 - down) + along(below) * down
 
 
 def check_rows(rows: int, width: int) -> None:
@@ -155,15 +202,17 @@ def check_rows(rows: int, width: int) -> None:
         )
 
 
-def can_be_claimed(p: Tensor, query: int) -> bool:
-    """Whether a query can be the argmax anywhere between the patches of probabilities (Q, h, w).
+def can_be_claimed(p: Tensor, query: int) -> Tensor:
+    """Where a query can be the argmax between the patches of probabilities (Q, h, w): cells (h, w) bool.
 
-    Bilinear interpolation mixes at most four patches; where another query is the larger in all four, it stays so in
-    between. Experts that this rules out need not be interpolated, which is most of them.
+    A cell lies between a patch and its neighbours below and to the right, which bilinear interpolation mixes; where
+    another query is the larger in all four, it stays so in between. Few experts can be claimed in few places, and
+    nothing else is interpolated.
     """
-    ahead = F.pad((p - p[query])[None], (1, 1, 1, 1), mode="replicate")
+    # a share above rounding; where the query's own probability is 0 it counts as beaten, by itself
+    ahead = F.pad((p - p[query] * (1 + 1e-5))[None], (0, 1, 0, 1), mode="replicate")
     least = -F.max_pool2d(-ahead, 2, stride=1)[0]
-    return not bool((least > 1e-6).any(dim=0).all())
+    return ~(least >= 0).any(dim=0)
 
 
 def template_entropy(
@@ -209,21 +258,22 @@ def expert_rows(table: Tensor, templates: Iterable[int]) -> Tensor:
     return F.normalize(table[list(templates)].mean(dim=0), dim=-1)
 
 
-def fuse(default: Tensor, experts: Iterable[tuple[int, Tensor]]) -> Tensor:
+def fuse(default: Tensor, experts: Iterable[tuple[int, Tensor, Tensor]]) -> Tensor:
     """The default's probabilities where no expert is claimed, else those of the surest claimed expert.
 
     Expert q is claimed at a pixel if q is the argmax of its own probabilities there; of several the one whose own
     probability p_q,q is largest answers, the first on ties.
 
     Args:
-        default: (Q, ...) probabilities over queries.
-        experts: (query, array like it) in rising order, given one at a time: three are held at once, whatever their
-            number.
+        default: (Q, P) probabilities over queries at P pixels.
+        experts: (query, pixels (n,), probabilities (Q, n)) in rising order of the query; an expert is not claimed at
+            pixels that are left out. They are given one at a time, and no more are held.
     """
     out, best = default.clone(), torch.zeros_like(default[0])
-    for query, p in experts:
+    for query, pixels, p in experts:
         top, label = p.max(dim=0)
-        wins = (label == query) & (top > best)
-        out = torch.where(wins, p, out)
-        best = torch.where(wins, top, best)
+        wins = (label == query) & (top > best[pixels])
+        chosen = pixels[wins]
+        out[:, chosen] = p[:, wins]
+        best[chosen] = top[wins]
     return out

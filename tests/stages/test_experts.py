@@ -14,6 +14,7 @@ from ovsslib.segmenter import Segmenter, window_logits_of
 from ovsslib.segmenter.encoding import Words
 from ovsslib.stages import experts
 from ovsslib.stages.experts import (
+    Bilinear,
     ExpertsSettings,
     can_be_claimed,
     choose_templates,
@@ -72,8 +73,10 @@ def test_entropies_and_choices_agree_with_the_official_code(kind):
 
 
 def test_fusion_alone_agrees_with_the_official_code():
-    given = enumerate(RECORDED["alone_experts"])
-    assert torch.equal(fuse(RECORDED["alone_default"], given), RECORDED["alone_fused"])
+    every = torch.arange(12 * 16)
+    given = ((q, every, p.flatten(1)) for q, p in enumerate(RECORDED["alone_experts"]))
+    fused = fuse(RECORDED["alone_default"].flatten(1), given)
+    assert torch.equal(fused, RECORDED["alone_fused"].flatten(1))
 
 
 @pytest.fixture
@@ -107,25 +110,38 @@ def test_queries_of_one_class_share_its_rows_and_claim_for_themselves(tiny_backb
 
     def p(of):
         cosines = torch.einsum("qd,dhw->qhw", of, features)
-        return resized((100 * cosines).softmax(0), (80, 112))
+        return resized((100 * cosines).softmax(0), (80, 112)).flatten(1)
 
-    expected = fuse(p(text[6]), ((q, p(text[[0, 1, 1, 3, 4, 4][q]])) for q in range(6)))
-    assert relative_error(fused.full(), expected) < TOLERANCE
+    every = torch.arange(80 * 112)
+    expected = fuse(p(text[6]), ((q, every, p(text[[0, 1, 1, 3, 4, 4][q]])) for q in range(6)))
+    assert relative_error(fused.full().flatten(1), expected) < TOLERANCE
 
 
-def test_only_experts_that_cannot_be_claimed_are_left_out():
+def test_only_pixels_that_cannot_be_claimed_are_left_out():
     generator = torch.Generator().manual_seed(0)
     left_out = 0
     for sharpness in (1.0, 4.0, 20.0):
         for _ in range(20):
             coarse = torch.randn(9, 2, 3, generator=generator)
             p = (sharpness * resized(coarse, (6, 7))).softmax(0)
-            fine = resized(p, (48, 56)).argmax(0)
+            fine = resized(p, (48, 50)).flatten(1)
+            grid = Bilinear.between((6, 7), (48, 50), p.device)
             for query in range(9):
-                possible = can_be_claimed(p, query)
-                assert possible or not bool((fine == query).any())
-                left_out += not possible
-    assert left_out > 100
+                pixels = grid.pixels(can_be_claimed(p, query))
+                torch.testing.assert_close(grid.at(p, pixels), fine[:, pixels])
+                claimed = torch.nonzero(fine.argmax(0) == query)[:, 0]
+                assert set(claimed.tolist()) <= set(pixels.tolist())
+                left_out += fine.shape[1] - len(pixels)
+    assert left_out > 0.5 * 60 * 9 * 48 * 50
+
+
+@pytest.mark.parametrize("size", [(5, 7), (3, 20), (4, 4), (1, 1)])
+def test_interpolation_at_pixels_is_pytorchs(size):
+    maps = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
+    grid = Bilinear.between((5, 7), size, maps.device)
+    every = grid.pixels(torch.ones(5, 7, dtype=torch.bool))
+    assert len(every) == size[0] * size[1]
+    torch.testing.assert_close(grid.at(maps, every), resized(maps, size).flatten(1))
 
 
 def test_patches_and_pixels_agree_where_one_patch_is_asked(
