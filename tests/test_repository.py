@@ -94,7 +94,7 @@ def test_environment_has_the_same_pins():
 
 
 def test_extras():
-    assert set(PROJECT["optional-dependencies"]) == {"book", "dev", "llm", "edit", "cluster"}
+    assert set(PROJECT["optional-dependencies"]) == {"book", "dev", "guides", "llm", "edit", "cluster"}
     assert PROJECT["scripts"]["ovss"] == "ovsslib.cli.main:main"
     assert PROJECT["version"] == ovsslib.__version__
 

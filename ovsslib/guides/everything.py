@@ -20,6 +20,7 @@ from ovsslib.clip.backbone import check_device
 from ovsslib.clip.loading import check_file
 from ovsslib.errors import MissingPackageError, ModelError
 from ovsslib.guides.loading import cached_folder, fetch_folder
+from ovsslib.guides.transformers_networks import no_progress_bars
 
 #: Name of a proposer -> (class of the model, class of its image processor, usual hub model).
 CLASSES = {
@@ -69,13 +70,14 @@ def open_segmenter(
                 f"{folder} holds a model of type {found!r}, but {name} needs {' or '.join(_TYPES[name])}; "
                 "choose its folder"
             )
-        network, report = getattr(transformers, model_class).from_pretrained(
-            folder,
-            local_files_only=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            attn_implementation=attention,
-        )
+        with no_progress_bars():
+            network, report = getattr(transformers, model_class).from_pretrained(
+                folder,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                attn_implementation=attention,
+            )
         processor = getattr(transformers, processor_class).from_pretrained(
             folder, local_files_only=True
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,6 +83,20 @@ class TransformersNetwork(nn.Module):
         )
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """While weights are read from a folder, `transformers` draws no bar: it takes a second, and notebooks keep the bar."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def open_folder(folder: str, dtype: torch.dtype = torch.float32) -> TransformersNetwork:
     """A model that `save_pretrained` wrote. Nothing is fetched. Raises ModelError if it cannot be read."""
     import transformers
@@ -88,9 +104,10 @@ def open_folder(folder: str, dtype: torch.dtype = torch.float32) -> Transformers
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         model_class = getattr(transformers, CLASSES[config.model_type])
-        model, report = model_class.from_pretrained(
-            folder, local_files_only=True, dtype=dtype, output_loading_info=True
-        )
+        with no_progress_bars():
+            model, report = model_class.from_pretrained(
+                folder, local_files_only=True, dtype=dtype, output_loading_info=True
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(

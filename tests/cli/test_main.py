@@ -275,6 +275,22 @@ def test_pretrain_calls_the_trainer(tmp_path, monkeypatch, capsys):
     assert "model.safetensors" in capsys.readouterr().out
 
 
+def test_pretrain_scenedino_calls_its_own_trainer(tmp_path, monkeypatch, capsys):
+    from ovsslib.scenes import scenedino
+
+    asked = []
+
+    def trainer(settings, out, steps, minutes):
+        asked.append((settings.patch, out, steps, minutes))
+        return out / "model.safetensors"
+
+    monkeypatch.setattr(scenedino, "pretrain_scenedino", trainer)
+    assert run("pretrain", "scenedino", "--minutes", 2, "--out", tmp_path) == 0
+    assert asked == [(8, tmp_path, None, 2.0)]
+    assert "model.safetensors" in capsys.readouterr().out
+    assert run("pretrain", "scenedino", "--device", "cuda") == 1 and len(asked) == 1
+
+
 def test_pretrain_loftup_calls_its_own_trainer(tmp_path, monkeypatch, capsys):
     from ovsslib.scenes import upsampler
 

@@ -1,0 +1,119 @@
+"""Writes the measured table of SceneDINO's card, between its two marks.
+
+    python scripts/fill_guide_card.py --pictures 100
+
+Do the nearest patches of a patch carry its label? SceneDINO's patches against SceneCLIP's, on validation pictures of
+Scenes. Run it after every training, so that no number of the card is typed.
+"""
+
+import argparse
+import os
+import sys
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import ovsslib
+from ovsslib import guides, paths
+from ovsslib.study.neighbours import (
+    agreement,
+    clip_maps,
+    guide_maps,
+    on_grid,
+    paired_difference,
+    patch_labels,
+)
+
+BEGIN, END = "<!-- measured: scripts/fill_guide_card.py -->", "<!-- end of measured -->"
+OURS = "SceneDINO"
+# Patches of a picture that ask in other pictures: enough for the mean, and the work stays small.
+QUERIES = 12
+
+
+def collect(guide: guides.Guide, backbone: ovsslib.Backbone, pictures: int):
+    """Feature maps of every contender, name -> list, and the labels of their patches, name -> list."""
+    dataset = ovsslib.open_dataset("scenes")
+    maps, labels = {}, {}
+    for index in np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).astype(int):
+        image, label, _ = dataset[int(index)]
+        image, label = np.asarray(image), np.asarray(label)
+        own, clip = guide_maps(guide, image), clip_maps(backbone, image)
+        coarse = next(iter(clip.values())).shape[1:]
+        # At the places that both see: SceneCLIP's 16-pixel patches, each four of SceneDINO's.
+        fine = (2 * coarse[0], 2 * coarse[1])
+        small = {kind: map_[:, : fine[0], : fine[1]] for kind, map_ in own.items()}
+        height, width = fine[0] * 8, fine[1] * 8
+        pixels = torch.from_numpy(image[:height, :width].copy()).permute(2, 0, 1)[None] / 255
+        colours = {"mean colour": F.avg_pool2d(guide.normalise(pixels), 8)[0]}
+        every = (
+            (OURS, small, 8),
+            ("SceneCLIP, brought to the same places", on_grid(clip, fine), 8),
+            ("SceneCLIP, its own 16-pixel patches", clip, 16),
+            ("mean colour of 8 x 8 pixels", colours, 8),
+        )
+        for name, found, patch in every:
+            maps.setdefault(name, []).append(found)
+            labels.setdefault(name, []).append(patch_labels(label[:height, :width], patch))
+    return maps, labels
+
+
+def best_kind(maps: list, labels: list, within: bool) -> tuple[str, np.ndarray]:
+    """The kind of features with the highest agreement, and the agreement of every picture."""
+    shares = {
+        kind: agreement(
+            [found[kind] for found in maps],
+            labels,
+            within=within,
+            queries=None if within else QUERIES,
+        )
+        for kind in maps[0]
+    }
+    best = max(shares, key=lambda kind: shares[kind].mean())
+    return best, shares[best]
+
+
+def table(maps: dict, labels: dict, within: bool) -> str:
+    """One row per contender: its best kind of features, its agreement, SceneDINO minus it."""
+    found = {name: best_kind(maps[name], labels[name], within) for name in maps}
+    ours = found[OURS][1]
+    rows = [["patches of", "best features", "agreement, %", f"{OURS} minus it"], ["---"] * 4]
+    for name, (kind, shares) in found.items():
+        gap = paired_difference(ours, shares)
+        points = f"{100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+        rows.append([name, kind, f"{100 * shares.mean():.1f}", "" if name == OURS else points])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=100)
+    pictures = parser.parse_args().pictures
+    maps, labels = collect(guides.load(), ovsslib.load_backbone("sceneclip"), pictures)
+    text = f"""{BEGIN}
+Share of the 20 nearest patches (cosine) that carry the patch's own label, mean over {len(maps[OURS])} validation pictures of
+Scenes; of every contender the best kind of its features; 95 % intervals over pictures, paired.
+
+Nearest patches of the same picture (what guided methods use):
+
+{table(maps, labels, within=True)}
+
+Nearest patches of all other pictures ({QUERIES} patches of a picture ask):
+
+{table(maps, labels, within=False)}
+{END}"""
+    card = paths.data("models/scenedino/card.md")
+    before, mark, rest = card.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not mark or not end:
+        print(f"{card} has no marks {BEGIN!r} and {END!r}", file=sys.stderr)
+        return 1
+    temporary = card.with_suffix(".tmp")
+    temporary.write_text(before + text + after, encoding="utf-8")
+    os.replace(temporary, card)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
