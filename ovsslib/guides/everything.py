@@ -19,7 +19,7 @@ from torch import Tensor
 from ovsslib.clip.backbone import check_device
 from ovsslib.clip.loading import check_file
 from ovsslib.errors import MissingPackageError, ModelError
-from ovsslib.guides.loading import cached_folder, fetch_folder
+from ovsslib.guides.loading import cached_folder, fetch_folder, weights_of
 from ovsslib.guides.transformers_networks import no_progress_bars
 
 #: Name of a proposer -> (class of the model, class of its image processor, usual hub model).
@@ -57,12 +57,13 @@ def open_segmenter(
 
     folder = _folder(name, model)
     model_class, processor_class, _ = CLASSES[name]
-    for part in ("config.json", "model.safetensors"):
-        if not (folder / part).is_file():
+    file = weights_of(folder)
+    for part in (folder / "config.json", file):
+        if not part.is_file():
             raise ModelError(
-                f"there is no {part} in {folder}; give the folder of a {model_class} as save_pretrained writes it"
+                f"there is no {part.name} in {folder}; give the folder of a {model_class} as save_pretrained writes it"
             )
-    digest = check_file(folder / "model.safetensors")
+    digest = check_file(file)
     try:
         found = transformers.PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
         if found not in _TYPES[name]:

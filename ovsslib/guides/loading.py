@@ -25,6 +25,7 @@ from ovsslib.guides.guide import Guide
 
 EMBEDDED = "scenedino"
 _WEIGHTS = "model.safetensors"
+_WEIGHT_FILES = (_WEIGHTS, "pytorch_model.bin")  # the hub's older models have the second alone
 
 
 @dataclass(frozen=True)
@@ -180,21 +181,23 @@ def _existing(path: Path) -> Path:
 
 
 def cached_folder(hub: str) -> Path | None:
-    """Folder of a hub model whose configuration and safetensors are in the local cache; looks at no network."""
-    found = [try_to_load_from_cache(hub, part) for part in ("config.json", _WEIGHTS)]
-    if all(isinstance(part, str) for part in found):
-        return Path(found[0]).parent
+    """Folder of a hub model whose configuration and weights are in the local cache; looks at no network."""
+    config = try_to_load_from_cache(hub, "config.json")
+    weights = [try_to_load_from_cache(hub, part) for part in _WEIGHT_FILES]
+    if isinstance(config, str) and any(isinstance(part, str) for part in weights):
+        return Path(config).parent
     return None
 
 
 def fetch_folder(hub: str) -> Path:
-    """Fetch a hub model (configurations and safetensors) into the local cache.
+    """Fetch a hub model (configurations and weights, safetensors if it has them) into the local cache.
 
     Raises ModelError when the hub cannot be reached or does not have it: it says what to download where.
     """
     try:  # asked once, so that a machine without a connection need not wait for retries
-        HfApi().model_info(hub, timeout=10)
-        return Path(snapshot_download(hub, allow_patterns=["*.json", "*.safetensors"]))
+        there = {entry.rfilename for entry in HfApi().model_info(hub, timeout=10).siblings or ()}
+        weights = _WEIGHTS if _WEIGHTS in there else _WEIGHT_FILES[1]
+        return Path(snapshot_download(hub, allow_patterns=["*.json", weights]))
     except Exception as error:  # noqa: BLE001 - hub clients raise their transport's own errors
         raise ModelError(
             f"the guide {hub!r} is not in the local cache and could not be fetched ({type(error).__name__}); on a "
@@ -203,13 +206,21 @@ def fetch_folder(hub: str) -> Path:
         ) from None
 
 
+def weights_of(folder: Path) -> Path:
+    """The file of weights in a folder: safetensors if there are any. It need not exist."""
+    for part in _WEIGHT_FILES:
+        if (folder / part).is_file():
+            return folder / part
+    return folder / _WEIGHTS
+
+
 def _open(source: Path, known: Known | None, heads: int | None) -> tuple[torch.nn.Module, str]:
     """The network and the SHA-256 of its weights."""
     expected = {"width": known.width, "patch": known.patch} if known else {}
     if source.is_file():
         digest = check_file(source)
         return load_dino(read_dino_file(source), str(source), heads, **expected), digest
-    config, file = _config(source), source / _WEIGHTS
+    config, file = _config(source), weights_of(source)
     digest = check_file(file)
     if config.get("architecture") == "dino":
         return load_dino(read_state_dict(file)[0], str(file), heads or config["heads"]), digest
@@ -235,10 +246,10 @@ def read_dino_file(file: Path) -> dict[str, Tensor]:
 
 
 def _config(folder: Path) -> dict:
-    for part in ("config.json", _WEIGHTS):
-        if not (folder / part).is_file():
+    for part in (folder / "config.json", weights_of(folder)):
+        if not part.is_file():
             raise ModelError(
-                f"there is no {part} in {folder}; a guide's folder holds config.json and {_WEIGHTS} (transformers' "
+                f"there is no {part.name} in {folder}; a guide's folder holds config.json and {_WEIGHTS} (transformers' "
                 "save_pretrained writes both)"
             )
     try:

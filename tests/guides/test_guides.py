@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -130,7 +131,16 @@ def test_clip_s_normalisation_is_undone(guide):
 
 
 @pytest.mark.parametrize(
-    "form", ["pth", "checkpoint", "safetensors", "vit", "vit of version 4", "embedded"]
+    "form",
+    [
+        "pth",
+        "checkpoint",
+        "safetensors",
+        "vit",
+        "vit of version 4",
+        "vit without safetensors",
+        "embedded",
+    ],
 )
 def test_every_form_of_weights_gives_the_same_features(guide, tmp_path, form):
     expected = guide.features(guide.from_clip(picture("80x112")))
@@ -155,6 +165,10 @@ def test_every_form_of_weights_gives_the_same_features(guide, tmp_path, form):
         transformers = pytest.importorskip("transformers")
         as_vit(transformers).save_pretrained(tmp_path)
         source = tmp_path
+        if form == "vit without safetensors":
+            state = load_file(tmp_path / "model.safetensors")
+            torch.save(state, tmp_path / "pytorch_model.bin")
+            (tmp_path / "model.safetensors").unlink()
         if form == "vit of version 4":
             state = load_file(tmp_path / "model.safetensors")
             names = {
@@ -399,10 +413,37 @@ def test_a_cached_hub_model_is_opened_without_the_hub(tmp_path, monkeypatch, emp
         intermediate_size=1536,
     )
     transformers.ViTModel(vit_small, add_pooling_layer=False).save_pretrained(tmp_path)
-    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda hub, part: str(tmp_path / part))
+    monkeypatch.setattr(
+        loading,
+        "try_to_load_from_cache",
+        lambda hub, part: str(tmp_path / part) if (tmp_path / part).exists() else None,
+    )
     guide = guides.load("facebook/dino-vits8")
     assert guide.name == "facebook/dino-vits8" and empty_cache == []
     assert guides.load("dino-vits8").weights_hash == guide.weights_hash
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_what_is_fetched_is_configurations_and_one_form_of_weights(
+    tmp_path, monkeypatch, empty_cache, weights
+):
+    transformers = pytest.importorskip("transformers")
+    as_vit(transformers).save_pretrained(tmp_path)
+    wanted = []
+    files = [
+        SimpleNamespace(rfilename=name) for name in ("config.json", "flax_model.msgpack", weights)
+    ]
+    monkeypatch.setattr(
+        loading.HfApi, "model_info", lambda self, name, **options: SimpleNamespace(siblings=files)
+    )
+
+    def snapshot(name, allow_patterns):
+        wanted.append((name, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr(loading, "snapshot_download", snapshot)
+    assert guides.load("someone/dino-tiny").dim == 32
+    assert wanted == [("someone/dino-tiny", ["*.json", weights])]
 
 
 def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
