@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovsslib.clip.backbone import Tap, TrunkOutput
+from ovsslib.clip.backbone import TrunkOutput
 from ovsslib.clip.memory import memory_errors
 from ovsslib.errors import RecipeError
 from ovsslib.segmenter.last_block import cosine_logits
@@ -217,13 +217,9 @@ class EncodedPicture:
             return tokens.map(), grid
         return torch.cat([one.maps[0][: one.count] for one in self._features]), self.grid
 
-    def bytes_kept(self) -> int:
-        """Bytes of all tensors that are kept, each counted once."""
-        found: dict[int, int] = {}
-        _count_bytes(
-            [self._logits, self._features, self._trunks, self._kept_of_trunk, self.picture], found
-        )
-        return sum(found.values())
+    def kept(self) -> list[Any]:
+        """All that holds tensors, for those who count bytes."""
+        return [self._logits, self._features, self._trunks, self._kept_of_trunk, self.picture]
 
     # -- per window -----------------------------------------------------------------------------------------
 
@@ -405,21 +401,6 @@ def window_pixels(segmenter: "Segmenter", grid: WindowGrid, pixels: Tensor) -> T
     return crops
 
 
-def _count_bytes(value: Any, found: dict[int, int]) -> None:
-    """Bytes of the tensors inside lists, mappings and data classes, by the address of their storage."""
-    if isinstance(value, Tensor):
-        storage = value.untyped_storage()
-        found[storage.data_ptr()] = storage.nbytes()
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _count_bytes(item, found)
-    elif isinstance(value, dict):
-        _count_bytes(list(value.values()), found)
-    elif isinstance(value, _WITH_TENSORS):
-        _count_bytes(list(vars(value).values()), found)
-
-
-_WITH_TENSORS = (TrunkOutput, Tap, WindowContext, WindowFeatures, PictureInput)
 # hooks whose stages may look at the windows' pixels and trunk results for every list of words
 _READ_THE_WINDOW = ("on_window_text", "on_similarity", "on_picture_text", "on_all_windows")
 PADDING_REGION = 10000

@@ -172,7 +172,7 @@ def _finish_by_strips(
 
     def logits_of(rows: slice) -> Tensor:
         logits = stitched.rows(rows.start, rows.stop)[: len(text)]
-        return settings.offset(logits, text.query_class, vocabulary.background)
+        return settings.offset(logits, text.query_class, background)
 
     for rows in pieces:
         logits, scores = logits_of(rows), None

@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ovsslib.clip.backbone import Tap, TrunkOutput
 from ovsslib.clip.memory import memory_errors
 from ovsslib.errors import RecipeError
 from ovsslib.images.segmentation import Segmentation
 from ovsslib.segmenter import notices
-from ovsslib.segmenter.encoding import EncodedPicture, PictureInput, encode_pictures
+from ovsslib.segmenter.encoding import EncodedPicture, PictureInput, WindowFeatures, encode_pictures
 from ovsslib.stages.attention import AttentionSettings
+from ovsslib.stages.contexts import WindowContext
 from ovsslib.stages.windows import Stitched, WindowGrid
 
 if TYPE_CHECKING:
@@ -50,7 +52,9 @@ class OpenedPicture:
     @property
     def bytes_kept(self) -> int:
         """Memory that the encoded picture holds, without the picture itself and maps of attention."""
-        return self._encoded.bytes_kept()
+        found: dict[int, int] = {}
+        _count_bytes(self._encoded.kept(), found)
+        return sum(found.values())
 
     def __repr__(self) -> str:
         height, width = self.size
@@ -215,3 +219,20 @@ def attention_of_patch(
     row = weights[:, 1 + patch[0] * grid[1] + patch[1], 1:].float()
     row = row.mean(dim=0) if head is None else row[head]
     return row.reshape(grid).cpu().numpy()
+
+
+_WITH_TENSORS = (TrunkOutput, Tap, WindowContext, WindowFeatures, PictureInput)
+
+
+def _count_bytes(value: Any, found: dict[int, int]) -> None:
+    """Bytes of the tensors inside lists, mappings and data classes, by the address of their storage."""
+    if isinstance(value, Tensor):
+        storage = value.untyped_storage()
+        found[storage.data_ptr()] = storage.nbytes()
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _count_bytes(item, found)
+    elif isinstance(value, dict):
+        _count_bytes(list(value.values()), found)
+    elif isinstance(value, _WITH_TENSORS):
+        _count_bytes(list(vars(value).values()), found)
