@@ -120,7 +120,7 @@ def test_features_of_the_picture(tiny_backbone, image):
 
 
 def test_similarity_is_the_logit_of_the_word(tiny_backbone, image):
-    segmenter, opened = opened_with("sclip", tiny_backbone, image)
+    _, opened = opened_with("sclip", tiny_backbone, image)
     one = opened.similarity("dog")
     assert one.shape == image.shape[:2] and one.dtype == np.float32 and np.abs(one).max() <= 1
     other = opened.similarity("cat")
