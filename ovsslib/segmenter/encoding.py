@@ -16,7 +16,7 @@ from torch import Tensor
 from ovsslib.clip.backbone import TrunkOutput
 from ovsslib.clip.memory import memory_errors
 from ovsslib.errors import RecipeError
-from ovsslib.segmenter.kept import PictureInput, WindowFeatures, count_bytes
+from ovsslib.segmenter.kept import PictureInput, WindowFeatures
 from ovsslib.segmenter.last_block import cosine_logits
 from ovsslib.stages.contexts import (
     AllWindowsContext,
@@ -195,13 +195,9 @@ class EncodedPicture:
             return tokens.map(), grid
         return torch.cat([one.maps[0][: one.count] for one in self._features]), self.grid
 
-    def bytes_kept(self) -> int:
-        """Bytes of all tensors that are kept, each counted once."""
-        found: dict[int, int] = {}
-        count_bytes(
-            [self._logits, self._features, self._trunks, self._kept_of_trunk, self.picture], found
-        )
-        return sum(found.values())
+    def kept(self) -> list[Any]:
+        """All that holds tensors, for those who count bytes."""
+        return [self._logits, self._features, self._trunks, self._kept_of_trunk, self.picture]
 
     # -- per window -----------------------------------------------------------------------------------------
 
@@ -381,8 +377,6 @@ def window_pixels(segmenter: "Segmenter", grid: WindowGrid, pixels: Tensor) -> T
     for settings in segmenter.recipe.stages_with("on_crops"):
         crops = settings.on_crops(crops, WindowsContext(segmenter.backbone, grid))
     return crops
-
-
 
 
 # hooks whose stages may look at the windows' pixels and trunk results for every list of words

@@ -12,6 +12,7 @@ from ovsslib.errors import RecipeError
 from ovsslib.images.segmentation import Segmentation
 from ovsslib.segmenter import notices
 from ovsslib.segmenter.encoding import EncodedPicture, PictureInput, encode_pictures
+from ovsslib.segmenter.kept import count_bytes
 from ovsslib.stages.attention import AttentionSettings
 from ovsslib.stages.windows import Stitched, WindowGrid
 
@@ -50,7 +51,9 @@ class OpenedPicture:
     @property
     def bytes_kept(self) -> int:
         """Memory that the encoded picture holds, without the picture itself and maps of attention."""
-        return self._encoded.bytes_kept()
+        found: dict[int, int] = {}
+        count_bytes(self._encoded.kept(), found)
+        return sum(found.values())
 
     def __repr__(self) -> str:
         height, width = self.size
@@ -215,3 +218,5 @@ def attention_of_patch(
     row = weights[:, 1 + patch[0] * grid[1] + patch[1], 1:].float()
     row = row.mean(dim=0) if head is None else row[head]
     return row.reshape(grid).cpu().numpy()
+
+
