@@ -339,7 +339,8 @@ class Segmenter:
 
     def prepare(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 -> (3, h, w) normalised pixels at the recipe's size, on the device."""
-        pixels = normalise(self.windows.resized(image), *self.backbone.normalisation).to(self.backbone.device)
+        resized = self.windows.resized(image)
+        pixels = normalise(resized, *self.backbone.normalisation).to(self.backbone.device)
         size = self.windows.stretched(*pixels.shape[-2:])
         if size != tuple(pixels.shape[-2:]):
             pixels = F.interpolate(pixels[None], size=size, mode="bilinear")[0]
