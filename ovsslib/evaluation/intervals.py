@@ -35,7 +35,7 @@ VERSION = 2
 _BLOCK = 250
 _EDGE = 1e-6  # a metric of exactly 0 or 1 has no logit
 # Chosen by simulation on the shipped counts (study/coverage.py), as are the fewest images.
-BIAS_SHARE = 0.5
+BIAS_SHARE = 0.2
 MINIMUM_IMAGES = {"miou": 60, "mean_accuracy": 60, "per_class_iou": 25}
 MINIMUM_OTHER = 40
 MINIMUM_PAIRED = 20
@@ -158,7 +158,7 @@ def jackknife(counts: np.ndarray, metric: str, level: float, share: float = 1.0)
 
     With L the logit of the metric of all N images and L_i that without image i, the bias is
     (N - 1) (mean L_i - L), the squared standard error (N - 1) / N * sum (L_i - mean L_i)^2, and the
-    interval L - bias -+ t * sqrt(share^2 error^2 + bias^2 / 2), t with N - 1 degrees of freedom: half of
+    interval L - bias -+ t * sqrt(share^2 error^2 + bias^2 / 5), t with N - 1 degrees of freedom: a fifth of
     the squared bias stands for not knowing the bias itself. For a class, N is the number of images in
     which it is labelled or predicted; the others tell nothing about it.
 
