@@ -15,6 +15,7 @@ import numpy as np
 from ovsslib import paths
 from ovsslib.book.chapter import chapter
 from ovsslib.clip.loading import EMBEDDED
+from ovsslib.evaluation.intervals import written
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.results import Results
 from ovsslib.study.comparisons import select
@@ -39,7 +40,7 @@ def accuracy_table(results: Results, kinds: tuple[str, ...]) -> str:
         values = (
             iou[stuff].mean(), iou[~stuff].mean(), report.per_class["person"], report.pixel_accuracy
         )  # fmt: skip
-        miou = f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
+        miou = written(interval.value, interval.low, interval.high, ".1f")
         rows.append([title, miou, *(f"{value:.1f}" for value in values)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -53,6 +54,7 @@ def main() -> int:
     results = book.measure(RECIPES)
     validity = proxy_validity(profile, select(1))
     tau = validity.rankings[0].tau()
+    test = validity.rankings[0].test()
     best, words = validity.rankings[0], book.dataset.vocabulary
     about = f"Scenes, validation, {results.images} pictures, all {len(words)} classes as words"
     order = f"{best.comparison.name}, {len(best.names)} methods"
@@ -61,7 +63,8 @@ def main() -> int:
 
 {accuracy_table(results, words.kinds)}
 
-Kendall's tau with the published order ({order}): {tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}].
+Kendall's tau with the published order ({order}): {tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}] (interval over pictures),
+exact two-sided p over the methods {test.p:.2f}.
 {END}"""
     card = paths.data(f"models/{name}/card.md")
     before, mark, rest = card.read_text(encoding="utf-8").partition(BEGIN)

@@ -131,9 +131,10 @@ class Report:
     def interval(
         self, metric: str = "miou", level: float = 0.95, resamples: int = intervals.RESAMPLES
     ) -> Interval:
-        """Bootstrap interval over images in percent; "per_class" gives arrays (C,).
+        """Interval over images in percent; "per_class" gives arrays (C,). NaN ends: too few images.
 
-        Raises DataError for an unknown metric, or if no image was counted.
+        `resamples` are the draws for "per_image_miou", a mean; the others are jackknife intervals
+        (`intervals`). Raises DataError for an unknown metric, or if no image was counted.
         """
         key = (metric, level, resamples)
         if key not in self._intervals:
@@ -149,8 +150,8 @@ class Report:
             values = metrics.image_miou(self.counts)
             return _mean_interval(values, None, level, resamples).percent()
         counts, name, index = self.counts_for(metric)
-        found = intervals.interval(counts, level, name, resamples).percent()
-        return found if index is None else _one(found, index)
+        found = intervals.interval(counts, level, name).percent()
+        return found if index is None else found.of_class(index)
 
     def difference(
         self,
@@ -176,7 +177,7 @@ class Report:
         found = intervals.paired_difference(
             first[mine], second[theirs], level, name, resamples
         ).percent()
-        return found if index is None else _one(found, index)
+        return found if index is None else found.of_class(index)
 
     def counts_for(self, metric: str) -> tuple[np.ndarray, str, int | None]:
         """What a metric is made of: per-image counts, its name in `intervals.METRICS`, and the class if it is one.
@@ -184,7 +185,9 @@ class Report:
         Raises DataError for an unknown metric or class, and for "per_image_miou", which is not made of sums.
         """
         if metric == "per_image_miou":
-            raise DataError("per_image_miou is a mean over images, not made of summed counts; choose another")
+            raise DataError(
+                "per_image_miou is a mean over images, not made of summed counts; choose another"
+            )
         if metric.startswith(CLASS_PREFIX):
             return self.counts, "per_class_iou", self._class_index(metric)
         if metric in ("per_class", "per_class_iou"):
@@ -228,6 +231,7 @@ class Report:
                 "stages": self.recipe.resolved(),
             },
             "metrics": scores,
+            "intervals": intervals.VERSION,
             "per_class": per_class,
             "seconds_per_image": _plain(self.seconds_per_image),
             "notes": list(self.notes),
@@ -252,7 +256,10 @@ class Report:
         for name, title in METRICS.items():
             if self.images:
                 found = self.interval(name)
-                text = f"{found.value:.2f} % [{found.low:.2f}, {found.high:.2f}]"
+                text = (
+                    intervals.written(found.value, found.low, found.high, unit=" %")
+                    or "nothing measured"
+                )
             else:
                 text = "nothing measured"
             rows.append(f"<tr><td>{title}</td><td>{text}</td></tr>")
@@ -263,11 +270,6 @@ class Report:
             f"<table><caption>{html.escape(head)}; 95 % intervals over images</caption>"
             f"{''.join(rows)}</table>{foot}"
         )
-
-
-def _one(found: Interval, index: int) -> Interval:
-    low, value, high = (float(x[index]) for x in (found.low, found.value, found.high))
-    return Interval(value, low, high, found.level, found.resamples)
 
 
 def _mean_interval(
@@ -293,7 +295,8 @@ def _mean_interval(
         value -= float(np.nanmean(second)) if not np.isnan(second).all() else float("nan")
     drawn = drawn[~np.isnan(drawn)]
     tail = (1 - level) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail]) if drawn.size else (np.nan, np.nan)
+    enough = drawn.size and len(first) >= intervals.MINIMUM_PAIRED
+    low, high = np.quantile(drawn, [tail, 1 - tail]) if enough else (np.nan, np.nan)
     return Interval(value, float(low), float(high), level, resamples)
 
 

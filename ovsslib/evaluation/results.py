@@ -96,14 +96,15 @@ class Results:
         for row in self.numbers(names, baseline, paired).to_dict("records"):
             title = title_of(row["metric"])
             cells = rows.setdefault(row["recipe"], {})
-            cells[title] = f"{row['value']:.2f} % [{row['low']:.2f}, {row['high']:.2f}]"
+            cells[title] = intervals.written(row["value"], row["low"], row["high"], unit=" %")
             if baseline is None:
                 continue
             prefix = "" if len(names) == 1 else f"{title}: "
             known = not pd.isna(row.get("difference"))
             text = f"{row['difference']:+.2f} points" if known else ""
             if known and paired:
-                text += f" [{row['difference_low']:+.2f}, {row['difference_high']:+.2f}]"
+                ends = row["difference_low"], row["difference_high"]
+                text = intervals.written(row["difference"], *ends, "+.2f", " points")
             cells[f"{prefix}against {baseline}"] = text
             if paired:
                 cells[f"{prefix}verdict"] = row["verdict"] if known else ""
@@ -122,7 +123,7 @@ class Results:
         report = next(iter(self.reports.values()))
         made = report.provenance
         return (
-            f"{report.model} on {report.dataset}, {self.images} images, 95 % bootstrap intervals over images; "
+            f"{report.model} on {report.dataset}, {self.images} images, 95 % intervals over images; "
             f"commit {made.get('commit') or 'unknown'}, {made.get('machine', 'unknown machine')}"
         )
 

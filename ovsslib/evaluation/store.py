@@ -16,6 +16,7 @@ import pandas as pd
 
 from ovsslib import paths
 from ovsslib.errors import DataError
+from ovsslib.evaluation import intervals
 from ovsslib.evaluation.keys import key_of
 from ovsslib.evaluation.records import Record, RecordsFile, record_of, write_records
 from ovsslib.evaluation.report import CLASS_PREFIX, Report
@@ -105,7 +106,7 @@ class ResultsStore:
         for record in self.records():
             if wanted is None or record.key in wanted:
                 content = record.content()
-                rows.extend(_rows(content) if content is not None else ())
+                rows.extend(_rows(_with_intervals(record, content)) if content is not None else ())
         frame = pd.DataFrame(rows, columns=list(COLUMNS))
         order = ["dataset", "model", "recipe", "changes", "limit", "key"]
         return frame.sort_values(order, kind="stable", ignore_index=True)
@@ -145,6 +146,23 @@ class ResultsStore:
             )
             return None
         return Record(key, text, path.with_suffix(".npz").read_bytes, str(path))
+
+
+def _with_intervals(record: Record, content: dict[str, Any]) -> dict[str, Any]:
+    """The content with intervals as they are made now: those of an older version are made anew from
+    the counts, which say all that is known."""
+    if content.get("intervals") == intervals.VERSION:
+        return content
+    report = record.report()
+    if report is None:
+        return content | {"metrics": _without_ends(content["metrics"]),
+                          "per_class": _without_ends(content["per_class"])}  # fmt: skip
+    fresh = report.record()
+    return content | {name: fresh[name] for name in ("metrics", "per_class", "intervals")}
+
+
+def _without_ends(scores: Mapping[str, list]) -> dict[str, list]:
+    return {name: [three[0], None, None] for name, three in scores.items()}
 
 
 def _rows(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -23,6 +23,7 @@ import pandas as pd
 
 from ovsslib import paths
 from ovsslib.errors import DataError, OvssError
+from ovsslib.evaluation.intervals import TOO_FEW
 from ovsslib.recipe import Recipe, parse_changes
 from ovsslib.study.credibility import load_credibility, read_table
 
@@ -373,11 +374,13 @@ def _index(results: pd.DataFrame) -> dict[tuple[str, ...], dict]:
 def _compare(row: Mapping, found: Mapping) -> tuple[str, str]:
     printed = row["text"].split("\N{EN DASH}")[0]
     half = 0.5 * 10.0 ** -len(printed.partition(".")[2])
+    # Without an interval (too few images) the value itself must meet the claim.
     low = found["value"] if pd.isna(found["low"]) else found["low"]
     high = found["value"] if pd.isna(found["high"]) else found["high"]
     top = row["value"] if math.isnan(row["value_high"]) else row["value_high"]
     agrees = row["value"] - half <= high and low <= top + half
-    measured = f"{found['value']:.2f} (95% interval {low:.2f} to {high:.2f})"
+    sure = f"95% interval {low:.2f} to {high:.2f}" if not pd.isna(found["low"]) else TOO_FEW
+    measured = f"{found['value']:.2f} ({sure})"
     return (AGREES if agrees else DIFFERS), f"claimed {row['text']}, measured {measured}"
 
 

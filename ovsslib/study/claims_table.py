@@ -87,7 +87,9 @@ def gains(results: Results, claims: Mapping[str, str]) -> pd.DataFrame:
         report, metric = results[found.recipe], _GAINS[found.metric]
         if metric.removeprefix(CLASS_PREFIX) in {metric, *report.names}:
             step = report.difference(results[found.versus], metric)
-            rows[title][measured] = f"{step.value:+.2f} points [{step.low:+.2f}, {step.high:+.2f}]"
+            rows[title][measured] = intervals.written(
+                step.value, step.low, step.high, "+.2f", " points"
+            )
             rows[title]["verdict"] = intervals.verdict(step, metric)
     frame = pd.DataFrame.from_dict(rows, orient="index").fillna("")
     last = [name for name in (measured, "verdict") if name in frame]

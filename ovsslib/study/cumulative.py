@@ -112,12 +112,10 @@ def steps_table(
         ]
     rows = made.to_dict("records")
     columns[f"measured: {title}"] = [
-        f"{row['value']:.2f} % [{row['low']:.2f}, {row['high']:.2f}]" for row in rows
+        intervals.written(row["value"], row["low"], row["high"], unit=" %") for row in rows
     ]
     columns["measured step"] = [
-        ""
-        if np.isnan(row["step"])
-        else f"{row['step']:+.2f} points [{row['step_low']:+.2f}, {row['step_high']:+.2f}]"
+        intervals.written(row["step"], row["step_low"], row["step_high"], "+.2f", " points")
         for row in rows
     ]
     columns["verdict"] = list(made["verdict"])
@@ -145,8 +143,6 @@ def as_text(
     for title, name in numbers.items():
         ends = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
         rows = zip(frame[name], frame[ends[0]], frame[ends[1]], strict=True)
-        out[title] = [
-            "" if np.isnan(a) else f"{a:{sign}.2f} [{b:{sign}.2f}, {c:{sign}.2f}]" for a, b, c in rows
-        ]
+        out[title] = [intervals.written(*row, f"{sign}.2f") for row in rows]
     out["verdict"] = list(frame[verdict])
     return out.set_index(list(keys))

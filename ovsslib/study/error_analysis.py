@@ -1,7 +1,7 @@
 """Where the accuracy goes: what the grid of patches allows, what the words cost, and which errors
 are left.
 
-All numbers are percent (or percentage points) with 95% bootstrap intervals over images. Every
+All numbers are percent (or percentage points) with 95% intervals over images. Every
 function gives tidy tables; the counts behind them are kept in the objects.
 """
 

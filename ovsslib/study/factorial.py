@@ -59,6 +59,7 @@ class Factorial:
         switches: names of the k switches.
         values: (2^k,) the metric of each configuration in percent.
         draws: (2^k, R) the same over R common draws of the images.
+        levels: the interval of each configuration in percent.
         metric, images: which metric, of how many images.
         results: the reports, by configuration name; None if made from bare counts.
     """
@@ -66,6 +67,7 @@ class Factorial:
     switches: tuple[str, ...]
     values: np.ndarray
     draws: np.ndarray
+    levels: tuple[intervals.Interval, ...]
     metric: str
     images: int
     results: Results | None = None
@@ -90,12 +92,12 @@ class Factorial:
         for n in range(len(self.values)):
             contrast = np.zeros(len(self.values))
             contrast[n] = 1
-            level = self._interval(contrast)
+            level = self.levels[n]
             contrast[0] -= 1
             rows.append(
                 {"configuration": self.name(n)}
                 | {name: bool(n >> i & 1) for i, name in enumerate(self.switches)}
-                | {"value": level[0], "low": level[1], "high": level[2]}
+                | {"value": level.value, "low": level.low, "high": level.high}
                 | self._row("gain", contrast)
             )
         frame = pd.DataFrame(rows)
@@ -208,6 +210,8 @@ class Factorial:
     def _interval(self, contrast: np.ndarray) -> tuple[float, float, float]:
         """Value, low and high of a linear combination of the configurations' scores."""
         low, high = np.quantile(contrast @ self.draws, [0.025, 0.975])
+        if self.images < intervals.MINIMUM_PAIRED:
+            low = high = math.nan
         return float(contrast @ self.values), float(low), float(high)
 
     def _row(self, name: str, contrast: np.ndarray, verdict: str = "verdict") -> dict[str, Any]:
@@ -331,7 +335,11 @@ def from_counts(
         draws = draws[:, ~np.isnan(draws).any(axis=0)]
         if not draws.shape[1]:
             raise DataError(f"class {class_index} occurs in no image, so it has no effects")
-    return Factorial(switches, 100 * values, 100 * draws, metric, len(counts[0]))
+    levels = [intervals.interval(one, metric=metric).percent() for one in counts]
+    if metric == "per_class_iou":
+        levels = [one.of_class(class_index) for one in levels]
+    scores = 100 * values, 100 * draws, tuple(levels)
+    return Factorial(switches, *scores, metric, len(counts[0]))
 
 
 def configurations(

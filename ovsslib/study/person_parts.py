@@ -90,7 +90,10 @@ def part_recall(predictions: Mapping[str, Predictions], word: str = "person") ->
                 base = first[:, :, place : place + 1]
                 gain = intervals.paired_difference(mine, base, metric="mean_accuracy").percent()
                 row |= {"difference": gain.value, "difference_low": gain.low}
-                row |= {"difference_high": gain.high, "verdict": intervals.verdict(gain, "mean_accuracy")}
+                row |= {
+                    "difference_high": gain.high,
+                    "verdict": intervals.verdict(gain, "mean_accuracy"),
+                }
             rows.append(row | {"images": len(shown)})
     return pd.DataFrame(rows)
 
@@ -100,10 +103,11 @@ def part_table(recall: pd.DataFrame) -> pd.DataFrame:
     cells: dict[str, dict[str, str]] = {}
     for row in recall.to_dict("records"):
         name, part = row["recipe"], row["part"]
-        text = f"{row['value']:.1f} % [{row['low']:.1f}, {row['high']:.1f}]"
+        text = intervals.written(row["value"], row["low"], row["high"], ".1f", " %")
         cells.setdefault(name, {})[part] = text
         if row["verdict"]:
-            gain = f"{row['difference']:+.1f} [{row['difference_low']:+.1f}, {row['difference_high']:+.1f}]"
+            ends = row["difference_low"], row["difference_high"]
+            gain = intervals.written(row["difference"], *ends, "+.1f")
             told = cells.setdefault(f"{name}, against the first row (points)", {})
             told[part] = f"{gain}: {row['verdict']}"
     frame = pd.DataFrame.from_dict(cells, orient="index")

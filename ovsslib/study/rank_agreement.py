@@ -3,8 +3,12 @@ validity.
 
 For every published comparison that can be measured here as well (methods, sums of attention, the
 feed-forward network, middle layers, stride, PAMR), Kendall's tau-b between the published numbers
-and the measured ones, with an interval over images, and the pairs that disagree by name. Published
-numbers come from the claims by their id.
+and the measured ones, and the pairs that disagree by name. Two questions are kept apart. The
+*interval* draws the images again: would other images of this world give the same tau? The *p-value*
+takes the entries as they are: how often would a random order of so few agree with the published one
+as much, or disagree as much? A tau whose interval leaves out zero may have a large p-value, and
+plain CLIP, last everywhere, lifts both; so the test is also made without it. Published numbers come
+from the claims by their id.
 
 Kendall, The treatment of ties in ranking problems, Biometrika 33 (1945).
 """
@@ -67,6 +71,56 @@ def tau_b(published: np.ndarray, measured: np.ndarray) -> np.ndarray:
         return (ours * theirs).sum(axis=0) / untied
 
 
+PLAIN_CLIP = "CLIP"
+_ALL_ORDERS = 8  # up to so many entries every order is tried: 8! = 40,320
+_RANDOM_ORDERS = 100_000
+
+
+@dataclass(frozen=True)
+class RankTest:
+    """Kendall's tau-b of n entries with the two-sided p-value of no agreement; NaN: all are equal.
+
+    `p` is exact: the share of all orders of the entries whose tau lies as far from zero. With ties
+    and more than 8 entries it comes from 100,000 random orders of fixed seed.
+    """
+
+    tau: float
+    p: float
+    entries: int
+
+    def __str__(self) -> str:
+        if math.isnan(self.p):
+            return "none"
+        return f"{self.tau:+.2f}, p = {self.p:.2g}, {self.entries} entries"
+
+
+def rank_test(published: np.ndarray, measured: np.ndarray) -> RankTest:
+    """Kendall's tau-b of two lists (n,) with its two-sided p-value over all orders of one of them.
+
+    Raises DataError for lists of different lengths.
+    """
+    published, measured = np.asarray(published, float), np.asarray(measured, float)
+    count = len(published)
+    if len(measured) != count:
+        raise DataError(f"{count} published and {len(measured)} measured numbers; give pairs")
+    if count < 2 or np.ptp(published) == 0 or np.ptp(measured) == 0:
+        return RankTest(math.nan, math.nan, count)
+    if len(set(published)) == len(set(measured)) == count:
+        found = kendalltau(published, measured, method="exact")
+        return RankTest(float(found.statistic), float(found.pvalue), count)
+    value = float(tau_b(published, measured))
+    if count <= _ALL_ORDERS:
+        orders = np.array(list(itertools.permutations(range(count))))
+    else:
+        random = np.random.default_rng(0)
+        orders = np.argsort(random.random((_RANDOM_ORDERS, count)), axis=1)
+    others = tau_b(published, measured[orders].T)
+    extreme = int((np.abs(others) >= abs(value) - 1e-12).sum())
+    if count <= _ALL_ORDERS:
+        return RankTest(value, extreme / len(orders), count)
+    return RankTest(value, (extreme + 1) / (len(orders) + 1), count)
+
+
 @dataclass(frozen=True, eq=False)
 class Ranking:
     """Published and measured numbers of one comparison.
@@ -75,6 +129,7 @@ class Ranking:
         comparison: what is compared.
         published: (n,) percent. datasets: where each was published.
         measured: (n,) percent. draws: (n, R) the same over common draws of images.
+        levels: interval of each, in percent. images: how many were measured.
     """
 
     comparison: Comparison
@@ -82,6 +137,8 @@ class Ranking:
     datasets: tuple[str, ...]
     measured: np.ndarray
     draws: np.ndarray
+    levels: tuple[intervals.Interval, ...]
+    images: int
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,18 +154,40 @@ class Ranking:
 
     def tau(self) -> intervals.Interval:
         """Kendall's tau-b with its 95% interval over images; NaN if all measured (or published) are
-        equal."""
+        equal, and NaN ends with too few images.
+
+        The interval asks whether other images would give this tau, not whether so few entries show
+        an agreement: see :meth:`test`.
+        """
         value = kendalltau(self.published, self.measured).statistic
         drawn = tau_b(self.published, self.draws)
         known = drawn[~np.isnan(drawn)]
-        low, high = np.quantile(known, [0.025, 0.975]) if known.size else (math.nan, math.nan)
+        low, high = (
+            np.quantile(known, [0.025, 0.975])
+            if known.size and self._enough
+            else (math.nan, math.nan)
+        )
         return intervals.Interval(float(value), float(low), float(high), 0.95, len(drawn))
+
+    def test(self, without: Sequence[str] = ()) -> RankTest:
+        """Tau and its exact p-value over the entries, some of them left out by name.
+
+        Raises DataError for a name that is not an entry.
+        """
+        unknown = [name for name in without if name not in self.names]
+        if unknown:
+            raise DataError(f"no entries {unknown}; there are {', '.join(self.names)}")
+        kept = [place for place, name in enumerate(self.names) if name not in without]
+        return rank_test(self.published[kept], self.measured[kept])
+
+    @property
+    def _enough(self) -> bool:
+        return self.images >= intervals.MINIMUM_PAIRED
 
     def table(self) -> pd.DataFrame:
         """One row per entry: comparison, name, claim, published_on, published, measured, low, high
         (percent),
         published_rank, measured_rank (1 is best; equals share the mean rank)."""
-        low, high = np.quantile(self.draws, [0.025, 0.975], axis=1)
         frame = pd.DataFrame(
             {
                 "comparison": self.comparison.name,
@@ -117,8 +196,8 @@ class Ranking:
                 "published_on": self.datasets,
                 "published": self.published,
                 "measured": self.measured,
-                "low": low,
-                "high": high,
+                "low": [one.low for one in self.levels],
+                "high": [one.high for one in self.levels],
             }
         )
         for side in ("published", "measured"):
@@ -167,13 +246,16 @@ class ProxyValidity:
         raise DataError(f"no comparison {name!r}; there are {known}")
 
     def summary(self) -> pd.DataFrame:
-        """One row per comparison: comparison, entries, tau, low, high, pairs, agree, disagree, tie,
-        disagree_clear (disagreeing pairs whose measured difference is clear of zero), note."""
+        """One row per comparison: comparison, entries, tau, low, high (the interval over images), p
+        (exact, over the entries), tau_without_clip, p_without_clip (the same without plain CLIP; NaN
+        where it is not among them), pairs, agree, disagree, tie, disagree_clear (disagreeing pairs
+        whose measured difference is clear of zero), note."""
         rows = []
         for ranking in self.rankings:
             tau, pairs = ranking.tau(), ranking.pairs()
             counts = pairs["order"].value_counts()
             against = pairs[pairs["order"] == DISAGREE]
+            alone = _without_clip(ranking)
             rows.append(
                 {
                     "comparison": ranking.comparison.name,
@@ -181,6 +263,9 @@ class ProxyValidity:
                     "tau": tau.value,
                     "low": tau.low,
                     "high": tau.high,
+                    "p": ranking.test().p,
+                    "tau_without_clip": math.nan if alone is None else alone.tau,
+                    "p_without_clip": math.nan if alone is None else alone.p,
                     "pairs": len(pairs),
                 }
                 | {order: int(counts.get(order, 0)) for order in (AGREE, DISAGREE, TIE)}
@@ -198,7 +283,8 @@ class ProxyValidity:
 
     def orders(self) -> pd.DataFrame:
         """The same for people, index comparison: source, published order, measured order (numbers
-        in percent), Kendall's tau (with its interval), pairs that agree ("16 of 36"), pairs in
+        in percent), Kendall's tau (with its interval over images), exact p (over the entries),
+        without plain CLIP (tau and p of the others), pairs that agree ("16 of 36"), pairs in
         another order.
 
         The last names every pair, higher measured first, those clear of zero before the others.
@@ -211,6 +297,8 @@ class ProxyValidity:
                 "published order": _order(ranking.names, ranking.published, "g"),
                 "measured order": _order(ranking.names, ranking.measured, ".2f"),
                 "Kendall's tau": _tau_text(ranking.tau()),
+                "exact p": _p_text(ranking.test()),
+                "without plain CLIP": "" if (one := _without_clip(ranking)) is None else str(one),
                 "pairs that agree": f"{(pairs['order'] == AGREE).sum()} of {len(pairs)}",
                 "pairs in another order": _against(pairs),
             }
@@ -244,7 +332,18 @@ def _order(names: Sequence[str], values: np.ndarray, number: str) -> str:
 def _tau_text(tau: intervals.Interval) -> str:
     if math.isnan(tau.value):
         return "none: all are equal"
-    return f"{tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}]"
+    return intervals.written(tau.value, tau.low, tau.high, "+.2f")
+
+
+def _p_text(test: RankTest) -> str:
+    return "none" if math.isnan(test.p) else f"{test.p:.2g}"
+
+
+def _without_clip(ranking: Ranking) -> RankTest | None:
+    """The test without plain CLIP, None where it is not an entry or fewer than 3 others are left."""
+    if PLAIN_CLIP not in ranking.names or len(ranking.names) < 4:
+        return None
+    return ranking.test(without=(PLAIN_CLIP,))
 
 
 def _against(pairs: pd.DataFrame) -> str:
@@ -289,6 +388,8 @@ def ranking_of(
         tuple(source.dataset for source in sources),
         100 * np.array(values),
         100 * draws,
+        tuple(intervals.interval(one).percent() for one in counts),
+        len(counts[0]),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ovsslib.errors import DataError, OvssError
+from ovsslib.evaluation import intervals
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.report import CLASS_PREFIX, METRICS, Report
 from ovsslib.evaluation.results import measure
@@ -47,8 +48,7 @@ class Reproduction:
         """Claimed beside measured, numbers as text: row, data set, metric, claimed, measured, status."""
         rows = []
         for row in self.ledger.to_dict("records"):
-            known = not pd.isna(row["measured"])
-            text = f"{row['measured']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if known else ""
+            text = intervals.written(row["measured"], row["low"], row["high"])
             rows.append(
                 {
                     "row": row["row"], "data set": row["dataset"], "metric": row["metric"],

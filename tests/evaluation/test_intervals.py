@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ovsslib.errors import DataError
 from ovsslib.evaluation import intervals, metrics
@@ -28,29 +29,63 @@ def counts_of(images: int = 40, classes: int = 6, quality: float = 0.7, seed: in
     return np.stack([label - wrong, prediction, label], axis=1)
 
 
-def slow_values(counts, metric, resamples, seed):
-    """The same draws, image by image."""
-    values = []
-    for block, start in enumerate(range(0, resamples, 250)):
-        for row in draw_weights(len(counts), min(250, resamples - start), seed, block):
-            drawn = [index for index, times in enumerate(row) for _ in range(int(times))]
-            assert len(drawn) == len(counts)
-            values.append(metric(counts[drawn].sum(axis=0)))
-    return np.array(values)
+def slow_jackknife(counts, metric, share=1.0):
+    """Value less bias and the ends, image by image, on logits."""
+    images = len(counts)
+    everything = metric(counts.sum(axis=0))
+    values = [metric(np.delete(counts, i, axis=0).sum(axis=0)) for i in range(images)]
+    logit = np.log(everything / (1 - everything))
+    without = np.log(np.array(values) / (1 - np.array(values)))
+    bias = (images - 1) * (without.mean() - logit)
+    error = (images - 1) / images * ((without - without.mean()) ** 2).sum()
+    half = stats.t.ppf(0.975, images - 1) * np.sqrt(share**2 * error + bias**2 / 5)
+    return [1 / (1 + np.exp(-x)) for x in (logit - bias, logit - bias - half, logit - bias + half)]
 
 
-@pytest.mark.parametrize("metric", ["miou", "pixel_accuracy", "per_class_iou", "mean_accuracy"])
-def test_interval_equals_a_slow_bootstrap(metric):
-    counts = counts_of()
+@pytest.mark.parametrize("metric", ["miou", "pixel_accuracy", "mean_accuracy"])
+def test_interval_equals_a_slow_jackknife(metric):
+    counts = counts_of(images=80)
     function = intervals.METRICS[metric]
-    values = slow_values(counts, function, 300, seed=5)
-    ours = interval(counts, metric=metric, resamples=300, seed=5)
-    known = ~np.isnan(function(counts.sum(axis=0)))
-    low, high = np.nanquantile(values[:, known] if known.ndim else values, [0.025, 0.975], axis=0)
-    pick = known if known.ndim else ...
-    np.testing.assert_allclose(np.asarray(ours.low)[pick].squeeze(), low.squeeze(), rtol=1e-12)
-    np.testing.assert_allclose(np.asarray(ours.high)[pick].squeeze(), high.squeeze(), rtol=1e-12)
-    np.testing.assert_array_equal(ours.value, function(counts.sum(axis=0)))
+    found = interval(counts, metric=metric)
+    expected = slow_jackknife(counts, function)
+    np.testing.assert_allclose([found.corrected, found.low, found.high], expected, rtol=1e-9)
+    assert found.value == function(counts.sum(axis=0)), "the printed value is not corrected"
+    whole = interval(counts, metric=metric, population=160)
+    expected = slow_jackknife(counts, function, share=np.sqrt(0.5))
+    np.testing.assert_allclose([whole.corrected, whole.low, whole.high], expected, rtol=1e-9)
+
+
+def test_a_class_is_judged_by_the_images_that_show_it():
+    counts = counts_of(images=160)
+    counts[:50, :, 2] = 0
+    found = interval(counts, metric="per_class_iou")
+    shown = (counts[:, :, 2] > 0).any(axis=1)
+    alone = slow_jackknife(counts[shown][:, :, 2:3], lambda c: metrics.per_class_iou(c)[0])
+    assert shown.sum() >= intervals.minimum_images("per_class_iou")
+    got = [found.corrected[2], found.low[2], found.high[2]]
+    np.testing.assert_allclose(got, alone, rtol=1e-9)
+
+
+@pytest.mark.parametrize("images", [1, 3, intervals.minimum_images("miou") - 1])
+def test_too_few_images_have_a_value_and_no_interval(images):
+    counts = counts_of(images=images)
+    for metric in ("miou", "per_class_iou", "mean_accuracy"):
+        found = interval(counts, metric=metric)
+        assert np.isnan(found.low).all() or metric == "per_class_iou"
+        np.testing.assert_array_equal(found.value, intervals.METRICS[metric](counts.sum(axis=0)))
+    assert str(interval(counts)).endswith(f"({intervals.TOO_FEW})")
+    assert np.isfinite(interval(counts_of(images=intervals.minimum_images("miou"))).low)
+    if images < intervals.MINIMUM_PAIRED:
+        gain = paired_difference(counts, counts_of(images=images, seed=3), resamples=20)
+        assert np.isnan([gain.low, gain.high]).all() and verdict(gain) == "no difference shown"
+
+
+def test_numbers_are_written_with_or_without_interval():
+    assert intervals.written(64.487, 62.1, 66.8, unit=" %") == "64.49 % [62.10, 66.80]"
+    assert intervals.written(1.5, np.nan, np.nan, "+.1f", " points") == (
+        "+1.5 points (too few images for an interval)"
+    )
+    assert intervals.written(np.nan, np.nan, np.nan) == "" == intervals.written(None, None, None)
 
 
 def test_draws_are_multinomial():
@@ -65,8 +100,8 @@ def test_width_follows_theory():
     random = np.random.default_rng(3)
     right = random.integers(200, 900, 400)
     counts = np.stack([right, np.full(400, 1000), np.full(400, 1000)], axis=1)[..., None]
-    found = interval(counts, metric="pixel_accuracy", resamples=4000)
-    expected = 1.96 * (right / 1000).std() / 20
+    found = interval(counts, metric="pixel_accuracy")
+    expected = 1.966 * (right / 1000).std() / 20
     assert found.half_width == pytest.approx(expected, rel=0.06)
     assert found.low < found.value < found.high
     assert interval(counts, level=0.5, metric="pixel_accuracy").half_width < found.half_width / 2
@@ -78,71 +113,66 @@ def test_interval_holds_the_truth_as_often_as_it_says():
     for _ in range(120):
         right = random.binomial(100, random.beta(4, 2, 60))
         counts = np.stack([right, np.full(60, 100), np.full(60, 100)], axis=1)[..., None]
-        found = interval(counts, metric="pixel_accuracy", resamples=300)
+        found = interval(counts, metric="pixel_accuracy")
         held += found.low <= 4 / 6 <= found.high
     assert 0.87 <= held / 120 <= 1.0
 
 
 def test_same_seed_same_numbers():
-    counts = counts_of()
-    first, second = interval(counts, resamples=600), interval(counts, resamples=600)
-    assert (first.low, first.high) == (second.low, second.high)
-    other = interval(counts, resamples=600, seed=1)
-    assert (first.low, first.high) != (other.low, other.high)
+    first, second = counts_of(), counts_of(quality=0.6, seed=2)
+    found = [paired_difference(first, second, resamples=600, seed=seed) for seed in (0, 0, 1)]
+    assert (found[0].low, found[0].high) == (found[1].low, found[1].high)
+    assert (found[0].low, found[0].high) != (found[2].low, found[2].high)
 
 
 def test_several_metrics_in_one_pass_equal_one_at_a_time():
-    counts = counts_of()
-    both = several_intervals(counts, ("miou", "per_class_iou"), resamples=500)
-    assert both["miou"] == interval(counts, resamples=500)
-    alone = interval(counts, metric="per_class_iou", resamples=500)
+    counts = counts_of(images=70)
+    both = several_intervals(counts, ("miou", "per_class_iou"))
+    assert both["miou"] == interval(counts)
+    alone = interval(counts, metric="per_class_iou")
     np.testing.assert_array_equal(both["per_class_iou"].low, alone.low)
 
 
 def test_classes_that_never_occur_stay_unknown():
-    found = interval(counts_of(), metric="per_class_iou", resamples=300)
+    found = interval(counts_of(images=100), metric="per_class_iou")
     assert found.low.shape == (6,) and np.isnan(found.low[-1]) and np.isnan(found.value[-1])
     assert (found.low[:-1] <= found.value[:-1]).all() and (
         found.value[:-1] <= found.high[:-1]
     ).all()
 
 
-def test_a_class_in_one_image_only_has_an_interval():
+def test_a_class_in_one_image_only_has_no_interval():
     counts = counts_of()
     counts[0, :, 5] = (30, 50, 60)
-    found = interval(counts, metric="per_class_iou", resamples=400)
-    assert found.low[5] == found.high[5] == pytest.approx(30 / 80)
-
-
-def test_one_image_has_no_width():
-    found = interval(counts_of(images=1), resamples=50)
-    assert found.low == found.value == found.high
+    found = interval(counts, metric="per_class_iou")
+    assert found.value[5] == pytest.approx(30 / 80)
+    assert np.isnan([found.low[5], found.high[5]]).all()
 
 
 def test_all_ignored_is_unknown_without_warnings(recwarn):
-    found = interval(np.zeros((3, 3, 4), dtype=np.int64), resamples=50)
+    found = interval(np.zeros((60, 3, 4), dtype=np.int64))
     assert np.isnan([found.value, found.low, found.high]).all()
     assert not recwarn.list
 
 
 def test_boundary_f1_and_calibration():
     random = np.random.default_rng(0)
-    boundary = random.integers(50, 100, (30, 4))
+    boundary = random.integers(50, 100, (50, 4))
     boundary[:, [1, 3]] += 100
-    found = interval(boundary, metric="boundary_f1", resamples=300)
+    found = interval(boundary, metric="boundary_f1")
     assert found.value == metrics.boundary_f1(boundary.sum(axis=0))
     assert found.low < found.value < found.high
-    bins = random.integers(1, 100, (30, 15, 3))
+    bins = random.integers(1, 100, (50, 15, 3))
     bins[..., 2] *= 1_000_000
-    error = interval(bins, metric="calibration_error", resamples=300)
+    error = interval(bins, metric="calibration_error")
     assert error.low < error.value < error.high
 
 
 def test_paired_differences():
-    worse, better = counts_of(quality=0.7, seed=1), counts_of(quality=0.7, seed=1)
+    worse, better = (counts_of(images=100, quality=0.7, seed=1) for _ in range(2))
     better[:, 0] += (better[:, 2] - better[:, 0]) // 10
     found = paired_difference(better, worse, resamples=1000)
-    alone = interval(better, resamples=1000)
+    alone = interval(better)
     assert found.low > 0 and verdict(found) == "better"
     assert verdict(paired_difference(worse, better, resamples=1000)) == "worse"
     assert found.half_width < alone.half_width / 2, "pairing takes out the draw of images"
@@ -179,13 +209,13 @@ def test_percent_and_text():
     found = intervals.Interval(0.5, 0.4, 0.6, 0.95, 10)
     assert found.percent().high == 60 and found.percent().level == 0.95
     assert str(found) == "0.5000 [0.4000, 0.6000]"
-    assert "6 intervals" in str(interval(counts_of(), metric="per_class_iou", resamples=10))
+    assert "6 intervals" in str(interval(counts_of(), metric="per_class_iou"))
 
 
 def test_memory_stays_bounded():
     counts = counts_of(images=1500, classes=4)
     tracemalloc.start()
-    interval(counts, resamples=2000)
+    paired_difference(counts, counts, resamples=2000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 15e6 < 2000 * 1500 * 8
@@ -196,7 +226,7 @@ def test_memory_stays_bounded():
     [
         ({"metric": "iou"}, "unknown metric 'iou'"),
         ({"level": 95}, "level"),
-        ({"resamples": 0}, "resample"),
+        ({"population": 10}, "10; give more"),
         ({"metric": "boundary_f1"}, "boundary_f1 needs counts"),
     ],
 )

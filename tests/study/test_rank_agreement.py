@@ -85,6 +85,45 @@ def test_equal_measurements_are_ties():
     assert np.isnan(nothing.value) and np.isnan(nothing.low)
 
 
+def test_the_p_value_is_that_of_all_orders():
+    assert proxy.rank_test(np.arange(4), np.arange(4)).p == pytest.approx(2 / 24)
+    # 26 of 36 pairs agree: tau 0.44; without the entry that is last in both lists, 18 of 28.
+    published = np.arange(9.0)
+    measured = np.array([0.0, 4, 5, 1, 7, 2, 8, 3, 6])
+    every, others = (
+        proxy.rank_test(published, measured),
+        proxy.rank_test(published[1:], measured[1:]),
+    )
+    assert every.tau == pytest.approx(16 / 36) and every.p == pytest.approx(0.12, abs=0.005)
+    assert others.tau == pytest.approx(8 / 28) and others.p == pytest.approx(0.40, abs=0.005)
+
+
+def test_ties_are_tried_in_all_orders():
+    found = proxy.rank_test(np.array([1, 1, 2]), np.array([1, 2, 3]))
+    # The two low ones may change places: 4 of 6 orders put the high one at an end.
+    assert found.tau == pytest.approx(2 / np.sqrt(6)) and found.p == pytest.approx(4 / 6)
+    many = np.array([0.0, 0, *range(1, 9)])
+    assert proxy.rank_test(many, many).p < 1e-4
+    assert np.isnan(proxy.rank_test(many, many * 0).p)
+    with pytest.raises(DataError, match="give pairs"):
+        proxy.rank_test(many, many[1:])
+
+
+def test_plain_clip_can_be_left_out():
+    methods = select(1)[0]
+    ranking = ranking_of(
+        methods, counts_with([10 + 2 * i for i in range(len(methods.entries))]), 20
+    )
+    without = ranking.test(without=("CLIP",))
+    assert without.entries == len(methods.entries) - 1
+    row = ProxyValidity((ranking,)).summary().iloc[0]
+    assert row["tau_without_clip"] == without.tau and row["p_without_clip"] == without.p
+    assert row["p"] == ranking.test().p
+    assert np.isnan(ranking.table()["low"]).all(), "20 images are too few for an interval of mIoU"
+    with pytest.raises(DataError, match="there are CLIP"):
+        ranking.test(without=("nobody",))
+
+
 def test_tau_b_is_scipys():
     random = np.random.default_rng(6)
     for _ in range(20):
