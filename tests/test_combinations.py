@@ -73,9 +73,8 @@ def changes_of(names, loftup_file):
         changes["experts"] = {"table": FILES["table"], "count": 2}
     if "text_calibration" in names:
         changes["text_calibration"] = {"min_seeds": 2}  # there are few patches
-    if "stitched_regions" in names:
-        # windows are whole numbers of the guide's patches, and the same masks vote
-        changes["windows.pad_to"] = 16
+    if any(hasattr(stages()[name].settings, "guide_name") for name in names):
+        changes["windows.pad_to"] = 16  # windows are whole numbers of the guide's patches
     return changes
 
 

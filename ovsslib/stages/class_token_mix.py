@@ -58,7 +58,8 @@ class ClassTokenMixSettings:
             token = context.picture_class_token()[None].expand(len(logits), -1)
         else:
             token = context.class_token
-        return mix_class_token(logits, context.text, token, self.weight)
+        # rows of other stages may stand behind the words' and be gone already
+        return mix_class_token(logits, context.text[: logits.shape[1]], token, self.weight)
 
 
 def mix_class_token(logits: Tensor, text: Tensor, class_token: Tensor, weight: float) -> Tensor:
