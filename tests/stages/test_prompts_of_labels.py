@@ -174,7 +174,7 @@ def test_the_component_is_a_hint_if_asked_for():
     answers = dict.fromkeys((400, 50, 2400, 1), (np.zeros((40, 60), bool), 0.9))
     predict = Answers((40, 60), answers)
     outlined(halves(), predict, Sam2BoundariesSettings(least_area=0.1, most=2), True)
-    (_, whole), (point, hint) = predict.asked
+    point, hint = predict.asked[1]
     assert hint.shape == (256, 256) and hint[128, 85] == 4 and hint[0, 0] == -4
     assert point in [[19, 19], [20, 20], [19, 20], [20, 19]]
     outlined(halves(), predict, Sam2BoundariesSettings(least_area=0.1, hint=False), True)
