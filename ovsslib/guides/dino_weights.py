@@ -37,7 +37,7 @@ _WHOLE_NAMES = {
     "layernorm.bias": "norm.bias",
 }
 # Parts of training checkpoints that the encoder does not have.
-_NOT_THE_ENCODER = re.compile(r"^(head\.|pooler\.|classifier\.|mask_token$|last_layer)")
+_NOT_THE_ENCODER = re.compile(r"^(decoder|head\.|pooler\.|classifier\.|mask_token$|last_layer)")
 
 
 def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

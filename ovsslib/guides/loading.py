@@ -47,6 +47,8 @@ KNOWN = {
     "dinov2-vits14-reg": Known("facebook/dinov2-with-registers-small", 384, 14),
     "dinov2-vitb14-reg": Known("facebook/dinov2-with-registers-base", 768, 14),
     "dinov3-vitb16": Known("facebook/dinov3-vitb16-pretrain-lvd1689m", 768, 16),
+    "mae-vitb16": Known("facebook/vit-mae-base", 768, 16),
+    "sam-vitb": Known("facebook/sam-vit-base", 256, 1),
 }
 #: Names that :func:`load` takes beside hub names, files and folders.
 NAMES = (EMBEDDED, *KNOWN)
@@ -73,7 +75,7 @@ def load(
 
     Raises:
         ModelError: unknown name, weights missing, damaged, of another network, width or patch size, hub not reachable.
-        MissingPackageError: DINOv2 and DINOv3 need the package transformers.
+        MissingPackageError: DINOv2, DINOv3 and SAM need the package transformers.
     """
     check_device(device)  # before a download is begun
     if precision not in PRECISIONS:
@@ -99,6 +101,9 @@ def check(name: str | Path = EMBEDDED, weights: str | Path | None = None) -> Non
         config = _config(source)
         if config.get("architecture") == "dino":
             width, patch = config["width"], config["patch"]
+        elif config.get("model_type") == "sam":
+            _need_transformers(str(name), config)
+            width, patch = config.get("vision_config", {}).get("output_channels", 256), 1
         else:
             _need_transformers(str(name), config)
             width, patch = config.get("hidden_size"), config.get("patch_size")
@@ -224,10 +229,16 @@ def _open(source: Path, known: Known | None, heads: int | None) -> tuple[torch.n
     digest = check_file(file)
     if config.get("architecture") == "dino":
         return load_dino(read_state_dict(file)[0], str(file), heads or config["heads"]), digest
-    if config.get("model_type") == "vit":
+    if config.get("model_type") in ("vit", "vit_mae"):
         heads = heads or config["num_attention_heads"]
-        return load_dino(read_state_dict(file)[0], str(file), heads, **expected), digest
+        network = load_dino(read_state_dict(file)[0], str(file), heads, **expected)
+        network.rule = "size" if config["model_type"] == "vit_mae" else "offset"
+        return network, digest
     _need_transformers(str(source), config)
+    if config.get("model_type") == "sam":
+        from ovsslib.guides.sam_encoder import open_sam_encoder
+
+        return open_sam_encoder(source)
     from ovsslib.guides.transformers_networks import open_folder
 
     return open_folder(str(source)), digest
@@ -256,7 +267,7 @@ def _config(folder: Path) -> dict:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{folder / 'config.json'} is not JSON: {error}") from None
-    families = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
+    families = ("vit", "vit_mae", "dinov2", "dinov2_with_registers", "dinov3_vit", "sam")
     if config.get("architecture") != "dino" and config.get("model_type") not in families:
         raise ModelError(
             f"{folder} holds a model of type {config.get('model_type')!r}; a guide is one of {', '.join(families)}"
@@ -265,11 +276,11 @@ def _config(folder: Path) -> dict:
 
 
 def _need_transformers(name: str, config: dict) -> None:
-    if config.get("model_type") == "vit" or find_spec("transformers") is not None:
+    if config.get("model_type") in ("vit", "vit_mae") or find_spec("transformers") is not None:
         return
     raise MissingPackageError(
-        f"the guide {name!r} needs the package transformers: pip install 'ovsslib[guides]'; DINO (v1) guides and "
-        f"{EMBEDDED!r} need it not"
+        f"the guide {name!r} needs the package transformers: pip install 'ovsslib[guides]'; DINO (v1) and MAE "
+        f"guides and {EMBEDDED!r} need it not"
     )
 
 

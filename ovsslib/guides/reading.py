@@ -38,11 +38,16 @@ class GuideReading:
     def features(self, kind: str = "last") -> Tensor:
         """Features (B, D, h, w) float32 of the patches, not of unit length.
 
-        kind: "last", "penultimate", "q", "k", "v", or "q+k" (the sum of queries and keys). Raises ModelError for another.
+        kind: "last", "penultimate", "q", "k", "v", or "q+k" (the sum of queries and keys). Raises ModelError for another, and for
+        one that the guide does not have (a width of 0).
         """
         if kind not in KINDS:
             raise ModelError(f"kind {kind!r} of features: choose one of {', '.join(KINDS)}")
         tokens = self.q + self.k if kind == "q+k" else getattr(self, kind)
+        if not tokens.shape[-1]:
+            raise ModelError(
+                f"this guide (SAM's encoder) has no features of the kind {kind!r}; choose 'last', or another guide"
+            )
         return tokens[:, self.prefix :].float().transpose(1, 2).unflatten(2, self.grid)
 
     def class_attention(self) -> Tensor:
@@ -51,6 +56,8 @@ class GuideReading:
         The softmax runs over all tokens, so a map sums to less than one. Raises ModelError for guides with rotary
         positions, whose queries and keys are kept before they are turned.
         """
+        if not self.q.shape[-1] or not self.prefix:
+            raise ModelError("this guide has no class token; take a DINO or DINOv2 guide")
         if self.rotary:
             raise ModelError(
                 "this guide turns queries and keys by position (DINOv3), so they do not give its attention; "

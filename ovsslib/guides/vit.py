@@ -66,7 +66,7 @@ class _PatchEmbed(nn.Module):
 
 
 class DinoTransformer(nn.Module):
-    """The network of DINO's ViT-S/8, S/16, B/8, B/16 and of SceneDINO.
+    """The network of DINO's ViT-S/8, S/16, B/8, B/16, of MAE's encoder and of SceneDINO.
 
     width: D. depth: number of blocks. heads: of each block. patch: side of a patch in pixels. native: (rows, columns) of
     the position table. Weights are random; `load_state_dict` takes DINO's released names.
@@ -78,6 +78,7 @@ class DinoTransformer(nn.Module):
         super().__init__()
         self.width, self.depth, self.heads = width, depth, heads
         self.patch, self.native = patch, native
+        self.rule = "offset"  # of positions; "size" for MAE
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + native[0] * native[1], width))
         self.patch_embed = _PatchEmbed(width, patch)
@@ -93,7 +94,7 @@ class DinoTransformer(nn.Module):
         table = self.pos_embed[0]
         if grid == self.native:
             return table
-        return interpolate_positions(table, self.native, grid)
+        return interpolate_positions(table, self.native, grid, offset=self.rule == "offset")
 
     def embed(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Pixels (B, 3, H, W) -> tokens (B, 1 + h * w, D) that enter the first block, and the grid (h, w)."""
@@ -116,9 +117,14 @@ class DinoTransformer(nn.Module):
         return GuideReading(self.norm(x), penultimate, q, k, v, grid, self.heads)
 
 
-def interpolate_positions(table: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """DINO's rule for a position table (1 + h0 * w0, D) on another grid: (1 + h * w, D); the class row is kept."""
+def interpolate_positions(
+    table: Tensor, native: tuple[int, int], grid: tuple[int, int], offset: bool = True
+) -> Tensor:
+    """DINO's rule (`offset`), or a plain resize, for a position table (1 + h0 * w0, D) on another grid: (1 + h * w, D); the class row is kept."""
     patches = table[1:].float().reshape(1, *native, -1).permute(0, 3, 1, 2)
-    factors = ((grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1])
-    patches = F.interpolate(patches, scale_factor=factors, mode="bicubic")
+    if offset:
+        factors = ((grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1])
+        patches = F.interpolate(patches, scale_factor=factors, mode="bicubic")
+    else:
+        patches = F.interpolate(patches, size=grid, mode="bicubic")
     return torch.cat([table[:1].float(), patches[0].flatten(1).T])

@@ -91,6 +91,11 @@ class PatchPropagationSettings:
         """Cosines (B, Q, h, w) -> those of unit features resized to the guide's grid, if it is another one."""
         assert context.guide is not None
         patch = context.guide.patch_size
+        if patch < 2:
+            raise RecipeError(
+                f"patch_propagation.guide={context.guide.name!r} stretches every picture to a square of its own, so its "
+                "cells are no patches of the picture; take a DINO, DINOv2 or MAE guide"
+            )
         size = tuple(side // patch for side in context.window.shape[-2:])
         if min(size) < 1 or size == tuple(logits.shape[-2:]):
             return logits

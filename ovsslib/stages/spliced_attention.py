@@ -201,7 +201,7 @@ def spliced(context: PictureContext, kind: str, beta: float, gamma: float) -> Te
 def guide_look(pixels: Tensor, context: PictureContext) -> Look:
     """The guide's last block over pixels (3, H, W), whose sides are padded to whole patches.
 
-    Raises RecipeError for a guide that turns queries and keys by position, whose attention is not to be had.
+    Raises RecipeError for a guide that turns queries and keys by position or has none to give.
     """
     guide = context.guide
     assert guide is not None
@@ -209,9 +209,9 @@ def guide_look(pixels: Tensor, context: PictureContext) -> Look:
     h, w = height // patch, width // patch
     padded = F.pad(pixels, (0, -width % patch, 0, -height % patch))
     reading = guide_reading(guide, context.backbone, padded[None], {})
-    if reading.rotary:
+    if reading.rotary or not reading.q.shape[-1]:
         raise RecipeError(
-            f"spliced_attention.guide={guide.name!r} turns queries and keys by position, so its attention is not to be "
+            f"spliced_attention.guide={guide.name!r} does not give queries and keys as they meet, so its attention is not to be "
             "had; take a DINO or DINOv2 guide, or set spliced_attention.mixer to 'none' or 'sam'"
         )
     # only patches that the picture fills, besides the tokens that are no patches
