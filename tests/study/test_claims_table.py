@@ -16,13 +16,13 @@ def results():
     random = np.random.default_rng(1)
 
     def report(name, right):
-        label = random.integers(50, 100, (6, 2))
+        label = random.integers(50, 100, (60, 2))
         hit = (right * label).astype(np.int64)
         predicted = hit + (label - hit)[:, ::-1]
         counts = np.stack([hit, predicted, label], axis=1)
-        zeros = np.zeros((6, 4), dtype=np.int64), np.zeros((6, 15, 3), dtype=np.int64)
+        zeros = np.zeros((60, 4), dtype=np.int64), np.zeros((60, 15, 3), dtype=np.int64)
         return Report(
-            Recipe(name), "scenes", "sceneclip/embedded", ("a", "b"), counts, *zeros, np.arange(6)
+            Recipe(name), "scenes", "sceneclip/embedded", ("a", "b"), counts, *zeros, np.arange(60)
         )
 
     made = {"low": report("low", 0.4), "high": report("high", 0.8)}
@@ -75,7 +75,7 @@ def test_claimed_gains_stand_beside_the_same_two_recipes_measured():
     row = table.loc["phase 1"]
     assert row["claimed: COCO-Stuff, ViT-B/16"] == "+16.41 points (projected)"
     step = high.difference(low, "miou")
-    assert row["measured: scenes, 6 images"].startswith(f"{step.value:+.2f} points [")
+    assert row["measured: scenes, 60 images"].startswith(f"{step.value:+.2f} points [")
     assert row["verdict"] == "better" and list(table.columns)[-1] == "verdict"
 
 

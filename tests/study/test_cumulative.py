@@ -13,7 +13,7 @@ from ovsslib.study.claims import claim
 from ovsslib.study.cumulative import accumulate, as_text, steps, steps_table
 
 
-def report(right: int, images: int = 8) -> Report:
+def report(right: int, images: int = 60) -> Report:
     """Two classes of 100 pixels each, `right` of them found in each image."""
     per_class = np.array([[right, right], [100, 100], [100, 100]])
     return Report(

@@ -242,7 +242,7 @@ def test_the_oracle_speaks_present_words_only(tiny_backbone, small_dataset):
     found = analysis.oracle_words(segmenter, small_dataset)
     row = found.table().iloc[0]
     assert row["gain"] == pytest.approx(row["present_words"] - row["all_words"])
-    assert row["gain_low"] <= row["gain"] <= row["gain_high"]
+    assert np.isnan([row["gain_low"], row["gain_high"]]).all(), "too few images for an interval"
     assert "own label map" in found.present_words["sclip"].notes[0]
 
 
