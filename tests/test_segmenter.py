@@ -233,7 +233,7 @@ def test_recipes_that_share_the_trunk_get_their_own_logits(tiny_backbone, image,
     windows = {"short_side": 80, "crop": 64, "stride": 32, "positions": "sclip"}
     segmenters = [
         Segmenter(tiny_backbone, Recipe.named(name).but(windows=windows))
-        for name in ("clip", "sclip", "resclip", "gem")
+        for name in ("clip", "sclip", "resclip", "maskclip")
     ]
     pixels, text = segmenters[0].prepare(image), tiny_inputs["text"]
     together = window_logits_of(segmenters, pixels, [text, text[:3], text, text], (75, 101))
