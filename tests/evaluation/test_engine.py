@@ -166,7 +166,7 @@ class OutOfMemory:
     def __init__(self, trunk, fits):
         self.trunk, self.fits, self.sizes = trunk, fits, []
 
-    def __call__(self, pixels, *rest):
+    def __call__(self, pixels, *rest, **settings):
         self.sizes.append(len(pixels))
         if len(pixels) > self.fits:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
