@@ -170,7 +170,7 @@ class OutOfMemory:
         self.sizes.append(len(pixels))
         if len(pixels) > self.fits:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return self.trunk(pixels, *rest)
+        return self.trunk(pixels, *rest, **settings)
 
 
 def test_the_chunk_is_halved_when_memory_runs_out(dataset, monkeypatch):
