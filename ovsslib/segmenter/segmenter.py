@@ -1,7 +1,6 @@
 """The flow: a picture and words in, a label map out. One page, in the order of the arrows of the design.
 
-    picture -> windows -> views -> trunk -> last block -> features -> similarity -> stitched logits -> refine
-            -> confidence -> labels
+    picture -> windows -> views -> trunk -> last block -> features -> similarity -> stitched -> refine -> labels
 
 `Segmenter` binds a backbone and a recipe. Several segmenters of one backbone share the trunk (`window_logits_of`).
 """
