@@ -149,12 +149,12 @@ def audit(
     pretrained: Annotated[str | None, typer.Option(help="Pretrained tag, or a file.")] = None,
 ) -> None:
     """Words that the model does not know, confuses, or takes for the same; and what to write instead."""
-    from ovsslib.cli.segment import read_background, read_words
+    from ovsslib.cli.segment import read_words
     from ovsslib.segmenter import load
     from ovsslib.text.background import audit_words
 
     backbone = load("sclip", model, pretrained).backbone
-    found = audit_words(backbone, read_words(words), read_background(background))
+    found = audit_words(backbone, read_words(words), background)
     if found.unknown:
         say(
             f"never seen by {backbone.name}: {', '.join(found.unknown)}; write others, or load a real CLIP"

@@ -64,11 +64,10 @@ def segment(
     segmenter = load(recipe, model or "auto", pretrained, device=device, precision=precision)
     if set_:
         segmenter = Segmenter(segmenter.backbone, segmenter.recipe.but(parse_changes(set_)))
-    chosen = read_background(background)
     if whole_folder:
-        _folder(segmenter, image, asked, out, chosen, format_ or ["masks"], instances, workers)
+        _folder(segmenter, image, asked, out, background, format_ or ["masks"], instances, workers)
     else:
-        _picture(segmenter, image, asked, out, chosen, overlay)
+        _picture(segmenter, image, asked, out, background, overlay)
     for name, reason in segmenter.recipe.inert().items():
         say(f"{segmenter.recipe.name}: {name} cannot change the mask here: {reason}")
 
@@ -91,15 +90,6 @@ def read_words(words: str):
     if path.suffix.lower() == ".csv":
         return WordsByPicture(read_words_by_picture(path))
     return Vocabulary.from_file(path)
-
-
-def read_background(background: str | None):
-    """Background of the command line: "auto", the name of a set, or a list of words."""
-    from ovsslib.text.vocabulary import background_sets
-
-    if background is None or background == "auto" or background in background_sets():
-        return background
-    return [word.strip() for word in background.split(",")]
 
 
 def _picture(segmenter, image: Path, words, out, background, overlay) -> None:

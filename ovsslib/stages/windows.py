@@ -244,6 +244,11 @@ class Stitched:
         made.kept_of_trunk = self.kept_of_trunk
         return made
 
+    def mix(self, other: "Stitched", weight: float) -> None:
+        """Move these logits towards those of a picture of the same windows: (1 - weight) own + weight other."""
+        self._cells = torch.lerp(self._cells, other._cells, weight)
+        self._wide = None
+
     def rows(self, start: int, stop: int) -> Tensor:
         """Logits (Q, stop - start, W) of some rows of the picture, float32."""
         if self._wide is None:

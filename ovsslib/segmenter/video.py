@@ -1,0 +1,95 @@
+"""A film, frame by frame, with words that stay and logits that may be smoothed along time."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ovsslib.clip.memory import memory_errors
+from ovsslib.errors import DataError, ImageError
+from ovsslib.images.pictures import Picture, read_picture
+from ovsslib.images.segmentation import Segmentation
+from ovsslib.segmenter.encoding import PictureInput, encode_pictures
+from ovsslib.segmenter.many import find_pictures
+from ovsslib.stages.windows import Stitched
+
+if TYPE_CHECKING:
+    from ovsslib.segmenter.segmenter import Segmenter
+
+
+def read_frames(source: str | os.PathLike | Iterable[Picture]) -> Iterator[np.ndarray]:
+    """Frames (H, W, 3) uint8 of a folder of numbered pictures, a film file, or a list of pictures, one at a time.
+
+    A film is read by imageio, which needs a plugin for its format (pip install "imageio[pyav]"); an animated GIF or
+    WebP needs none. Raises DataError if it cannot be read.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        yield from (read_picture(frame) for frame in source)
+        return
+    path = Path(source)
+    if path.is_dir():
+        yield from (read_picture(frame) for frame in find_pictures(path).values())
+        return
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give a film, a folder of frames, or a list of pictures")
+    import imageio.v3 as imageio  # late: only films need it
+
+    try:
+        for frame in imageio.imiter(path):
+            frame = np.asarray(frame)
+            grey = frame.ndim == 2
+            yield np.ascontiguousarray(np.dstack([frame] * 3) if grey else frame[..., :3]).astype(np.uint8)
+    except (OSError, ValueError, ImportError) as error:
+        first = str(error).splitlines()[0]
+        raise DataError(
+            f'{path} cannot be read as a film ({first}); pip install "imageio[pyav]", or give its frames as a folder'
+        ) from error
+
+
+def segment_frames(
+    segmenter: "Segmenter",
+    source: str | os.PathLike | Iterable[Picture],
+    words: Any,
+    background: Any = None,
+    smoothing: float = 0.0,
+) -> Iterator[Segmentation]:
+    """Segment the frames of a film, in order.
+
+    Args:
+        source: as for :func:`read_frames`; all frames have one size if `smoothing` is on.
+        words, background: as for :meth:`Segmenter.__call__`.
+        smoothing: weight in [0, 1) of the past: each frame's window logits become (1 - s) times its own plus s times
+            the smoothed ones of the frame before (an exponential mean), before refinement and labels. 0 is off.
+
+    Raises DataError for a weight outside [0, 1), ImageError if the size of the frames changes under smoothing.
+    """
+    if not 0 <= smoothing < 1:
+        raise DataError(f"smoothing={smoothing}: must lie in [0, 1)")
+    text = segmenter.text(words, background)
+    return _segmented(segmenter, source, text, smoothing)
+
+
+def _segmented(segmenter: "Segmenter", source: Any, text: Any, smoothing: float) -> Iterator[Segmentation]:
+    past: Stitched | None = None
+    rows = segmenter.words(text)
+    for image in read_frames(source):
+        picture = PictureInput(segmenter.prepare(image), image)
+        encoded = encode_pictures([segmenter], picture, [rows])[0]
+        with torch.no_grad(), memory_errors():
+            now = encoded.logits(rows, tuple(image.shape[:2]))
+            if smoothing and past is not None:
+                if past.size != now.size:
+                    raise ImageError(
+                        f"a frame of {now.size[0]} x {now.size[1]} pixels follows one of {past.size[0]} x "
+                        f"{past.size[1]}: smoothing needs frames of one size"
+                    )
+                now.mix(past, smoothing)
+            past = now
+            made = segmenter.finish(now, image, picture, text, confidence=True)
+        yield Segmentation(
+            mask=made.labels, names=list(text.vocabulary.names), image=image, recipe=segmenter.recipe.name,
+            model=segmenter.backbone.name, confidence=made.confidence, margin=made.margin,
+        )  # fmt: skip
