@@ -8,7 +8,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from ovsslib.segmenter.finishing import Finished, finish, is_local
 from ovsslib.segmenter.last_block import LastBlock, cosine_logits
 from ovsslib.segmenter.many import Many
 from ovsslib.segmenter.opened import OpenedPicture
+from ovsslib.segmenter.video import segment_frames
 from ovsslib.stages.contexts import DenseTokens, ImageContext, TextContext
 from ovsslib.stages.windows import Stitched
 from ovsslib.text.auxiliary import auxiliary_texts
@@ -279,6 +280,16 @@ class Segmenter:
         Raises DataError for a folder without pictures, WordsError for words that cannot be used.
         """
         return Many(self, pictures, words, background, keep_scores, workers, skip)
+
+    def frames(
+        self,
+        film: str | os.PathLike | Iterable[Picture],
+        words: Any,
+        background: str | Sequence[str] | None = None,
+        smoothing: float = 0.0,
+    ) -> Iterator[Segmentation]:
+        """Segment a film, a folder of frames or a list of pictures in order; see :func:`segment_frames`."""
+        return segment_frames(self, film, words, background, smoothing)
 
     def text(self, words: Any, background: str | Sequence[str] | None = None) -> TextFeatures:
         """Text features of words (or a Vocabulary) as the recipe's `text` settings ask."""

@@ -1,5 +1,7 @@
 """Films: frames in order, and smoothing that calms noise."""
 
+import itertools
+
 import imageio.v3 as imageio
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ def noisy():
 
 def changes(segmenter, frames, smoothing):
     masks = [one.mask for one in segment_frames(segmenter, frames, WORDS, smoothing=smoothing)]
-    return np.mean([(a != b).mean() for a, b in zip(masks, masks[1:], strict=False)])
+    return np.mean([(a != b).mean() for a, b in itertools.pairwise(masks)])
 
 
 def test_without_smoothing_frames_are_pictures(segmenter, noisy):
