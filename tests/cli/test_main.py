@@ -19,7 +19,7 @@ from ovsslib.recipe import recipe_names
 def small_world(tmp_path, monkeypatch, tiny_backbone):
     """An own cache, and the tiny model wherever a command loads one."""
     monkeypatch.setenv("OVSSLIB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(segmenter, "load_backbone", lambda *a, **k: tiny_backbone)
+    monkeypatch.setattr(segmenter.loading, "load_backbone", lambda *a, **k: tiny_backbone)
     monkeypatch.setattr(profiles, "load_backbone", lambda *a, **k: tiny_backbone)
     monkeypatch.setattr(profiles, "_backbones", {})
 
