@@ -88,7 +88,7 @@ def evaluate(
         RecipeError, WordsError: the recipe does not go with the data set's words.
         MemoryBudgetError: not even one window at a time fits into memory.
     """
-    several = not isinstance(segmenters, Segmenter)
+    several = not hasattr(segmenters, "recipe")
     wanted = list(segmenters) if several else [segmenters]
     if on_error not in ("stop", "skip"):
         raise DataError(f"on_error={on_error!r}: choose 'stop' or 'skip'")
@@ -259,6 +259,8 @@ class _Run:
 
     def _group(self, index: int, image: np.ndarray, label: np.ndarray, jobs: list[_Measurement]):
         """Counts of one image for jobs that share a trunk."""
+        if hasattr(jobs[0].segmenter, "labelled"):  # a trained model, which has no windows to share
+            return [self._labelled(index, image, label, job) for job in jobs]
         started = time.perf_counter()
         picture = PictureInput(jobs[0].segmenter.prepare(image), image)
         leaders, leader_of = share_logits(
@@ -279,19 +281,29 @@ class _Run:
                 made = job.segmenter.finish(
                     stitched_of[leader], image, picture, job.text, confidence=True
                 )
-            labels, confidence = made.labels, made.confidence
             seconds = shared + time.perf_counter() - started
-            ignore = self.dataset.ignore_index
-            records.append(
-                ImageCounts(
-                    index,
-                    metrics.image_counts(labels, label, self.dataset.classes, ignore),
-                    metrics.boundary_counts(labels, label, ignore),
-                    metrics.calibration_counts(confidence, labels, label, ignore),
-                    seconds,
-                )
-            )
+            records.append(self._counts(index, made.labels, made.confidence, label, seconds))
         return records
+
+    def _labelled(
+        self, index: int, image: np.ndarray, label: np.ndarray, job: _Measurement
+    ) -> ImageCounts:
+        """Counts of one image for a model that labels it by itself."""
+        started = time.perf_counter()
+        labels, confidence = job.segmenter.labelled(image, job.text)
+        return self._counts(index, labels, confidence, label, time.perf_counter() - started)
+
+    def _counts(
+        self, index: int, labels: np.ndarray, confidence: np.ndarray, label: np.ndarray, seconds: float
+    ) -> ImageCounts:
+        ignore = self.dataset.ignore_index
+        return ImageCounts(
+            index,
+            metrics.image_counts(labels, label, self.dataset.classes, ignore),
+            metrics.boundary_counts(labels, label, ignore),
+            metrics.calibration_counts(confidence, labels, label, ignore),
+            seconds,
+        )
 
     def _finish(self, jobs: list[_Measurement], elapsed: float, resumed: int) -> list[Report]:
         """Reports from the counts of all processes; the first process stores them."""

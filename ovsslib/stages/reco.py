@@ -5,6 +5,7 @@ The work is done in `cosegmentation.py`; what towers see in the archive in `arch
 is trained on ReCo's labels, is another thing and is not here.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ovsslib.clip.backbone import Backbone
+from ovsslib.clip.loading import EMBEDDED as EMBEDDED_MODELS
 from ovsslib.errors import RecipeError
-from ovsslib.images.archive import open_archive
+from ovsslib.images.archive import EMBEDDED, open_archive
 from ovsslib.recipe import stage
 from ovsslib.stages.archive_features import ArchiveFeatures, rows_digest
 from ovsslib.stages.contexts import WholePictureContext
@@ -124,6 +126,12 @@ class ReCo:
         self, backbone: Backbone, rows: Tensor, context: Tensor
     ) -> tuple[Tensor, Tensor]:
         """References (Q, W) of text rows (Q, D), and (c, W) of context rows (c, D); kept in memory for the next time."""
+        if self.archive == EMBEDDED and backbone.name not in EMBEDDED_MODELS:
+            warnings.warn(
+                "ReCo's archive 'scenes' shows drawn pictures; for photographs name a folder of photographs: "
+                "reco.archive=/path",
+                stacklevel=2,
+            )
         features = _features(backbone, self.archive, self.encoder, self.imagenet_statistics)
         key = (self, rows_digest(rows, context))
         if key in features.references:

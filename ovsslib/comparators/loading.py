@@ -1,0 +1,247 @@
+"""Where comparators come from: a local folder or file, the local cache, the hub when it is named."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovsslib import (
+    _torchvision,  # noqa: F401 - must come before anything that imports torchvision
+)
+from ovsslib.clip.backbone import PRECISIONS, check_device
+from ovsslib.comparators.closed_words import DeepLab, MaskQueries
+from ovsslib.comparators.comparator import Comparator, ComparatorModel
+from ovsslib.comparators.known import Known, known
+from ovsslib.comparators.open_words import ClipSeg, GroupViT
+from ovsslib.errors import ModelError, require
+
+NETWORKS = {
+    "clipseg": ClipSeg, "groupvit": GroupViT,
+    "maskformer": MaskQueries, "mask2former": MaskQueries, "oneformer": MaskQueries,
+}  # fmt: skip
+_FILES = ["*.json", "*.txt", "*.safetensors"]
+# What a processor and a configuration are made of: part of a record's key, as other numbers come of them.
+_SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
+
+
+def load(
+    name: str,
+    pretrained: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+) -> Comparator:
+    """A trained model behind the segmenter's interface.
+
+    Args:
+        name: out of :func:`ovsslib.comparators.names`.
+        pretrained: None looks for the usual weights in the local cache and fetches nothing. A folder as
+            `save_pretrained` writes it (for "deeplabv3": `config.json` with `architecture`, `labels` and `resize`, and
+            `model.safetensors`; or torchvision's own .pth file). A hub entry with a slash
+            ("CIDAS/clipseg-rd64-refined"; "deeplabv3_resnet50/COCO_WITH_VOC_LABELS_V1") is fetched if need be.
+        device, precision: see :func:`ovsslib.load_backbone`.
+
+    Raises:
+        ModelError: an unknown or merely quoted model; weights that are missing, damaged, or another model's.
+        MissingPackageError: the package transformers is not installed.
+    """
+    about = known(name)
+    place = check_device(device)
+    if precision not in PRECISIONS:
+        raise ModelError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if about.library == "torchvision":
+        network, origin, digest, configuration = _torchvision_network(about, pretrained)
+    else:
+        network, origin, digest, configuration = _transformers_network(about, pretrained)
+    network.model = network.model.to(place, PRECISIONS[precision]).eval().requires_grad_(False)
+    model = ComparatorModel(about.name, origin, digest, configuration, precision, place)
+    return Comparator(network, about, model)
+
+
+# -- transformers ----------------------------------------------------------------------------------------------
+
+
+def _transformers_network(about: Known, pretrained: str | Path | None) -> tuple[Any, str, str, dict]:
+    transformers = require("transformers", "comparators", about.title)
+    folder, origin = _folder(about, pretrained)
+    config = _read_json(folder / "config.json")
+    found = config.get("architectures") or []
+    fitting = next((one for one in found if one in about.classes), None)
+    if fitting is None:
+        raise ModelError(
+            f"{origin} holds {' or '.join(found) or 'no named architecture'}, and {about.name!r} needs "
+            f"{' or '.join(about.classes)}; choose another folder, or the comparator that fits"
+        )
+    digest = _hash_of(sorted(folder.glob("*.safetensors")), origin)
+    try:
+        model = getattr(transformers, fitting).from_pretrained(
+            folder, local_files_only=True, use_safetensors=True
+        )
+        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # noqa: BLE001 - the library raises a dozen kinds for damaged files
+        raise ModelError(
+            f"{origin} cannot be opened ({type(error).__name__}: {str(error).splitlines()[0][:160]}); a folder needs "
+            "config.json, the processor's files and *.safetensors, as save_pretrained writes them"
+        ) from None
+    settings = {part: _read_json(folder / part) for part in _SETTINGS if (folder / part).is_file()}
+    return NETWORKS[about.name](model, processor), origin, digest, settings
+
+
+def _folder(about: Known, pretrained: str | Path | None) -> tuple[Path, str]:
+    """Folder of the weights, and how results name them."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    if pretrained is not None:
+        folder = Path(pretrained).expanduser()
+        if folder.is_dir():
+            return folder, folder.name
+        if str(pretrained).count("/") != 1 or str(pretrained)[0] in "./~":
+            raise ModelError(
+                f"pretrained={str(pretrained)!r}: there is no such folder; give one that save_pretrained wrote, or a hub "
+                f"entry such as {about.hub!r}"
+            )
+    entry = str(pretrained or about.hub)
+    cached = try_to_load_from_cache(entry, "config.json")
+    if isinstance(cached, str) and any(Path(cached).parent.glob("*.safetensors")):
+        return Path(cached).parent, entry
+    if pretrained is None:
+        raise ModelError(
+            f"the weights of {about.title} are not in the local cache, and nothing is fetched unasked; name them, "
+            f"load({about.name!r}, pretrained={about.hub!r}), or a folder that holds them"
+        )
+    try:
+        return Path(snapshot_download(entry, allow_patterns=_FILES)), entry
+    except Exception as error:  # noqa: BLE001 - hub clients raise their transport's own errors
+        raise ModelError(
+            f"{entry!r} is not in the local cache and could not be fetched ({type(error).__name__}); on a connected "
+            f"machine run `hf download {entry}`, bring the folder here and name it: pretrained='/path/to/folder'"
+        ) from None
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise ModelError(f"there is no {file.name} in {file.parent}; choose a folder that save_pretrained wrote") from None
+    except ValueError as error:
+        raise ModelError(f"{file} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds no settings; choose a folder that save_pretrained wrote")
+    # where and by which version it was written does not change what it computes
+    return {key: value for key, value in content.items() if key not in ("_name_or_path", "transformers_version")}
+
+
+def _hash_of(files: list[Path], origin: str) -> str:
+    """Hash (16 hex digits) of the contents of files."""
+    if not files:
+        raise ModelError(f"{origin} holds no *.safetensors; weights in other formats may run code and are not read")
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+# -- torchvision -----------------------------------------------------------------------------------------------
+
+
+def _torchvision_network(about: Known, pretrained: str | Path | None) -> tuple[Any, str, str, dict]:
+    path = Path(str(pretrained)).expanduser() if pretrained is not None else None
+    if path is not None and path.is_dir():
+        return _segmentation_folder(about, path)
+    architecture, _, tag = about.hub.partition("/")
+    file = path if path is not None and path.is_file() else None
+    if path is not None and file is None:
+        if str(pretrained).count("/") != 1 or str(pretrained)[0] in "./~":
+            raise ModelError(
+                f"pretrained={str(pretrained)!r}: there is no such file or folder; give torchvision's .pth file, a "
+                f"folder, or {about.hub!r}"
+            )
+        architecture, _, tag = str(pretrained).partition("/")
+    if architecture not in about.classes:
+        raise ModelError(f"unknown architecture {architecture!r}; known: {', '.join(about.classes)}")
+    weights = _weights(architecture, tag)
+    if file is None:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+        if not file.is_file() and pretrained is None:
+            raise ModelError(
+                f"the weights of {about.title} are not in the local cache ({file}), and nothing is fetched unasked; name "
+                f"them, load({about.name!r}, pretrained={about.hub!r}), or a file that holds them"
+            )
+        if not file.is_file():
+            _fetch(weights, file)
+    labels = tuple(weights.meta["categories"])
+    model = _open_model(architecture, len(labels), _state_of(file), str(file))
+    configuration = {"architecture": architecture, "labels": list(labels), "transforms": repr(weights.transforms())}
+    origin = f"{architecture}/{tag}"
+    return DeepLab(model, weights.transforms(), labels), origin, _hash_of([file], origin), configuration
+
+
+def _weights(architecture: str, tag: str) -> Any:
+    from torchvision.models import get_model_weights
+
+    known_tags = get_model_weights(architecture)
+    if tag not in known_tags.__members__:
+        raise ModelError(f"unknown weights {tag!r} of {architecture}; known: {', '.join(known_tags.__members__)}")
+    return known_tags[tag]
+
+
+def _fetch(weights: Any, file: Path) -> None:
+    try:
+        weights.get_state_dict(progress=False, check_hash=True)
+    except Exception as error:  # noqa: BLE001 - the transport's own errors
+        raise ModelError(
+            f"{weights.url} could not be fetched ({type(error).__name__}); fetch it on a connected machine and name the "
+            f"file, pretrained='/path/to/{file.name}'"
+        ) from None
+
+
+def _state_of(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - damaged files raise a dozen kinds of error
+        raise ModelError(
+            f"{file} cannot be read as weights ({type(error).__name__}); it is damaged or another file: fetch it again"
+        ) from None
+
+
+def _open_model(architecture: str, labels: int, state: dict[str, torch.Tensor], origin: str) -> Any:
+    from torchvision.models import get_model
+
+    auxiliary = any(key.startswith("aux_classifier.") for key in state)
+    model = get_model(
+        architecture, weights=None, weights_backbone=None, num_classes=labels, aux_loss=auxiliary
+    )
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise ModelError(
+            f"{origin} does not fit {architecture} with {labels} labels: {str(error).splitlines()[-1].strip()[:160]}"
+        ) from None
+    return model
+
+
+def _segmentation_folder(about: Known, folder: Path) -> tuple[Any, str, str, dict]:
+    """A network trained elsewhere: config.json with `architecture`, `labels`, `resize`, and model.safetensors."""
+    from torchvision.transforms._presets import SemanticSegmentation
+
+    config, file = _read_json(folder / "config.json"), folder / "model.safetensors"
+    missing = [key for key in ("architecture", "labels", "resize") if key not in config]
+    if missing or not file.is_file():
+        raise ModelError(
+            f"{folder} is no {about.name!r} folder: it lacks {missing[0] if missing else file.name}; it holds config.json "
+            "with architecture, labels and resize, and model.safetensors"
+        )
+    if config["architecture"] not in about.classes:
+        raise ModelError(f"{folder}: unknown architecture {config['architecture']!r}; known: {', '.join(about.classes)}")
+    labels = tuple(str(label) for label in config["labels"])
+    model = _open_model(config["architecture"], len(labels), _state_of(file), str(folder))
+    transforms = SemanticSegmentation(resize_size=config["resize"])
+    return DeepLab(model, transforms, labels), folder.name, _hash_of([file], str(folder)), config
