@@ -104,7 +104,7 @@ def predict(
         DataError: no images, or images and words that do not fit; ImageError, RecipeError,
         MemoryBudgetError as the segmenters raise them.
     """
-    wanted = [segmenters] if isinstance(segmenters, Segmenter) else list(segmenters)
+    wanted = [segmenters] if hasattr(segmenters, "recipe") else list(segmenters)
     chosen = dataset if limit is None or limit >= len(dataset) else dataset[:limit]
     if not len(chosen):
         raise DataError(f"the data set {dataset.name!r} has no images")
@@ -171,6 +171,10 @@ def _masks(
     if present_only:
         kept = [restrict(job.text, np.unique(label)) for job in jobs]
         texts, classes = [text for text, _ in kept], [index for _, index in kept]
+    if hasattr(first, "labelled"):  # a trained model, which has no windows to share
+        (text,), (index,) = texts, classes
+        mask = first.labelled(image, text)[0]
+        return [mask if index is None else index[mask]]
     with torch.no_grad():
         words = [job.segmenter.words(text) for job, text in zip(jobs, texts, strict=True)]
         picture = PictureInput(first.prepare(image), image)

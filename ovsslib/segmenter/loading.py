@@ -1,9 +1,11 @@
 """A segmenter in one line: which model answers, with which recipe."""
 
+from ovsslib import comparators
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import EMBEDDED, cached_pretrained, load_backbone
+from ovsslib.comparators import Comparator
 from ovsslib.errors import ModelError, RecipeError
-from ovsslib.recipe import Recipe
+from ovsslib.recipe import Recipe, recipe_names
 from ovsslib.segmenter.segmenter import Segmenter
 
 PREFERRED = ("ViT-B-16-quickgelu", "openai")  # what model="auto" looks for in the local cache
@@ -17,11 +19,12 @@ def load(
     device: str | None = None,
     precision: str | None = None,
     dataset: str | None = None,
-) -> Segmenter:
+) -> Segmenter | Comparator:
     """A segmenter in one line.
 
     Args:
-        recipe: name of a shipped recipe (:func:`ovsslib.recipes`), or a Recipe.
+        recipe: name of a shipped recipe (:func:`ovsslib.recipes`), or a Recipe; or the name of a trained model
+            (:func:`ovsslib.comparators.names`), whose weights `pretrained` names (None: those in the local cache).
         model: "auto" (OpenAI's ViT-B/16 if its weights are in the local cache, else the embedded SceneCLIP with a
             notice; nothing is downloaded), a name for :func:`load_backbone`, or a Backbone.
         pretrained, device, precision: see :func:`load_backbone`; with model="auto", a checkpoint of OpenAI's
@@ -32,6 +35,8 @@ def load(
         RecipeError, ModelError: unknown names, missing weights.
     """
     chosen = None if isinstance(recipe, Recipe) else str(recipe)
+    if chosen in comparators.names() and chosen not in recipe_names():
+        return _comparator(chosen, model, pretrained, device, precision, dataset)
     if chosen is None and dataset is not None:
         raise RecipeError(
             f"dataset={dataset!r} chooses among a named recipe's settings; with a Recipe leave it out, or make the "
@@ -61,6 +66,24 @@ def load(
     if chosen is not None and dataset is None and backbone.name in EMBEDDED:
         recipe = Recipe.named(chosen, "scenes")
     return Segmenter(backbone, recipe)
+
+
+def _comparator(
+    name: str,
+    model: str | Backbone,
+    pretrained: str | None,
+    device: str | None,
+    precision: str | None,
+    dataset: str | None,
+) -> Comparator:
+    """A trained model. Raises ModelError for an argument that it would ignore."""
+    if model != "auto" or dataset is not None:
+        ignored = f"dataset={dataset!r}" if model == "auto" else f"model={model!r}"
+        raise ModelError(
+            f"{ignored}: {name!r} is a trained model by itself, without recipe or CLIP; leave it out and name weights by "
+            "pretrained"
+        )
+    return comparators.load(name, pretrained, device=device or "cpu", precision=precision or "fp32")
 
 
 def _refuse_ignored(backbone: Backbone, pretrained: str | None, device: str | None, precision: str | None) -> None:

@@ -207,7 +207,7 @@ def oracle_words(
     that look at the words (feedback, hierarchy, thresholds) see it too. A background class always
     stays in the list.
     """
-    wanted = [segmenters] if isinstance(segmenters, Segmenter) else list(segmenters)
+    wanted = [segmenters] if hasattr(segmenters, "recipe") else list(segmenters)
     names = [one.recipe.name for one in wanted]
     if len(set(names)) < len(names):
         raise DataError(f"two of the recipes {names} have one name; rename one with but(name=...)")
