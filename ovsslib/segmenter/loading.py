@@ -35,7 +35,8 @@ def load(
         RecipeError, ModelError: unknown names, missing weights.
     """
     chosen = None if isinstance(recipe, Recipe) else str(recipe)
-    if chosen in comparators.names() and chosen not in recipe_names():
+    trained = {*comparators.names(), *(row.name for row in comparators.quoted())}
+    if chosen in trained and chosen not in recipe_names():
         return _comparator(chosen, model, pretrained, device, precision, dataset)
     if chosen is None and dataset is not None:
         raise RecipeError(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ovsslib.errors import RecipeError, WordsError, did_you_mean
 from ovsslib.images.preprocessing import clip_pixels, whole_patches
+from ovsslib.recipe import ALWAYS_ON
 from ovsslib.stages.contexts import WholePictureContext
 from ovsslib.text.features import TextFeatures, encode_texts
 from ovsslib.text.prompts import TextSettings
@@ -22,8 +23,8 @@ _EARLY = ("windows", "views", "trunk", "attention", "features", "picture_text", 
 def refuse_early_stages(recipe: "Recipe") -> str | None:
     """Why a stage of the windows' flow cannot stand beside one that takes the picture as it is, or None."""
     for point in _EARLY:
-        for name, settings in recipe.at(point):
-            if settings is not recipe.get(point):
+        for name, _ in recipe.at(point):
+            if name not in ALWAYS_ON:
                 return f"it takes the whole picture by itself, so {name} (at {point!r}) would never run; turn {name} off"
     return None
 
