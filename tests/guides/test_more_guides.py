@@ -27,6 +27,7 @@ def mae(tmp_path_factory):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         model = transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**TINY_MAE)).eval()
+        torch.nn.init.normal_(model.vit.embeddings.position_embeddings)
     folder = tmp_path_factory.mktemp("mae")
     model.save_pretrained(folder)
     return model, folder
