@@ -73,6 +73,10 @@ def changes_of(names, loftup_file):
         changes["experts"] = {"table": FILES["table"], "count": 2}
     if "text_calibration" in names:
         changes["text_calibration"] = {"min_seeds": 2}  # there are few patches
+    if "prompt_refinement" in names:  # on noise no region of a proposer fits a region of labels
+        changes["prompt_refinement"] = {"least_score": 0.0, "least_area": 9, "least_iou": 0.1}
+    if "sam2_boundaries" in names:
+        changes["sam2_boundaries"] = {"agreement": 0.1, "least_iou": 0.1}
     if any(hasattr(stages()[name].settings, "guide_name") for name in names):
         changes["windows.pad_to"] = 16  # windows are whole numbers of the guide's patches
     return changes
