@@ -22,6 +22,9 @@ _EARLY = ("windows", "views", "trunk", "attention", "features", "picture_text", 
 
 def refuse_early_stages(recipe: "Recipe") -> str | None:
     """Why a stage of the windows' flow cannot stand beside one that takes the picture as it is, or None."""
+    for settings in recipe.stages_with("group_features"):
+        name = next(name for name, one in recipe.stages.items() if one is settings)
+        return f"it gives maps of the words alone, and {name} compares further texts with the patches; turn {name} off"
     for point in _EARLY:
         for name, _ in recipe.at(point):
             if name not in ALWAYS_ON:
