@@ -37,10 +37,11 @@ def own_pixels(context: WholePictureContext, short_side: int = 0) -> Tensor:
 
     Without a photograph the network picture is taken as it is. `short_side`: scale the photograph to this first.
     """
-    pixels = context.pixels
+    backbone, pixels = context.backbone, context.pixels
     if context.image is not None:
-        pixels = clip_pixels(whole_patches(context.image, context.backbone.patch_size, short_side))
-    return pixels[None].to(context.backbone.device)
+        image = whole_patches(context.image, backbone.patch_size, short_side)
+        pixels = clip_pixels(image, backbone.pixel_mean, backbone.pixel_std)
+    return pixels[None].to(backbone.device)
 
 
 def check_short_side(stage: str, short_side: int) -> None:

@@ -167,7 +167,7 @@ def test_the_gate_with_a_guide(tiny_backbone, tiny_guide, second_models):
     without = Segmenter(tiny_backbone, recipe.but(saliency_gate=False))
     plain = without(picture, ["cat", "dog"], background=["wall"], keep_scores=True)
     assert np.abs(with_gate.scores - plain.scores).max() > 1e-3
-    seen = foreground_of(tiny_guide, torch.zeros(1, 3, 50, 70))
+    seen = foreground_of(tiny_guide, tiny_backbone, torch.zeros(1, 3, 50, 70))
     assert seen.shape == (7, 9) and 0 <= seen.min() and seen.max() <= 1
     with pytest.raises(RecipeError, match="these words have none; pass background"):
         segmenter(picture, ["cat", "dog"])
