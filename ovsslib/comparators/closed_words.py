@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ovsslib.comparators.open_words import _placed
 
-_SIDE = 384  # pixels to which mask logits are enlarged before they are weighed, as the processors do
+_SIDE = (
+    384  # pixels to which mask logits are enlarged before they are weighed, as the processors do
+)
 
 
 class MaskQueries:
@@ -30,10 +32,16 @@ class MaskQueries:
         """(L, 384, 384): sum over queries of class probability times mask probability (semantic inference)."""
         tasks = {"task_inputs": ["semantic"]} if "task_inputs" in self._inputs() else {}
         inputs = self.processor(images=[image], return_tensors="pt", **tasks)
-        wanted = {name: inputs[name] for name in ("pixel_values", "pixel_mask", "task_inputs") if name in inputs}
+        wanted = {
+            name: inputs[name]
+            for name in ("pixel_values", "pixel_mask", "task_inputs")
+            if name in inputs
+        }
         out = self.model(**_placed(wanted, self.model))
         classes = out.class_queries_logits[0].float().softmax(dim=-1)[:, :-1]
-        masks = F.interpolate(out.masks_queries_logits.float(), size=(_SIDE, _SIDE), mode="bilinear")
+        masks = F.interpolate(
+            out.masks_queries_logits.float(), size=(_SIDE, _SIDE), mode="bilinear"
+        )
         return torch.einsum("qc,qhw->chw", classes, masks[0].sigmoid())
 
     def _inputs(self) -> tuple[str, ...]:

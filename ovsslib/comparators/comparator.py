@@ -76,7 +76,10 @@ class Comparator:
         if about.prompts:
             text["prompts"] = about.prompts
         self.recipe = Recipe(
-            about.name, {"text": make_settings("text", text)}, f"{about.title}, {about.group}", about.source
+            about.name,
+            {"text": make_settings("text", text)},
+            f"{about.title}, {about.group}",
+            about.source,
         )
         self._maps: dict[str, LabelMap] = {}
 
@@ -145,7 +148,9 @@ class Comparator:
         image = read_picture(picture)
         return self.segment(image, self.text(words, background), keep_scores)
 
-    def segment(self, image: np.ndarray, text: TextFeatures, keep_scores: bool = False) -> Segmentation:
+    def segment(
+        self, image: np.ndarray, text: TextFeatures, keep_scores: bool = False
+    ) -> Segmentation:
         """Segment an (H, W, 3) uint8 picture with words from :meth:`text`."""
         scores = self.class_scores(image, text)
         return Segmentation(
@@ -194,7 +199,9 @@ class Comparator:
 
     def words(self, text: TextFeatures) -> Words:
         """Rows without a value: the model reads the words themselves."""
-        return Words(text.features, len(text.query_class), text.query_class, text.vocabulary.background)
+        return Words(
+            text.features, len(text.query_class), text.query_class, text.vocabulary.background
+        )
 
     def trunk_key(self) -> tuple:
         """It shares no pass with another."""

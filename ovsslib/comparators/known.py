@@ -68,7 +68,9 @@ def known(name: str) -> Known:
     if name not in entries:
         row = next((one for one in quoted() if one.name == name), None)
         if row is not None:
-            raise ModelError(f"{row.title} cannot be run here: {row.reason}; known: {', '.join(entries)}")
+            raise ModelError(
+                f"{row.title} cannot be run here: {row.reason}; known: {', '.join(entries)}"
+            )
         raise ModelError(f"unknown comparator {name!r}{did_you_mean(name, entries)}")
     values = dict(entries[name])
     return Known(name, **{**values, "classes": tuple(values["classes"])})

@@ -32,7 +32,9 @@ def _synonym_sets() -> dict[str, frozenset[str]]:
         for index, words in enumerate(vocabulary.synonyms):
             if index == vocabulary.background:
                 continue
-            keys = {key for word in (*words, vocabulary.canonical[index]) for key in label_words(word)}
+            keys = {
+                key for word in (*words, vocabulary.canonical[index]) for key in label_words(word)
+            }
             for key in keys:
                 sets.setdefault(key, set()).update(keys)
     return {key: frozenset(found) for key, found in sets.items()}
@@ -60,21 +62,20 @@ class LabelMap:
 def map_labels(labels: Sequence[str], vocabulary: Vocabulary) -> LabelMap:
     """Labels of a model -> classes of a vocabulary; the background class takes what is left and is never lacking.
 
-    A label goes to the first class with a query of its name; a label that is left, to the first class with a synonym
-    of its name. One class may own several labels ("wall-brick" and "wall-stone" under "wall" do not: they are other
-    words), one label has one owner.
+    A label goes to the first class with a query of its name; a label that is left, to the first class that has none
+    yet and a synonym of its name; then to the first such class that shares a synonym with it ("tv" and "tv monitor"
+    are both televisions). A class may own several labels of its name, a label has one owner.
     """
-    named = [label_words(label) for label in labels]
+    named = [frozenset(label_words(label)) for label in labels]
+    wider = [frozenset().union(*map(synonyms_of, words)) for words in named]
     classes = [c for c in range(len(vocabulary)) if c != vocabulary.background]
+    queries = {c: {word_key(q.replace("-", " ")) for q in vocabulary.synonyms[c]} for c in classes}
+    known = {c: frozenset().union(*map(synonyms_of, queries[c])) for c in classes}
     owner: list[int | None] = [None] * len(labels)
-    for exact in (True, False):
-        for index in classes:
-            wanted: set[str] = set()
-            for query in vocabulary.synonyms[index]:
-                wanted |= {word_key(query.replace("-", " "))} if exact else synonyms_of(query)
-            if not exact and index in owner:
-                continue
-            for place, words in enumerate(named):
-                if owner[place] is None and wanted & set(words):
+    for wanted, offered in ((queries, named), (known, named), (known, wider)):
+        open_ones = [c for c in classes if wanted is queries or c not in owner]
+        for index in open_ones:
+            for place, words in enumerate(offered):
+                if owner[place] is None and wanted[index] & words:
                     owner[place] = index
     return LabelMap(tuple(owner), tuple(c for c in classes if c not in owner))

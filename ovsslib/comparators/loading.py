@@ -21,9 +21,16 @@ NETWORKS = {
     "clipseg": ClipSeg, "groupvit": GroupViT,
     "maskformer": MaskQueries, "mask2former": MaskQueries, "oneformer": MaskQueries,
 }  # fmt: skip
+# OneFormer's processor would fetch a list of class names that it needs for training alone.
+_PROCESSOR: dict[str, dict[str, Any]] = {"oneformer": {"class_info_file": None}}
 _FILES = ["*.json", "*.txt", "*.safetensors"]
 # What a processor and a configuration are made of: part of a record's key, as other numbers come of them.
-_SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
+_SETTINGS = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+)
 
 
 def load(
@@ -63,7 +70,9 @@ def load(
 # -- transformers ----------------------------------------------------------------------------------------------
 
 
-def _transformers_network(about: Known, pretrained: str | Path | None) -> tuple[Any, str, str, dict]:
+def _transformers_network(
+    about: Known, pretrained: str | Path | None
+) -> tuple[Any, str, str, dict]:
     transformers = require("transformers", "comparators", about.title)
     folder, origin = _folder(about, pretrained)
     config = _read_json(folder / "config.json")
@@ -79,7 +88,9 @@ def _transformers_network(about: Known, pretrained: str | Path | None) -> tuple[
         model = getattr(transformers, fitting).from_pretrained(
             folder, local_files_only=True, use_safetensors=True
         )
-        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+        processor = transformers.AutoProcessor.from_pretrained(
+            folder, local_files_only=True, **_PROCESSOR.get(about.name, {})
+        )
     except Exception as error:  # noqa: BLE001 - the library raises a dozen kinds for damaged files
         raise ModelError(
             f"{origin} cannot be opened ({type(error).__name__}: {str(error).splitlines()[0][:160]}); a folder needs "
@@ -124,19 +135,27 @@ def _read_json(file: Path) -> dict:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
-        raise ModelError(f"there is no {file.name} in {file.parent}; choose a folder that save_pretrained wrote") from None
+        raise ModelError(
+            f"there is no {file.name} in {file.parent}; choose a folder that save_pretrained wrote"
+        ) from None
     except ValueError as error:
         raise ModelError(f"{file} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no settings; choose a folder that save_pretrained wrote")
     # where and by which version it was written does not change what it computes
-    return {key: value for key, value in content.items() if key not in ("_name_or_path", "transformers_version")}
+    return {
+        key: value
+        for key, value in content.items()
+        if key not in ("_name_or_path", "transformers_version")
+    }
 
 
 def _hash_of(files: list[Path], origin: str) -> str:
     """Hash (16 hex digits) of the contents of files."""
     if not files:
-        raise ModelError(f"{origin} holds no *.safetensors; weights in other formats may run code and are not read")
+        raise ModelError(
+            f"{origin} holds no *.safetensors; weights in other formats may run code and are not read"
+        )
     digest = hashlib.sha256()
     for file in files:
         with open(file, "rb") as stream:
@@ -162,7 +181,9 @@ def _torchvision_network(about: Known, pretrained: str | Path | None) -> tuple[A
             )
         architecture, _, tag = str(pretrained).partition("/")
     if architecture not in about.classes:
-        raise ModelError(f"unknown architecture {architecture!r}; known: {', '.join(about.classes)}")
+        raise ModelError(
+            f"unknown architecture {architecture!r}; known: {', '.join(about.classes)}"
+        )
     weights = _weights(architecture, tag)
     if file is None:
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
@@ -175,9 +196,18 @@ def _torchvision_network(about: Known, pretrained: str | Path | None) -> tuple[A
             _fetch(weights, file)
     labels = tuple(weights.meta["categories"])
     model = _open_model(architecture, len(labels), _state_of(file), str(file))
-    configuration = {"architecture": architecture, "labels": list(labels), "transforms": repr(weights.transforms())}
+    configuration = {
+        "architecture": architecture,
+        "labels": list(labels),
+        "transforms": repr(weights.transforms()),
+    }
     origin = f"{architecture}/{tag}"
-    return DeepLab(model, weights.transforms(), labels), origin, _hash_of([file], origin), configuration
+    return (
+        DeepLab(model, weights.transforms(), labels),
+        origin,
+        _hash_of([file], origin),
+        configuration,
+    )
 
 
 def _weights(architecture: str, tag: str) -> Any:
@@ -185,7 +215,9 @@ def _weights(architecture: str, tag: str) -> Any:
 
     known_tags = get_model_weights(architecture)
     if tag not in known_tags.__members__:
-        raise ModelError(f"unknown weights {tag!r} of {architecture}; known: {', '.join(known_tags.__members__)}")
+        raise ModelError(
+            f"unknown weights {tag!r} of {architecture}; known: {', '.join(known_tags.__members__)}"
+        )
     return known_tags[tag]
 
 
@@ -240,7 +272,9 @@ def _segmentation_folder(about: Known, folder: Path) -> tuple[Any, str, str, dic
             "with architecture, labels and resize, and model.safetensors"
         )
     if config["architecture"] not in about.classes:
-        raise ModelError(f"{folder}: unknown architecture {config['architecture']!r}; known: {', '.join(about.classes)}")
+        raise ModelError(
+            f"{folder}: unknown architecture {config['architecture']!r}; known: {', '.join(about.classes)}"
+        )
     labels = tuple(str(label) for label in config["labels"])
     model = _open_model(config["architecture"], len(labels), _state_of(file), str(folder))
     transforms = SemanticSegmentation(resize_size=config["resize"])

@@ -44,7 +44,9 @@ class ClipSeg:
                 self.processor(text=part, padding=True, truncation=True, return_tensors="pt"), model
             )
             told = model.get_conditional_embeddings(
-                batch_size=len(part), input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+                batch_size=len(part),
+                input_ids=tokens["input_ids"],
+                attention_mask=tokens["attention_mask"],
             )
             logits = model.decoder(tuple(x.expand(len(part), -1, -1) for x in layers), told).logits
             made.append(logits.reshape(len(part), *logits.shape[-2:]).float().sigmoid())

@@ -62,10 +62,14 @@ def clip_pixels(
     return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
-def with_other_statistics(pixels: Tensor) -> Tensor:
-    """CLIP-normalised pixels (..., 3, H, W) -> the same picture with ImageNet's mean and deviation."""
-    clip, imagenet = (
+def with_other_statistics(
+    pixels: Tensor,
+    mean: tuple[float, float, float] = PIXEL_MEAN,
+    std: tuple[float, float, float] = PIXEL_STD,
+) -> Tensor:
+    """Normalised pixels (..., 3, H, W) -> the same picture with ImageNet's mean and deviation."""
+    own, imagenet = (
         [torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in pair]
-        for pair in ((PIXEL_MEAN, PIXEL_STD), (IMAGENET_MEAN, IMAGENET_STD))
+        for pair in ((mean, std), (IMAGENET_MEAN, IMAGENET_STD))
     )
-    return (pixels * clip[1] + clip[0] - imagenet[0]) / imagenet[1]
+    return (pixels * own[1] + own[0] - imagenet[0]) / imagenet[1]

@@ -355,9 +355,8 @@ class Segmenter:
             stage: stage.further_texts(self.backbone, text, self.recipe["text"])
             for stage in self.recipe.stages_with("further_texts")
         }
-        return Words(
-            made, len(text.query_class), text.query_class, text.vocabulary.background, texts
-        )
+        queries, background = text.query_class, text.vocabulary.background
+        return Words(made, len(queries), queries, background, texts)
 
     def finish(
         self,

@@ -103,7 +103,14 @@ class ArchiveFeatures:
     def _pixels(self, places: Sequence[int]) -> Tensor:
         side = self.backbone.image_size[0]
         return torch.stack(
-            [clip_pixels(centre_square(self.archive.picture(i), side)) for i in places]
+            [
+                clip_pixels(
+                    centre_square(self.archive.picture(i), side),
+                    self.backbone.pixel_mean,
+                    self.backbone.pixel_std,
+                )
+                for i in places
+            ]
         )
 
     def maps(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -127,7 +134,9 @@ class ArchiveFeatures:
         """The same for CLIP-normalised pixels (B, 3, H, W)."""
         pixels = pixels.to(self.backbone.device).float()
         if self.imagenet:
-            pixels = with_other_statistics(pixels)
+            pixels = with_other_statistics(
+                pixels, self.backbone.pixel_mean, self.backbone.pixel_std
+            )
         dense = value_features(self.backbone, pixels)
         if self.encoder is None:
             return own_features(self.backbone, pixels), dense

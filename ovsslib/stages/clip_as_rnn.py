@@ -202,7 +202,9 @@ class ClipAsRnn:
         """The loop for some queries (n,). Where `stuff` (Q,) is given they are those, and things compete."""
         backbone, texts, text = context.backbone, context.texts(self), context.text
         scorer = self._scorer(backbone)
-        image = denormalise(context.pixels) if context.image is None else context.image
+        image = context.image
+        if image is None:
+            image = denormalise(context.pixels, *backbone.normalisation)
         later = texts.get("maps", text)
         first = later if self.same_text else text
         templates = texts.get("templates", text).unflatten(0, (-1, len(text)))

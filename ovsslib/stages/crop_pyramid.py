@@ -55,7 +55,10 @@ def crop_cosines(backbone: Backbone, crops: Sequence[np.ndarray], rows: Tensor) 
     """Cosines (N, Q) of the class tokens of crops (p, p, 3) uint8 with unit text rows (Q, D)."""
     made = []
     for start in range(0, len(crops), _BATCH):
-        part = [clip_pixels(bicubic(c, backbone.image_size)) for c in crops[start : start + _BATCH]]
+        part = [
+            clip_pixels(bicubic(c, backbone.image_size), backbone.pixel_mean, backbone.pixel_std)
+            for c in crops[start : start + _BATCH]
+        ]
         tokens = F.normalize(backbone.encode_image(torch.stack(part)), dim=-1)
         made.append(tokens @ rows.to(tokens).T)
     return torch.cat(made)
@@ -134,7 +137,7 @@ class CropPyramid:
         """(Q, H, W) mean cosines of the crops that cover a pixel, one map for each size of crops."""
         image = context.image
         if image is None or not self.side:
-            image = denormalise(context.pixels)
+            image = denormalise(context.pixels, *context.backbone.normalisation)
         if self.side and image.shape[:2] != (self.side, self.side):
             image = cv2.resize(image, (self.side, self.side), interpolation=cv2.INTER_LINEAR)
         cosines, grids = [], []

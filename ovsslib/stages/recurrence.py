@@ -71,7 +71,10 @@ def class_tokens(
     """
     side, made = backbone.image_size[0], []
     for start in range(0, len(pictures), _BATCH):
-        batch = [clip_pixels(centre_square(p, side)) for p in pictures[start : start + _BATCH]]
+        batch = [
+            clip_pixels(centre_square(p, side), backbone.pixel_mean, backbone.pixel_std)
+            for p in pictures[start : start + _BATCH]
+        ]
         tokens = backbone.encode_image(
             torch.stack(batch), positions="bilinear-half-always", skip_last_block=skip_last_block
         )

@@ -18,7 +18,7 @@ from torch import Tensor
 from ovsslib.clip.backbone import Backbone
 from ovsslib.errors import DataError, RecipeError
 from ovsslib.recipe import stage
-from ovsslib.stages.contexts import ImageContext
+from ovsslib.stages.contexts import ImageContext, guide_reading
 
 if TYPE_CHECKING:
     from ovsslib.guides.guide import Guide
@@ -52,11 +52,15 @@ def guide_foreground(reading: "GuideReading") -> Tensor:
     return stretched.reshape(reading.grid)
 
 
-def foreground_of(guide: "Guide", pixels: Tensor) -> Tensor:
-    """(h, w) in [0, 1] foreground of CLIP-normalised pixels (1, 3, H, W), sides rounded up to the guide's patches."""
-    size = [-(-side // guide.patch_size) * guide.patch_size for side in pixels.shape[-2:]]
+def foreground_of(guide: "Guide | None", backbone: Backbone, pixels: Tensor) -> Tensor:
+    """(h, w) in [0, 1] foreground of the backbone's pixels (1, 3, H, W), sides rounded up to the guide's patches.
+
+    Raises RecipeError where there is no guide.
+    """
+    patch = 1 if guide is None else guide.patch_size
+    size = [-(-side // patch) * patch for side in pixels.shape[-2:]]
     fitted = F.interpolate(pixels.float(), size=size, mode="bilinear")
-    return guide_foreground(guide.read(guide.from_clip(fitted)))
+    return guide_foreground(guide_reading(guide, backbone, fitted, {}))
 
 
 def saliency_file(folder: str | Path, image: np.ndarray) -> Path:
@@ -161,7 +165,7 @@ class SaliencyGate:
         if self.source == "maps":
             saliency = read_saliency(self.maps, context.image)
         else:
-            saliency = foreground_of(context.guide, context.network_picture)
+            saliency = foreground_of(context.guide, context.backbone, context.network_picture)
         saliency = F.interpolate(
             saliency[None, None].to(logits.device), size=logits.shape[-2:], mode="bilinear"
         )[0, 0]

@@ -22,6 +22,9 @@ _EARLY = ("windows", "views", "trunk", "attention", "features", "picture_text", 
 
 def refuse_early_stages(recipe: "Recipe") -> str | None:
     """Why a stage of the windows' flow cannot stand beside one that takes the picture as it is, or None."""
+    for settings in recipe.stages_with("group_features"):
+        name = next(name for name, one in recipe.stages.items() if one is settings)
+        return f"it gives maps of the words alone, and {name} compares further texts with the patches; turn {name} off"
     for point in _EARLY:
         for name, _ in recipe.at(point):
             if name not in ALWAYS_ON:
@@ -34,10 +37,11 @@ def own_pixels(context: WholePictureContext, short_side: int = 0) -> Tensor:
 
     Without a photograph the network picture is taken as it is. `short_side`: scale the photograph to this first.
     """
-    pixels = context.pixels
+    backbone, pixels = context.backbone, context.pixels
     if context.image is not None:
-        pixels = clip_pixels(whole_patches(context.image, context.backbone.patch_size, short_side))
-    return pixels[None].to(context.backbone.device)
+        image = whole_patches(context.image, backbone.patch_size, short_side)
+        pixels = clip_pixels(image, backbone.pixel_mean, backbone.pixel_std)
+    return pixels[None].to(backbone.device)
 
 
 def check_short_side(stage: str, short_side: int) -> None:

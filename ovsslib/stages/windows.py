@@ -229,8 +229,11 @@ class Stitched:
         self._dropped: Tensor | None = None
 
     def drop(self, queries: Tensor) -> None:
-        """Give the queries of a mask (Q,) bool a logit so low that no pixel takes them."""
-        self._dropped = queries
+        """Give the queries of a mask (N,) bool a logit so low that no pixel takes them.
+
+        N is the number of queries, or larger: some stages take texts behind the queries out again.
+        """
+        self._dropped = queries[: self.queries]
 
     def windows(self) -> Tensor:
         """Logits (N, Q, h, w) of the windows on their own patch grids, float32."""
@@ -241,7 +244,7 @@ class Stitched:
     def at(self, size: tuple[int, int]) -> "Stitched":
         """The same, resized to another size (H, W)."""
         made = Stitched(self.windows(), self.grid, size)
-        made.kept_of_trunk = self.kept_of_trunk
+        made.kept_of_trunk, made._dropped = self.kept_of_trunk, self._dropped
         return made
 
     def mix(self, other: "Stitched", weight: float) -> None:

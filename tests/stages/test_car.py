@@ -138,7 +138,9 @@ def test_label_maps_agree_with_the_official_code(run, rounds):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_the_flow_agrees_with_the_official_code(run, tiny_backbone):
-    recipe = Recipe("vector").but(car={**RUNS[run], **SCALES}, cam_scores={"half": False, "crf": "deeplab"})
+    recipe = Recipe("vector").but(
+        car={**RUNS[run], **SCALES}, cam_scores={"half": False, "crf": "deeplab"}
+    )
     segmenter, settings = Segmenter(tiny_backbone, recipe), recipe["car"]
     vocabulary = Vocabulary.from_words(list("abcde"), background=["x"])
     queries = torch.arange(6)
@@ -166,7 +168,7 @@ def test_words_without_a_role_give_one_template(tiny_backbone):
     context = WholePictureContext(
         tiny_backbone, normalise(IMAGE), IMAGE, IMAGE.shape[:2], Words(rows, 5)
     )
-    (words, made), = settings.loops(context)
+    ((words, made),) = settings.loops(context)
     assert words.tolist() == [0, 1, 2, 3, 4]
     first = made[0].masks
     assert relative_error(first, recorded("blur_gray", "masks", 1)) < TOLERANCE
@@ -251,9 +253,13 @@ def photo():
 
 def test_stuff_has_a_loop_of_its_own_with_things_for_background(tiny_backbone, photo, monkeypatch):
     words = ["dog", "cat", "grass", "sky"]
-    recipe = Recipe("two").but(SMALL).but(
-        car={"passes": "things over stuff", "confidence": 0.05, **SCALES},
-        cam_scores={"passes": "things over stuff", "half": False},
+    recipe = (
+        Recipe("two")
+        .but(SMALL)
+        .but(
+            car={"passes": "things over stuff", "confidence": 0.05, **SCALES},
+            cam_scores={"passes": "things over stuff", "half": False},
+        )
     )
     settings = recipe["car"]
     segmenter = Segmenter(tiny_backbone, recipe)

@@ -52,7 +52,12 @@ def test_every_step_agrees_with_the_official_code(case, tiny_backbone, tiny_inpu
     assert relative_error(reading.affinity, recorded["affinity"]) < TOLERANCE
     text = tiny_inputs["text"]
     made = word_maps(
-        tiny_backbone, reading, text[WORDS], text[RIVALS], box_threshold=threshold, logit_scale=scale
+        tiny_backbone,
+        reading,
+        text[WORDS],
+        text[RIVALS],
+        box_threshold=threshold,
+        logit_scale=scale,
     )
     assert relative_error(made.probabilities, recorded["prob"]) < TOLERANCE
     assert relative_error(made.activations, recorded["cam"]) < TOLERANCE
@@ -96,8 +101,16 @@ def test_rows_behind_the_words_compete_where_nobody_told_what_they_are(tiny_back
 def test_windows_do_not_go_through_the_trunk(tiny_backbone, tiny_inputs, monkeypatch):
     seen = []
     own = Backbone.trunk
-    monkeypatch.setattr(Backbone, "trunk", lambda self, pixels, *a, **k: seen.append(tuple(pixels.shape)) or own(self, pixels, *a, **k))
-    recipe = Recipe("vector").but(clip_es=True, windows={"crop": 64, "stride": 32, "short_side": 64})
+    monkeypatch.setattr(
+        Backbone,
+        "trunk",
+        lambda self, pixels, *a, **k: (
+            seen.append(tuple(pixels.shape)) or own(self, pixels, *a, **k)
+        ),
+    )
+    recipe = Recipe("vector").but(
+        clip_es=True, windows={"crop": 64, "stride": 32, "short_side": 64}
+    )
     image = np.random.default_rng(0).integers(0, 256, (75, 101, 3), dtype=np.uint8)
     Segmenter(tiny_backbone, recipe)(image, ["cat", "dog"])
     assert seen == [(1, 3, 80, 112)]  # the photograph, sides rounded up to whole patches
@@ -117,7 +130,9 @@ def test_half_precision_keeps_gradients(tiny_backbone, tiny_inputs):
         )
         runs.append(made)
     assert runs[1].maps.dtype == torch.float32
-    agree = torch.nn.functional.cosine_similarity(*(run.activations.flatten() for run in runs), dim=0)
+    agree = torch.nn.functional.cosine_similarity(
+        *(run.activations.flatten() for run in runs), dim=0
+    )
     assert agree > 0.9
     with pytest.raises(RuntimeError, match="does not require grad"):
         half.exact_last_block.mlp.c_fc.weight.sum().backward()
@@ -150,7 +165,9 @@ def test_gradients_are_those_of_finite_differences(tiny_backbone, tiny_inputs):
         moved = torch.zeros_like(normed)
         moved[:, 1:, channel] = step
         slopes.append((probability(normed + moved) - probability(normed - moved)) / (2 * step) / 16)
-    weights = torch.stack(slopes, dim=1)  # (6, 64): mean over patches of the derivative by a channel
+    weights = torch.stack(
+        slopes, dim=1
+    )  # (6, 64): mean over patches of the derivative by a channel
     expected = (weights @ normed[0, 1:].T).relu()
     assert relative_error(maps, expected) < 1e-3
 
@@ -170,7 +187,11 @@ def test_the_released_crf_sees_a_wrapped_picture():
     wrapped = crf_image(recorded["image_u8"].numpy())
     assert np.array_equal(wrapped, recorded["circle_blur__crf_image"].numpy())
     # -3.7 becomes -3, and -3 becomes 253
-    assert crf_image(np.array([[[119, 113, 103]]], dtype=np.uint8))[0, 0].tolist() == [255, 253, 253]
+    assert crf_image(np.array([[[119, 113, 103]]], dtype=np.uint8))[0, 0].tolist() == [
+        255,
+        253,
+        253,
+    ]
     assert crf_image(wrapped, "rgb") is wrapped
 
 
@@ -232,7 +253,11 @@ def test_the_crf_runs_over_words_that_are_there(tiny_backbone):
 def test_a_threshold_that_no_cell_passes_falls_where_it_is_asked_to():
     maps = torch.tensor([[[0.2, 0.1, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
     assert not boxes_of(maps, 1.0).any()
-    assert boxes_of(maps, 1.0, lower=True)[0].tolist() == [[True, False, False], [False] * 3, [False] * 3]
+    assert boxes_of(maps, 1.0, lower=True)[0].tolist() == [
+        [True, False, False],
+        [False] * 3,
+        [False] * 3,
+    ]
     assert boxes_of(maps[:0], 0.4).shape == (0, 3, 3)
 
 
@@ -284,7 +309,9 @@ def test_bad_settings_are_named(stage, values, message):
 def test_stages_that_would_never_run_are_refused():
     with pytest.raises(RecipeError, match="rcs.*would never run; turn rcs off"):
         Recipe("both").but(clip_es=True, rcs=True)
-    inert = Recipe("own").but({"clip_es": True, "windows.stride": 50, "attention.terms": "kk"}).inert()
+    inert = (
+        Recipe("own").but({"clip_es": True, "windows.stride": 50, "attention.terms": "kk"}).inert()
+    )
     assert set(inert) == {"windows.stride", "attention.terms"}
     assert "crf is off" in Recipe("s").but(cam_scores={"image": "rgb"}).inert()["cam_scores.image"]
 

@@ -102,8 +102,14 @@ def test_words_that_are_out_lose_every_pixel_and_the_others_keep_theirs(tiny_bac
 
 def test_dropped_words_take_no_part_in_the_maps(tiny_backbone, image):
     """The softmax of CLIP-ES runs over the words that tags keep: the same as asking for those alone."""
-    recipe = Recipe("tagclip").but(SMALL).but(
-        tags={"logit_scale": 20.0, "prompts": "single"}, clip_es={"logit_scale": 20.0}, cam_scores=True
+    recipe = (
+        Recipe("tagclip")
+        .but(SMALL)
+        .but(
+            tags={"logit_scale": 20.0, "prompts": "single"},
+            clip_es={"logit_scale": 20.0},
+            cam_scores=True,
+        )
     )
     walls, segmenter = ["wall", "water"], Segmenter(tiny_backbone, recipe)
     words = segmenter.words(segmenter.text(WORDS, walls))

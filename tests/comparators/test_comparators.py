@@ -1,0 +1,414 @@
+"""Trained models behind the segmenter's interface: tiny random ones of the real classes, through the real processors."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from comparator_cases import LABELS, MAKERS, save_tiny, save_tiny_deeplab
+from PIL import Image
+
+import ovsslib
+from ovsslib import comparators
+from ovsslib.comparators.labels import label_words, map_labels, synonyms_of
+from ovsslib.errors import MissingPackageError, ModelError, RecipeError, WordsError
+from ovsslib.evaluation.engine import evaluate
+from ovsslib.evaluation.keys import parts_of
+from ovsslib.evaluation.predictions import predict
+from ovsslib.segmenter import Segmenter
+from ovsslib.text.vocabulary import Vocabulary
+
+OPEN, CLOSED = ("clipseg", "groupvit"), ("maskformer", "mask2former", "oneformer")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of each kind of model."""
+    root = tmp_path_factory.mktemp("models")
+    made = {name: save_tiny(name, root / name) for name in MAKERS}
+    made["deeplabv3"] = save_tiny_deeplab(root / "deeplabv3")
+    return made
+
+
+@pytest.fixture(scope="module")
+def loaded(folders):
+    return {name: ovsslib.load(name, pretrained=str(folder)) for name, folder in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def image():
+    rng = np.random.default_rng(0)
+    return np.kron(rng.integers(0, 256, (5, 7, 3)), np.ones((9, 8, 1))).astype(np.uint8)  # 45 x 56
+
+
+# -- the call ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", comparators.names())
+def test_each_answers_as_a_segmenter_does(name, loaded, image, tmp_path):
+    words = ["cat", "brick wall", "sofa"]
+    result = loaded[name](image, words, keep_scores=True)
+    assert result.mask.shape == (45, 56) and result.mask.dtype == np.int32 and result.names == words
+    assert result.scores.shape == (3, 45, 56) and result.scores.dtype == np.float32
+    assert 0 <= result.scores.min() and result.scores.max() <= 1 + 1e-6
+    assert np.array_equal(result.mask, result.scores.argmax(axis=0))
+    assert result.recipe == name and name in str(result)
+    file = tmp_path / "picture.png"
+    Image.fromarray(image).save(file)
+    assert np.array_equal(loaded[name](file, words).mask, result.mask)
+    assert np.array_equal(loaded[name](Image.fromarray(image), words).mask, result.mask)
+
+
+@pytest.mark.parametrize("name", comparators.names())
+def test_groups_say_how_a_model_was_trained(name, loaded):
+    about = loaded[name].about
+    assert about.group in comparators.GROUPS and about.closed == (loaded[name].labels is not None)
+    assert about.group in repr(loaded[name])
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_background_words_are_one_class_of_an_open_vocabulary(name, loaded, image):
+    result = loaded[name](image, ["cat", "dog"], background=["wall", "sky"], keep_scores=True)
+    assert result.names == ["background", "cat", "dog"]
+    flat = loaded[name](image, ["wall", "sky", "cat", "dog"], keep_scores=True)
+    assert np.allclose(result.scores[0], flat.scores[:2].max(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", (*CLOSED, "deeplabv3"))
+def test_other_labels_are_the_background_of_a_closed_vocabulary(name, loaded, image):
+    comparator = loaded[name]
+    result = comparator(image, ["cat", "sofa"], background="auto", keep_scores=True)
+    everything = comparator.network.label_scores(image)
+    shares = torch.nn.functional.interpolate(everything[None], size=(45, 56), mode="bilinear")[0]
+    best = shares.argmax(dim=0).numpy()
+    place = {"cat": comparator.labels.index("cat"), "sofa": comparator.labels.index("couch")}
+    expected = np.where(best == place["cat"], 1, np.where(best == place["sofa"], 2, 0))
+    assert np.array_equal(result.mask, expected)
+    assert np.allclose(
+        result.scores.max(axis=0), (shares / shares.sum(dim=0)).amax(dim=0), atol=1e-5
+    )
+
+
+# -- the networks as their libraries run them ------------------------------------------------------------------
+
+
+def test_clipseg_is_as_transformers_runs_it(loaded, image):
+    """One pass of CLIP for all words gives what one pass per word gives."""
+    comparator, words = loaded["clipseg"], [f"word {letter}" for letter in "abcdefghij"]
+    network = comparator.network
+    inputs = network.processor(
+        text=words, images=[image] * len(words), padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        expected = network.model(**inputs).logits.sigmoid()
+    ours = network.scores(image, words)
+    assert ours.shape == expected.shape and (ours - expected).abs().max() < 1e-5
+    assert (network.scores(image, words[:1])[0] - expected[0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_masks_are_as_the_processor_reads_them(name, loaded, image):
+    network = loaded[name].network
+    tasks = {"task_inputs": ["semantic"]} if name == "oneformer" else {}
+    inputs = network.processor(images=[image], return_tensors="pt", **tasks)
+    wanted = {k: inputs[k] for k in ("pixel_values", "pixel_mask", "task_inputs") if k in inputs}
+    with torch.no_grad():
+        out = network.model(**wanted)
+    reader = getattr(network.processor, "image_processor", network.processor)
+    expected = reader.post_process_semantic_segmentation(out, target_sizes=[(45, 56)])[0]
+    ours = network.label_scores(image)
+    enlarged = torch.nn.functional.interpolate(ours[None], size=(45, 56), mode="bilinear")[0]
+    assert torch.equal(enlarged.argmax(dim=0), expected)
+
+
+def test_deeplab_is_as_torchvision_runs_it(loaded, image):
+    network = loaded["deeplabv3"].network
+    pixels = network.transforms(Image.fromarray(image))[None]
+    assert pixels.shape == (1, 3, 64, 79)
+    with torch.no_grad():
+        expected = network.model(pixels)["out"][0].softmax(dim=0)
+    assert torch.equal(network.label_scores(image), expected)
+
+
+# -- words and labels ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("door, double door", ("door", "double door")),
+        ("wall-brick", ("brick wall",)),
+        ("sky-other-merged", ("sky",)),
+        ("window-blind", ("window blind",)),
+        ("Dining_Table", ("dining table",)),
+        ("__background__", ("background",)),
+        ("bed ", ("bed",)),
+    ],
+)
+def test_the_words_of_a_label(label, words):
+    assert label_words(label) == words
+
+
+def test_words_find_labels_by_name_then_by_synonym():
+    assert "sofa" in synonyms_of("Couch") and synonyms_of("otter") == {"otter"}
+    words = Vocabulary.from_words(["sofa", "cat", "brick wall", "double door", "otter"])
+    found = map_labels(LABELS, words)
+    assert found.owner == (1, 2, None, 0, 3) and found.lacking == (4,)
+
+
+def test_a_label_goes_to_the_word_of_its_own_name_first():
+    both = map_labels(("couch", "cat"), Vocabulary.from_words(["sofa", "couch", "cat"]))
+    assert both.owner == (1, 2) and both.lacking == (0,)
+    # a class has the labels of all its queries
+    animals = map_labels(("cat", "dog", "sky"), Vocabulary.from_words({"animal": ["cat", "dog"]}))
+    assert animals.owner == (0, 0, None)
+    # two labels of one name both belong to it
+    assert map_labels(("door", "door, double door"), Vocabulary.from_words(["door"])).owner == (
+        0,
+        0,
+    )
+
+
+@pytest.mark.parametrize("name", (*CLOSED, "deeplabv3"))
+def test_words_that_a_closed_vocabulary_lacks_are_named(name, loaded, image):
+    comparator = loaded[name]
+    assert comparator.lacks(["cat", "otter", "rug"]) == ["otter", "rug"]
+    with pytest.warns(
+        UserWarning, match="has no label for 'otter', 'rug': no pixel is given to them"
+    ):
+        result = comparator(image, ["otter", "cat", "rug"], keep_scores=True)
+    assert (result.mask == 1).all() and not result.scores[[0, 2]].any()
+    with pytest.raises(
+        WordsError, match="knows . labels and none of the words otter, rug; its labels are"
+    ):
+        comparator(image, ["otter", "rug"])
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_an_open_vocabulary_lacks_nothing(name, loaded):
+    assert loaded[name].lacks(["otter"]) == [] and loaded[name].labels is None
+
+
+def test_the_words_of_a_data_set_map_to_real_labels():
+    """PASCAL VOC's classes among COCO's labels in their own spelling: by synonyms, all of them."""
+    coco = [name for name in Vocabulary.named("coco_object").names if name != "background"]
+    found = map_labels(coco, Vocabulary.named("voc21"))
+    assert found.lacking == ()
+    pairs = {
+        coco[place]: Vocabulary.named("voc21").names[c]
+        for place, c in enumerate(found.owner)
+        if c is not None
+    }
+    assert (
+        pairs["couch"] == "sofa"
+        and pairs["tv"] == "tv monitor"
+        and pairs["airplane"] == "aeroplane"
+    )
+
+
+# -- the evaluation --------------------------------------------------------------------------------------------
+
+
+class Pictures(list):
+    """A small data set in memory."""
+
+    name, classes, ignore_index = "small", 4, 255
+    vocabulary = Vocabulary.from_words(["cat", "sofa", "door"], background=["sky"])
+
+    def __getitem__(self, key):
+        made = super().__getitem__(key)
+        if isinstance(key, slice):
+            made = Pictures(made)
+        return made
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(3)
+    made = Pictures()
+    for index in range(2):
+        picture = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        made.append((picture, rng.integers(0, 4, (40, 48)).astype(np.uint8), f"{index}"))
+    return made
+
+
+def test_the_engine_measures_them_beside_recipes(loaded, pictures, tiny_backbone):
+    small = {"windows": {"short_side": 64, "crop": 64, "stride": 32}}
+    recipe = Segmenter(tiny_backbone, ovsslib.Recipe.named("clip").but(small))
+    chosen = [loaded["clipseg"], recipe, loaded["mask2former"]]
+    reports = evaluate(chosen, pictures, store=False, progress=False)
+    assert [report.recipe.name for report in reports] == ["clipseg", "clip", "mask2former"]
+    assert reports[0].model.startswith("clipseg/") and reports[0].images == 2
+    for comparator, report in ((chosen[0], reports[0]), (chosen[2], reports[2])):
+        for row, (picture, label, _) in enumerate(pictures):
+            mask = comparator(picture, pictures.vocabulary).mask
+            right = [int(((mask == c) & (label == c)).sum()) for c in range(4)]
+            assert report.counts[row, 0].tolist() == right
+            sure = comparator.labelled(picture, comparator.text(pictures.vocabulary))[1]
+            assert sure.dtype == np.float32 and 0 <= sure.min() and sure.max() <= 1
+    alone = evaluate(loaded["clipseg"], pictures, store=False, progress=False)
+    assert np.array_equal(alone.counts, reports[0].counts)
+
+
+def test_label_maps_of_present_words(loaded, pictures):
+    first, second = predict(
+        [loaded["clipseg"], loaded["maskformer"]],
+        pictures,
+        keep=False,
+        present_only=True,
+        progress=False,
+    )
+    assert first.mask(0).shape == (40, 48) and second.mask(1).shape == (40, 48)
+
+
+def test_the_key_tells_weights_and_settings_apart(folders, loaded, tmp_path):
+    data = Pictures([(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), "0")])
+    key = parts_of(loaded["clipseg"], data, "data")
+    other = ovsslib.load(
+        "clipseg", pretrained=str(save_tiny("clipseg", tmp_path / "other", seed=1))
+    )
+    assert parts_of(other, data, "data")["model"]["weights"] != key["model"]["weights"]
+    moved = shutil.copytree(folders["clipseg"], tmp_path / "moved")
+    assert parts_of(ovsslib.load("clipseg", pretrained=str(moved)), data, "data") == key
+    file = moved / "processor_config.json"
+    settings = json.loads(file.read_text())
+    settings["image_processor"]["size"] = {"height": 64, "width": 64}
+    file.write_text(json.dumps(settings))
+    resized = ovsslib.load("clipseg", pretrained=str(moved))
+    assert parts_of(resized, data, "data")["model"] != key["model"]
+
+
+# -- loading -----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_fetched_unasked(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    def refuse(*arguments, **keywords):
+        raise AssertionError("asked the hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a: None)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    for name in comparators.names():
+        with pytest.raises(ModelError, match="not in the local cache.*nothing is fetched unasked"):
+            ovsslib.load(name)
+
+
+def test_the_local_cache_is_enough(monkeypatch, folders, image):
+    import huggingface_hub
+
+    cached = folders["clipseg"] / "config.json"
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda entry, file: str(cached))
+    comparator = ovsslib.load("clipseg")
+    assert comparator.backbone.pretrained == "CIDAS/clipseg-rd64-refined"
+    assert comparator(image, ["cat"]).mask.shape == (45, 56)
+
+
+def test_a_hub_entry_that_cannot_be_had_says_what_to_do(monkeypatch):
+    import huggingface_hub
+
+    def fail(*arguments, **keywords):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a: None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(ModelError, match="run `hf download CIDAS/clipseg-rd64-refined`"):
+        ovsslib.load("clipseg", pretrained="CIDAS/clipseg-rd64-refined")
+
+
+@pytest.mark.parametrize("name", ["lseg", "tcl", "deeplabv3plus"])
+def test_what_cannot_be_run_says_why(name):
+    row = next(one for one in comparators.quoted() if one.name == name)
+    with pytest.raises(ModelError, match=f"{row.title.replace('+', '[+]')} cannot be run here: "):
+        ovsslib.load(name)
+    assert row.group in comparators.GROUPS and len(row.reason) > 40
+
+
+def test_wrong_arguments_are_named(folders, tmp_path):
+    with pytest.raises(ModelError, match="unknown comparator 'clipsec'.*did you mean 'clipseg'"):
+        comparators.load("clipsec")
+    with pytest.raises(RecipeError, match="unknown recipe"):
+        ovsslib.load("clipsec")
+    with pytest.raises(
+        ModelError, match="model='sceneclip': 'clipseg' is a trained model by itself"
+    ):
+        ovsslib.load("clipseg", model="sceneclip")
+    with pytest.raises(ModelError, match="dataset='voc21'"):
+        ovsslib.load("clipseg", dataset="voc21")
+    with pytest.raises(ModelError, match="precision='fp8'"):
+        ovsslib.load("clipseg", pretrained=str(folders["clipseg"]), precision="fp8")
+    with pytest.raises(ModelError, match="there is no such folder"):
+        ovsslib.load("clipseg", pretrained=str(tmp_path / "nothing"))
+    with pytest.raises(ModelError, match="needs CLIPSegForImageSegmentation"):
+        ovsslib.load("clipseg", pretrained=str(folders["groupvit"]))
+    with pytest.raises(ModelError, match="there is no config.json"):
+        ovsslib.load("clipseg", pretrained=str(tmp_path))
+
+
+def test_damaged_folders_are_named(folders, tmp_path):
+    folder = shutil.copytree(folders["clipseg"], tmp_path / "damaged")
+    (folder / "processor_config.json").unlink()
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="cannot be opened"):
+        ovsslib.load("clipseg", pretrained=str(folder))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"holds no \*.safetensors"):
+        ovsslib.load("clipseg", pretrained=str(folder))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="is not JSON"):
+        ovsslib.load("clipseg", pretrained=str(folder))
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch, folders):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(
+        MissingPackageError, match=r"CLIPSeg needs transformers.*ovsslib\[comparators\]"
+    ):
+        ovsslib.load("clipseg", pretrained=str(folders["clipseg"]))
+
+
+def test_files_of_torchvision(tmp_path, image):
+    """Its own checkpoint files, with and without the auxiliary head; what does not fit is named."""
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    model = get_model(
+        "deeplabv3_resnet50", weights=None, weights_backbone=None, num_classes=21, aux_loss=True
+    )
+    file = tmp_path / "deeplabv3_resnet50_coco-cd0a2569.pth"
+    torch.save(model.state_dict(), file)
+    comparator = ovsslib.load("deeplabv3", pretrained=str(file))
+    assert len(comparator.labels) == 21 and comparator.labels[15] == "person"
+    assert comparator.lacks(Vocabulary.named("voc20")) == []
+    small = {key: value for key, value in model.state_dict().items() if "classifier.4" not in key}
+    torch.save(small, file)
+    with pytest.raises(ModelError, match="does not fit deeplabv3_resnet50 with 21 labels"):
+        ovsslib.load("deeplabv3", pretrained=str(file))
+    file.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="cannot be read as weights"):
+        ovsslib.load("deeplabv3", pretrained=str(file))
+    with pytest.raises(ModelError, match="unknown weights 'V9' of deeplabv3_resnet50"):
+        ovsslib.load("deeplabv3", pretrained="deeplabv3_resnet50/V9")
+    with pytest.raises(ModelError, match="unknown architecture 'fcn'"):
+        ovsslib.load("deeplabv3", pretrained="fcn/V1")
+    with pytest.raises(ModelError, match="lacks architecture"):
+        (tmp_path / "config.json").write_text("{}")
+        ovsslib.load("deeplabv3", pretrained=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", comparators.names())
+def test_each_runs_in_half_precision(name, folders, image):
+    comparator = ovsslib.load(name, pretrained=str(folders[name]), precision="bf16")
+    result = comparator(image, ["cat", "sofa"], keep_scores=True)
+    assert np.isfinite(result.scores).all() and result.scores.dtype == np.float32
+
+
+def test_unread_labels_of_the_background_in_deeplab(tmp_path, image):
+    folder = save_tiny_deeplab(tmp_path / "d", labels=("__background__", "cat"))
+    comparator = ovsslib.load("deeplabv3", pretrained=str(folder))
+    result = comparator(image, ["cat"], background=["wall"], keep_scores=True)
+    assert np.allclose(result.scores.sum(axis=0), 1, atol=1e-5)
