@@ -49,7 +49,9 @@ def picture() -> np.ndarray:
     image = np.stack([rows / 2, columns / 2, (rows + columns) / 4], axis=-1)
     for _ in range(12):
         top, left = rng.integers(0, HEIGHT - 40), rng.integers(0, WIDTH - 40)
-        image[top : top + rng.integers(20, 120), left : left + rng.integers(20, 120)] = rng.integers(0, 256, 3)
+        image[top : top + rng.integers(20, 120), left : left + rng.integers(20, 120)] = (
+            rng.integers(0, 256, 3)
+        )
     return np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
 
 
@@ -70,7 +72,11 @@ class Bench:
 
     def __init__(self, clock: Callable[[], float], repeats: int):
         torch.manual_seed(0)
-        self.net = build_model(open_clip.get_model_config("ViT-B-16-quickgelu")).eval().requires_grad_(False)
+        self.net = (
+            build_model(open_clip.get_model_config("ViT-B-16-quickgelu"))
+            .eval()
+            .requires_grad_(False)
+        )
         self.backbone = Backbone(self.net, name="ViT-B-16-quickgelu", weights_hash="random")
         self.image, self.texts = picture(), {q: random_text(q) for q in QUERIES}
         self.clock, self.repeats = clock, repeats
@@ -120,10 +126,14 @@ class Bench:
             costs = statistics.median(self.costs(recipe, queries))
             # The share of the time that the forwards do not explain; below 0 where a cut last block is cheaper.
             other = 1 - self.needed(recipe) / costs
-            cells.append(f"{queries} queries: {costs / self.needed(recipe):5.2f}, {other:4.0%} not forwards")
+            cells.append(
+                f"{queries} queries: {costs / self.needed(recipe):5.2f}, {other:4.0%} not forwards"
+            )
             if published:
                 unit = costs / 10
-                cells[-1] += f" = {unit:.2f} units, official {published[number]}, {published[number] / unit:.1f}x"
+                cells[-1] += (
+                    f" = {unit:.2f} units, official {published[number]}, {published[number] / unit:.1f}x"
+                )
         print(f"{title:28s} | {self.needed(recipe):3d} forwards | {' | '.join(cells)}", flush=True)
 
 
@@ -141,8 +151,12 @@ def stage_rows(loftup: Path) -> dict[str, Recipe]:
 def main() -> None:
     """Print all rows, or those asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="sclip and the end-to-end rows only, once")
-    parser.add_argument("--only", default="", help="rows whose title contains one of these texts (commas between)")
+    parser.add_argument(
+        "--quick", action="store_true", help="sclip and the end-to-end rows only, once"
+    )
+    parser.add_argument(
+        "--only", default="", help="rows whose title contains one of these texts (commas between)"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--repeats", type=int, default=0, help="0: 3, or 1 with --quick")
@@ -152,7 +166,9 @@ def main() -> None:
     wanted = [text.strip() for text in options.only.split(",") if text.strip()]
     bench = Bench(clock, options.repeats or (1 if options.quick else 3))
     bench.forwards()
-    print(f"flow | ovsslib {ovsslib.__version__}, {options.threads} threads, {options.clock} clock, 336x448")
+    print(
+        f"flow | ovsslib {ovsslib.__version__}, {options.threads} threads, {options.clock} clock, 336x448"
+    )
     with tempfile.TemporaryDirectory() as folder:
         loftup = Path(folder) / "loftup.pt"
         torch.save(LoftUp(512).state_dict(), loftup)

@@ -1,8 +1,8 @@
 """Training-free open-vocabulary semantic segmentation with CLIP: every method from one recipe.
 
-    import ovsslib
-    segment = ovsslib.load("naclip")
-    result = segment("photo.jpg", ["person", "dog", "grass"])
+import ovsslib
+segment = ovsslib.load("naclip")
+result = segment("photo.jpg", ["person", "dog", "grass"])
 """
 
 import sys
@@ -38,7 +38,9 @@ _LATE = {
     "evaluate": "ovsslib.evaluation.engine",
     "measure": "ovsslib.evaluation.results",
 }
-sys.modules["ovsslib.prompts"] = prompts  # `from ovsslib.prompts import ...` as well as `ovsslib.prompts`
+sys.modules["ovsslib.prompts"] = (
+    prompts  # `from ovsslib.prompts import ...` as well as `ovsslib.prompts`
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -24,7 +24,9 @@ def draw() -> Image.Image:
     overlay = result.overlay()
     height, width = result.mask.shape
     plain = Image.open(file).convert("RGB")
-    plain = plain.resize((overlay.width, round(overlay.width * height / width)), Image.Resampling.LANCZOS)
+    plain = plain.resize(
+        (overlay.width, round(overlay.width * height / width)), Image.Resampling.LANCZOS
+    )
     sheet = Image.new("RGB", (2 * overlay.width + GAP, overlay.height), "white")
     sheet.paste(plain, (0, 0))
     sheet.paste(overlay, (overlay.width + GAP, 0))

@@ -1,6 +1,6 @@
 """Write the table of recipes into README.md and book/recipes.csv, from the recipes themselves.
 
-    python scripts/fill_tables.py
+python scripts/fill_tables.py
 """
 
 import csv

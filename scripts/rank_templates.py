@@ -22,7 +22,9 @@ def main() -> None:
     """Fit and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=60, help="number of training pictures (60)")
-    parser.add_argument("--dataset", choices=VIEWS, action="append", help="this one only (all three)")
+    parser.add_argument(
+        "--dataset", choices=VIEWS, action="append", help="this one only (all three)"
+    )
     asked = parser.parse_args()
     count = asked.pictures
     backbone = load_backbone("sceneclip")

@@ -17,7 +17,12 @@ TINY_CONFIG = {
     "embed_dim": 24,
     "quick_gelu": True,
     "vision_cfg": {
-        "image_size": 64, "patch_size": 16, "width": 64, "layers": 12, "head_width": 16, "mlp_ratio": 4.0,
+        "image_size": 64,
+        "patch_size": 16,
+        "width": 64,
+        "layers": 12,
+        "head_width": 16,
+        "mlp_ratio": 4.0,
     },
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }

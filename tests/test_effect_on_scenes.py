@@ -216,5 +216,7 @@ def test_scaling_of_the_guidance_needs_windows_that_go_together(outcome):
         segmenter = Segmenter(backbone, recipe)
         text = segmenter.text(["sky", "grass", "person", "tree"])
         words = segmenter.words(text)
-        maps.append(window_logits_of([segmenter], segmenter.prepare(image), [words])[0].full().numpy())
+        maps.append(
+            window_logits_of([segmenter], segmenter.prepare(image), [words])[0].full().numpy()
+        )
     assert np.abs(maps[0] - maps[1]).max() > 1e-5

@@ -64,7 +64,11 @@ def test_stages_do_not_import_each_other():
     stages = {file.stem for file in files if "@stage(" in file.read_text(encoding="utf-8")}
     assert len(stages) > 15
     for file in files:
-        others = {name.split(".")[2] for name in imported(TREES[file]) if name.startswith("ovsslib.stages.")}
+        others = {
+            name.split(".")[2]
+            for name in imported(TREES[file])
+            if name.startswith("ovsslib.stages.")
+        }
         assert not others & stages, f"{file.name} imports {others & stages}"
 
 
@@ -73,7 +77,9 @@ def test_stages_do_not_know_each_other_by_name():
     names = set(registered_stages()) - {"attention", "labels", "text", "windows"}
     for file in files:
         for node in ast.walk(TREES[file]):
-            if isinstance(node, ast.Compare) and any(isinstance(op, (ast.In, ast.NotIn)) for op in node.ops):
+            if isinstance(node, ast.Compare) and any(
+                isinstance(op, (ast.In, ast.NotIn)) for op in node.ops
+            ):
                 word = node.left.value if isinstance(node.left, ast.Constant) else None
                 asked = ast.unparse(node.comparators[0])
                 assert not (word in names and asked == "recipe"), f"{file.name} asks for {word!r}"
@@ -101,7 +107,16 @@ def test_files_and_functions_are_short_and_described(file):
 
 
 def test_nothing_is_written_for_a_newer_python_than_the_oldest_supported_one():
-    newer = {"file_digest", "StrEnum", "batched", "UTC", "Self", "tomllib", "ExceptionGroup", "TaskGroup"}
+    newer = {
+        "file_digest",
+        "StrEnum",
+        "batched",
+        "UTC",
+        "Self",
+        "tomllib",
+        "ExceptionGroup",
+        "TaskGroup",
+    }
     for file, tree in TREES.items():
         ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 10))
         names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

@@ -37,7 +37,9 @@ def changes_of(key: str) -> dict:
     if method == "itaclip":
         attention = {"terms": "qq+kk", "residual": True, "feed_forward": False}
         return {"attention": attention, "middle_layers": {"layers": (7, 8, 10)}}
-    base = next(name for name in sorted(ATTENTION, key=len, reverse=True) if method.startswith(name))
+    base = next(
+        name for name in sorted(ATTENTION, key=len, reverse=True) if method.startswith(name)
+    )
     changes = {"attention": ATTENTION[base]}
     if "rcs" in method:
         changes["rcs"] = RCS
@@ -75,7 +77,10 @@ def test_cliptrase_features_agree(size, tiny_backbone, tiny_inputs):
 
 
 def test_positions_agree(tiny_backbone):
-    assert relative_error(tiny_backbone.positions((5, 7))[None], OUTPUTS["posembed_80x112"]) < TOLERANCE
+    assert (
+        relative_error(tiny_backbone.positions((5, 7))[None], OUTPUTS["posembed_80x112"])
+        < TOLERANCE
+    )
 
 
 def test_gem_attention_agrees(tiny_backbone):
@@ -92,7 +97,9 @@ def test_gem_attention_agrees(tiny_backbone):
 def test_feedback_matrix_agrees():
     recorded = vectors("sfr_matrix")
     for name, std, path in (
-        ("std5_decay", 5.0, True), ("std5_nodecay", 5.0, False), ("std1_decay", 1.0, True)
+        ("std5_decay", 5.0, True),
+        ("std5_nodecay", 5.0, False),
+        ("std1_decay", 1.0, True),
     ):
         key = next(k for k in recorded if k.endswith(name))
         ours = feedback_matrix(recorded["labels"].long(), std, path, released=True)

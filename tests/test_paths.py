@@ -34,7 +34,9 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
     for path in (tmp_path / "none" / "a.csv", tmp_path / "file" / "a.csv", tmp_path / ("n" * 300)):
         with pytest.raises(DataError, match="cannot write"):
             paths.write_file(path, b"")
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
     with pytest.raises(DataError, match="No space left"):
         paths.write_file(tmp_path / "b.csv", b"")
     assert os.listdir(tmp_path) == ["file"]

@@ -22,7 +22,15 @@ from ovsslib.recipe import (
 )
 
 PUBLISHED = (
-    "clip", "maskclip", "sclip", "clearclip", "naclip", "gem", "cliptrase", "resclip", "itaclip"
+    "clip",
+    "maskclip",
+    "sclip",
+    "clearclip",
+    "naclip",
+    "gem",
+    "cliptrase",
+    "resclip",
+    "itaclip",
 )
 THESIS = tuple(
     f"thesis-{name}" for name in ("baseline", "phase1", "phase2a", "phase1+2a", "full", "2c")
@@ -50,7 +58,10 @@ def test_yaml_round_trip(name):
         back = Recipe.from_yaml(one.to_yaml())
         assert back == one and hash(back) == hash(one) and back.key() == one.key()
         assert (back.name, back.summary, back.source, back.dataset) == (
-            one.name, one.summary, one.source, one.dataset
+            one.name,
+            one.summary,
+            one.source,
+            one.dataset,
         )
         assert one.dataset == dataset
         assert yaml.safe_load(one.to_yaml())["stages"] == one.resolved()
@@ -68,7 +79,9 @@ def test_published_settings_per_data_set():
 
 
 def test_stages_run_in_the_order_of_the_flow():
-    full = Recipe("all").but(pamr=True, densecrf=True, hierarchy=True, calibration=True, local_mask=True)
+    full = Recipe("all").but(
+        pamr=True, densecrf=True, hierarchy=True, calibration=True, local_mask=True
+    )
     points = [stage_info(name).point for name in full.stages]
     assert points == sorted(points, key=list(recipe.POINTS).index)
     assert [name for name, _ in full.at("refine")] == ["pamr", "densecrf"]
@@ -140,7 +153,8 @@ def test_recipes_are_frozen_and_compare_by_what_they_compute():
     assert one != one.but({"labels.logit_scale": 41})
     assert pickle.loads(pickle.dumps(one)) == one
     assert one.differences(one.but(pamr={"iterations": 4})) == {
-        "pamr.dilations": (None, [8, 16]), "pamr.iterations": (None, 4)
+        "pamr.dilations": (None, [8, 16]),
+        "pamr.iterations": (None, 4),
     }
 
 
@@ -219,7 +233,8 @@ def test_cumulative_order_of_the_thesis():
 
 def test_template_strategies_and_bad_thesis_settings():
     prompts = {
-        Recipe.from_thesis_config({"template_strategy": name})["text"].prompts for name in THESIS_TEMPLATES
+        Recipe.from_thesis_config({"template_strategy": name})["text"].prompts
+        for name in THESIS_TEMPLATES
     }
     assert prompts == set(THESIS_TEMPLATES.values())
     for config, message in (

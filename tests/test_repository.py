@@ -94,7 +94,14 @@ def test_environment_has_the_same_pins():
 
 
 def test_extras():
-    assert set(PROJECT["optional-dependencies"]) == {"book", "dev", "guides", "llm", "edit", "cluster"}
+    assert set(PROJECT["optional-dependencies"]) == {
+        "book",
+        "dev",
+        "guides",
+        "llm",
+        "edit",
+        "cluster",
+    }
     assert PROJECT["scripts"]["ovss"] == "ovsslib.cli.main:main"
     assert PROJECT["version"] == ovsslib.__version__
 
@@ -258,7 +265,9 @@ def test_links_of_the_readme_lead_somewhere():
 def test_the_readmes_picture_has_a_text_for_those_who_do_not_see_it():
     for page in ("README.md", "book/index.md"):
         text = (ROOT / page).read_text()
-        alt = re.search(r"!\[([^]]+)\]\(book/images/readme.png\)|images/readme.png\n:alt: (.+)", text)
+        alt = re.search(
+            r"!\[([^]]+)\]\(book/images/readme.png\)|images/readme.png\n:alt: (.+)", text
+        )
         assert len(alt[1] or alt[2]) > 60
     with Image.open(ROOT / "book/images/readme.png") as picture:
         assert picture.width >= 800

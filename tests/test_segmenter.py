@@ -49,7 +49,12 @@ def test_path_pil_image_and_array_are_the_same_picture(segment, image, tmp_path)
     Image.fromarray(image).save(tmp_path / "photo.png")
     masks = [
         segment(picture, WORDS).mask
-        for picture in (image, Image.fromarray(image), tmp_path / "photo.png", str(tmp_path / "photo.png"))
+        for picture in (
+            image,
+            Image.fromarray(image),
+            tmp_path / "photo.png",
+            str(tmp_path / "photo.png"),
+        )
     ]
     assert all(np.array_equal(mask, masks[0]) for mask in masks[1:])
 
@@ -103,7 +108,9 @@ def test_grey_alpha_deep_cmyk_and_turned_pictures(segment, image, tmp_path):
     assert np.array_equal(turned, segment(np.ascontiguousarray(np.rot90(image, -1)), WORDS).mask)
 
 
-def test_a_picture_of_144_million_pixels_is_worked_through_strip_by_strip(tiny_backbone, monkeypatch):
+def test_a_picture_of_144_million_pixels_is_worked_through_strip_by_strip(
+    tiny_backbone, monkeypatch
+):
     rows = []
     original = finishing.Stitched.rows
 
@@ -138,7 +145,7 @@ def test_words(segment, image):
 
 def test_thresholds_need_a_background(tiny_backbone, image):
     recipe = Recipe.named("sclip", "voc21").but(SMALL)
-    with pytest.raises(RecipeError, match="background=\"auto\""):
+    with pytest.raises(RecipeError, match='background="auto"'):
         Segmenter(tiny_backbone, recipe)(image, WORDS)
     strict = recipe.but({"labels.probability_threshold": 0.999})
     assert not Segmenter(tiny_backbone, strict)(image, WORDS, background="auto").mask.any()
@@ -178,7 +185,10 @@ def test_work_that_does_not_fit_is_refused_before_it_starts(tiny_backbone, image
 
 
 def test_pytorchs_own_memory_errors_get_a_remedy():
-    for error in (MemoryError("x"), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")):
+    for error in (
+        MemoryError("x"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: ..."),
+    ):
         with pytest.raises(MemoryBudgetError, match="smaller picture"), memory_errors():
             raise error
     with pytest.raises(RuntimeError, match="other"), memory_errors():
@@ -188,7 +198,9 @@ def test_pytorchs_own_memory_errors_get_a_remedy():
 # -- same numbers ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["sclip", "resclip", "itaclip", "gem", "cliptrase", "thesis-phase2a"])
+@pytest.mark.parametrize(
+    "name", ["sclip", "resclip", "itaclip", "gem", "cliptrase", "thesis-phase2a"]
+)
 @pytest.mark.parametrize("size", [(80, 112), (91, 130)])
 def test_batches_of_seven_equal_single_pictures(name, size, tiny_backbone, tiny_inputs):
     recipe = Recipe.named(name).but(windows={"short_side": 64, "crop": 64, "stride": 32})
@@ -223,7 +235,9 @@ def test_strips_and_the_whole_give_one_mask(segment, image, monkeypatch):
     whole = segment(image, WORDS, keep_scores=True).mask
     monkeypatch.setattr("ovsslib.segmenter.finishing.STRIP", 1300)
     assert np.array_equal(segment(image, WORDS).mask, whole)
-    threshold = Segmenter(segment.backbone, segment.recipe.but({"labels.probability_threshold": 0.3}))
+    threshold = Segmenter(
+        segment.backbone, segment.recipe.but({"labels.probability_threshold": 0.3})
+    )
     strips = threshold(image, WORDS, background=["wall"]).mask
     whole = threshold(image, WORDS, background=["wall"], keep_scores=True).mask
     assert np.array_equal(strips, whole)
@@ -251,7 +265,9 @@ def test_recipes_that_share_the_trunk_get_their_own_logits(tiny_backbone, image,
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_every_recipe_runs_in_every_precision(precision, image, second_models):
     torch.manual_seed(0)
-    backbone = Backbone(build_model(TINY_CONFIG), name="tiny", weights_hash="half", precision=precision)
+    backbone = Backbone(
+        build_model(TINY_CONFIG), name="tiny", weights_hash="half", precision=precision
+    )
     for name in recipe_names():
         recipe = Recipe.named(name).but(SMALL)
         if "upsampling" in recipe:
@@ -259,7 +275,9 @@ def test_every_recipe_runs_in_every_precision(precision, image, second_models):
         if "sink_denoise" in recipe:  # the published channels are for OpenAI's weights alone
             recipe = recipe.but({"sink_denoise": {"channels": (0, 5), "sigma": 1.5}})
         if "experts" in recipe:
-            recipe = recipe.but(experts=False)  # its table belongs to one model and one list of words
+            recipe = recipe.but(
+                experts=False
+            )  # its table belongs to one model and one list of words
         result = Segmenter(backbone, recipe)(image, WORDS, background=["wall"], keep_scores=True)
         assert np.isfinite(result.scores).all(), name
         assert result.mask.shape == (75, 101) and result.mask.max() < 5

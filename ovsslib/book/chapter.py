@@ -84,7 +84,9 @@ class Chapter:
             made[title] = dataclasses.replace(self.recipe(base, changes), name=title)
         return made
 
-    def segmenter(self, recipe: str | Recipe, changes: Mapping[str, Any] | None = None) -> Segmenter:
+    def segmenter(
+        self, recipe: str | Recipe, changes: Mapping[str, Any] | None = None
+    ) -> Segmenter:
         """A segmenter of the profile's model, made once."""
         made = self.recipe(recipe, changes)
         return self._segmenters.setdefault(made.key(), Segmenter(self.backbone, made))
@@ -116,7 +118,10 @@ class Chapter:
 
 
 def chapter(
-    profile: str = "embedded", overrides: Sequence[str] = (), limit: int | None = None, seed: int = 0
+    profile: str = "embedded",
+    overrides: Sequence[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
 ) -> Chapter:
     """First call of every notebook: check the parameters, set the look of the figures, quieten progress bars."""
     plt.rcParams.update(figure_style())

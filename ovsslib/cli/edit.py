@@ -76,15 +76,18 @@ def edit(
 ) -> None:
     """Edit what a word means in a picture; everything outside its mask stays as it is."""
     edits = {
-        "recolour": recolour, "blur": blur, "grey-out": grey_out, "background": background,
-        "replace": replace, "remove": remove, "new-background": new_background,
+        "recolour": recolour,
+        "blur": blur,
+        "grey-out": grey_out,
+        "background": background,
+        "replace": replace,
+        "remove": remove,
+        "new-background": new_background,
     }
     asked = {name: value for name, value in edits.items() if value not in (None, False)}
     if len(asked) != 1:
         found = ", ".join(f"--{name}" for name in asked) or "none"
-        raise RecipeError(
-            f"give one edit, not {found}: {', '.join(f'--{name}' for name in edits)}"
-        )
+        raise RecipeError(f"give one edit, not {found}: {', '.join(f'--{name}' for name in edits)}")
     if out.suffix.lower() != ".png":
         raise DataError(
             f"an edited picture is saved without loss, as PNG: {out.name!r} must end in .png"

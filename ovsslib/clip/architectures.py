@@ -93,11 +93,17 @@ def check_configuration(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     }  # fmt: skip
     for key in config:
         if key not in known:
-            raise ModelError(f"model {name!r}: its configuration has an unknown entry {key!r}{did_you_mean(key, known)}")
+            raise ModelError(
+                f"model {name!r}: its configuration has an unknown entry {key!r}{did_you_mean(key, known)}"
+            )
     if config.get("multimodal_cfg") is not None:
-        raise ModelError(f"model {name!r} cannot be run rightly: it is a CoCa (multimodal_cfg); {_ADVICE}")
+        raise ModelError(
+            f"model {name!r} cannot be run rightly: it is a CoCa (multimodal_cfg); {_ADVICE}"
+        )
     if config.get("init_logit_bias") is not None:
-        raise ModelError(f"model {name!r} cannot be run rightly: it is a SigLIP (init_logit_bias); {_ADVICE}")
+        raise ModelError(
+            f"model {name!r} cannot be run rightly: it is a SigLIP (init_logit_bias); {_ADVICE}"
+        )
     for part in ("embed_dim", "vision_cfg", "text_cfg"):
         if part not in config:
             raise ModelError(f"not an open_clip CLIP configuration: {name!r} has no {part!r}")
@@ -106,13 +112,19 @@ def check_configuration(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         ("text_cfg", _FIXED_TEXT, _FOLLOWED_TEXT),
     ):
         if not isinstance(config[tower], Mapping):
-            raise ModelError(f"not an open_clip CLIP configuration: {tower} of {name!r} is {config[tower]!r}")
+            raise ModelError(
+                f"not an open_clip CLIP configuration: {tower} of {name!r} is {config[tower]!r}"
+            )
         _check_tower(name, tower, config[tower], fixed, followed)
     layers = config["vision_cfg"].get("layers", 12)
     if not isinstance(layers, int):
-        raise ModelError(f"model {name!r} cannot be run rightly: it is a ResNet (layers={layers}); {_ADVICE}")
+        raise ModelError(
+            f"model {name!r} cannot be run rightly: it is a ResNet (layers={layers}); {_ADVICE}"
+        )
     # custom_text only says in which class open_clip keeps the same text tower
-    return {k: v for k, v in config.items() if k not in ("custom_text", "multimodal_cfg", "cast_dtype")}
+    return {
+        k: v for k, v in config.items() if k not in ("custom_text", "multimodal_cfg", "cast_dtype")
+    }
 
 
 def _check_tower(
@@ -129,10 +141,14 @@ def _check_tower(
         wanted, why = fixed[key]
         allowed = wanted if isinstance(wanted, tuple) else (wanted,)
         if value not in allowed:
-            raise ModelError(f"model {name!r} cannot be run rightly: {why} ({tower}.{key}={value!r}); {_ADVICE}")
+            raise ModelError(
+                f"model {name!r} cannot be run rightly: {why} ({tower}.{key}={value!r}); {_ADVICE}"
+            )
 
 
-def build_model(config: Mapping[str, Any], quick_gelu: bool = False, name: str = "custom") -> open_clip.CLIP:
+def build_model(
+    config: Mapping[str, Any], quick_gelu: bool = False, name: str = "custom"
+) -> open_clip.CLIP:
     """An open_clip model of a configuration mapping, with open_clip's random weights.
 
     Raises ModelError for a configuration that this library cannot run rightly.
@@ -153,17 +169,23 @@ def from_transformers(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """
     kind = config.get("model_type")
     if kind != "clip" or "vision_config" not in config or "text_config" not in config:
-        raise ModelError(f"{name!r} is a {kind!r} of `transformers`, not a whole CLIP (model_type 'clip'); {_ADVICE}")
+        raise ModelError(
+            f"{name!r} is a {kind!r} of `transformers`, not a whole CLIP (model_type 'clip'); {_ADVICE}"
+        )
     vision, text = dict(config["vision_config"]), dict(config["text_config"])
     acts = {vision.get("hidden_act", "quick_gelu"), text.get("hidden_act", "quick_gelu")}
     if len(acts) != 1 or not acts <= {"quick_gelu", "gelu"}:
-        raise ModelError(f"model {name!r} cannot be run rightly: its activations are {sorted(acts)}; {_ADVICE}")
+        raise ModelError(
+            f"model {name!r} cannot be run rightly: its activations are {sorted(acts)}; {_ADVICE}"
+        )
     width, heads = vision.get("hidden_size", 768), vision.get("num_attention_heads", 12)
     text_width = text.get("hidden_size", 512)
     eps = {part.get("layer_norm_eps", 1e-5) for part in (vision, text)}
     norm = {"eps": eps.pop()} if eps != {1e-5} and len(eps) == 1 else None
     if len(eps) > 1:
-        raise ModelError(f"model {name!r} cannot be run rightly: its towers have different layer_norm_eps; {_ADVICE}")
+        raise ModelError(
+            f"model {name!r} cannot be run rightly: its towers have different layer_norm_eps; {_ADVICE}"
+        )
     made = {
         "embed_dim": config.get("projection_dim", 512),
         "quick_gelu": acts == {"quick_gelu"},
@@ -235,7 +257,12 @@ def state_from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             number, _, rest = key.removeprefix(tower).partition(".")
             block = f"{_TOWERS[tower]}{number}"
             part, _, kind = rest.rpartition(".")
-            if part.startswith("self_attn.") and part[-7:] in ("_q_proj", ".q_proj", ".k_proj", ".v_proj"):
+            if part.startswith("self_attn.") and part[-7:] in (
+                "_q_proj",
+                ".q_proj",
+                ".k_proj",
+                ".v_proj",
+            ):
                 joined.setdefault(f"{block}.attn.in_proj_{kind}", {})[part[-6]] = value
             else:
                 made[f"{block}.{_RENAMED.get(part, part)}.{kind}"] = value

@@ -79,7 +79,10 @@ class TrunkOutput:
             return first
         taps = {
             index: Tap(
-                *(torch.cat([getattr(p.taps[index], name) for p in parts]) for name in ("normed", "q", "k", "v"))
+                *(
+                    torch.cat([getattr(p.taps[index], name) for p in parts])
+                    for name in ("normed", "q", "k", "v")
+                )
             )
             for index in first.taps
         }
@@ -244,7 +247,9 @@ class Backbone:
                 f"({self.patch_size}x{self.patch_size}); enlarge it"
             )
         visual = self.visual
-        x = F.conv2d(pixels.to(self.device, self.dtype), visual.conv1.weight, stride=self.patch_size)
+        x = F.conv2d(
+            pixels.to(self.device, self.dtype), visual.conv1.weight, stride=self.patch_size
+        )
         grid = tuple(x.shape[-2:])
         x = x.flatten(2).transpose(1, 2)
         first = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
@@ -321,7 +326,9 @@ class Backbone:
         `score_mask` as for :meth:`trunk`.
         """
         last = self.layers - 1
-        return self._behind_attention(last, tokens, self._mixed(self.project(last, tokens), score_mask))
+        return self._behind_attention(
+            last, tokens, self._mixed(self.project(last, tokens), score_mask)
+        )
 
     def project(self, index: int, tokens: Tensor) -> Tap:
         """ln_1 and the q, k, v projections of a block for tokens (B, T, width)."""
@@ -439,5 +446,7 @@ def check_device(device: str | torch.device) -> torch.device:
             f"{' or '.join(repr(name) for name, there in here.items() if there)}"
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f"device={str(device)!r}: there are {torch.cuda.device_count()} CUDA devices, from 0")
+        raise ModelError(
+            f"device={str(device)!r}: there are {torch.cuda.device_count()} CUDA devices, from 0"
+        )
     return device

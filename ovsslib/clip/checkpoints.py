@@ -19,7 +19,17 @@ from ovsslib.errors import ModelError
 _EXTRA_KEYS = ("input_resolution", "context_length", "vocab_size")
 # What training code wraps a state dict in, and what compilers and wrappers put before its names.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "ema", "clip", "net")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "clip.", "clip_model.", "backbone.", "net.", "ema.", "student.")
+_PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "model.",
+    "clip.",
+    "clip_model.",
+    "backbone.",
+    "net.",
+    "ema.",
+    "student.",
+)
 _ANCHORS = ("visual.class_embedding", "vision_model.embeddings.class_embedding")
 
 
@@ -76,7 +86,9 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same without the prefixes of wrappers; names that have none stay out if others have one."""
     anchor = next((key for key in state for end in _ANCHORS if key.endswith(end)), None)
     if anchor is None:
-        while (prefix := next((p for p in _PREFIXES if state and all(k.startswith(p) for k in state)), None)):
+        while prefix := next(
+            (p for p in _PREFIXES if state and all(k.startswith(p) for k in state)), None
+        ):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
         return state
     end = next(end for end in _ANCHORS if anchor.endswith(end))
@@ -87,7 +99,9 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if known is None:  # no prefix that we know: leave the names for the message about keys
             return state
         rest = rest.removeprefix(known)
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }
 
 
 def load_state(net: torch.nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
@@ -98,8 +112,12 @@ def load_state(net: torch.nn.Module, state: Mapping[str, Tensor], origin: str) -
     state = dict(state)
     own = net.state_dict()
     scale = state.get("logit_scale")
-    if scale is not None and scale.numel() == 1:  # no computation here reads it, and its shape varies
-        state["logit_scale"] = scale.reshape(own["logit_scale"].shape) if "logit_scale" in own else scale
+    if (
+        scale is not None and scale.numel() == 1
+    ):  # no computation here reads it, and its shape varies
+        state["logit_scale"] = (
+            scale.reshape(own["logit_scale"].shape) if "logit_scale" in own else scale
+        )
     state.pop("logit_bias", None) if "logit_bias" not in own else None
     optional = {key for key in own if key.endswith(("attn_mask", "logit_bias", "logit_scale"))}
     missing = [key for key in own if key not in state and key not in optional]
@@ -110,7 +128,11 @@ def load_state(net: torch.nn.Module, state: Mapping[str, Tensor], origin: str) -
         if key in state and state[key].shape != own[key].shape
     ]
     problems = []
-    for title, keys in (("missing", missing), ("unexpected", unexpected), ("other shape", misshapen)):
+    for title, keys in (
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("other shape", misshapen),
+    ):
         if keys:
             more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
             problems.append(f"{title}: {', '.join(keys[:4])}{more}")
@@ -133,7 +155,9 @@ def is_torchscript(file: Path) -> bool:
     if not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
+        return any(
+            name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist()
+        )
 
 
 def _unreadable(file: Path, error: Exception | str) -> str:
@@ -144,7 +168,9 @@ def _unreadable(file: Path, error: Exception | str) -> str:
 def check_file(file: Path, sha256: str | None = None) -> str:
     """SHA-256 of a checkpoint. Raises ModelError if the file is missing or its hash is not the expected one."""
     if not file.is_file():
-        raise ModelError(f"there is no checkpoint at {file}; check the path, or give a pretrained tag")
+        raise ModelError(
+            f"there is no checkpoint at {file}; check the path, or give a pretrained tag"
+        )
     summed = hashlib.sha256()
     try:
         with open(file, "rb") as stream:

@@ -27,6 +27,6 @@ def bilinear_matrix(size: int, target: int) -> Tensor:
 
     Taken from PyTorch's own interpolation of the unit vectors, so that products with it give its results.
     """
-    return F.interpolate(
-        torch.eye(size)[None], size=target, mode="linear", align_corners=False
-    )[0].T.contiguous()
+    return F.interpolate(torch.eye(size)[None], size=target, mode="linear", align_corners=False)[
+        0
+    ].T.contiguous()

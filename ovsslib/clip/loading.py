@@ -36,7 +36,12 @@ OPENAI_SHA256 = {
 }
 EMBEDDED = ("sceneclip", "sceneclip-p32")
 _HUB_PREFIX = "hf-hub:"
-_WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+_WEIGHTS = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+)
 _CONFIGURATIONS = ("open_clip_config.json", "config.json")
 
 
@@ -98,7 +103,9 @@ def load_backbone(
         return _opened(architecture, path, str(pretrained), device, precision, sha256)
     file = fetch_pretrained(name, str(pretrained))
     if tag.get("mean"):
-        architecture = Architecture(name, architecture.config, tuple(tag["mean"]), tuple(tag["std"]))
+        architecture = Architecture(
+            name, architecture.config, tuple(tag["mean"]), tuple(tag["std"])
+        )
     quick = bool(tag.get("quick_gelu", False))
     if architecture.config.get("quick_gelu") and not quick:
         warnings.warn(
@@ -119,7 +126,9 @@ def _opened(
     quick_gelu: bool | None = None,
 ) -> Backbone:
     """A backbone from its architecture and a checkpoint; `quick_gelu` None: nobody told, the file may."""
-    if sha256 is None and is_torchscript_file(file):  # OpenAI's own archive; a state dict may have its name too
+    if sha256 is None and is_torchscript_file(
+        file
+    ):  # OpenAI's own archive; a state dict may have its name too
         sha256 = OPENAI_SHA256.get(file.name)
     digest = check_file(file, sha256)
     state, from_openai = read_state_dict(file)
@@ -156,18 +165,27 @@ def _found_together(
         return nothing
     text = str(model)
     folder = Path(text).expanduser()
-    known = open_clip.get_model_config(text) is not None if not text.startswith(_HUB_PREFIX) else False
+    known = (
+        open_clip.get_model_config(text) is not None if not text.startswith(_HUB_PREFIX) else False
+    )
     if folder.is_dir() and not known:
         if pretrained is not None:
-            raise ModelError(f"model {text!r} is a folder with its own weights; leave pretrained out")
+            raise ModelError(
+                f"model {text!r} is a folder with its own weights; leave pretrained out"
+            )
         return _of_folder(folder)
     hub = text.startswith(_HUB_PREFIX) or (
-        text.count("/") == 1 and not folder.suffix and not folder.exists() and not _looks_like_vit(text)
+        text.count("/") == 1
+        and not folder.suffix
+        and not folder.exists()
+        and not _looks_like_vit(text)
     )
     if not hub:
         return nothing
     if pretrained is not None:
-        raise ModelError(f"model {text!r} is a hub entry with its own weights; leave pretrained out")
+        raise ModelError(
+            f"model {text!r} is a hub entry with its own weights; leave pretrained out"
+        )
     return _of_folder(_fetch_entry(text.removeprefix(_HUB_PREFIX)), name=text)
 
 
@@ -190,7 +208,11 @@ def _of_folder(folder: Path, name: str | None = None) -> tuple[Architecture, Pat
     check_configuration(config, name)
     preprocessing = folder / "preprocessor_config.json"
     about = _read_json(preprocessing) if preprocessing.is_file() else {}
-    extra = {"preprocess_cfg": {"mean": about["image_mean"], "std": about["image_std"]}} if "image_mean" in about else {}
+    extra = (
+        {"preprocess_cfg": {"mean": about["image_mean"], "std": about["image_std"]}}
+        if "image_mean" in about
+        else {}
+    )
     return _architecture(name, {"model_cfg": config, **extra}), weights
 
 
@@ -216,7 +238,9 @@ def _fetch_entry(entry: str) -> Path:
             f"bring it here and pass it: load_backbone('/path/to/{entry.rpartition('/')[2]}')"
         ) from None
     if not made:
-        raise ModelError(f"the hub entry {entry!r} holds no CLIP: it has no {' or '.join(_CONFIGURATIONS)}")
+        raise ModelError(
+            f"the hub entry {entry!r} holds no CLIP: it has no {' or '.join(_CONFIGURATIONS)}"
+        )
     return made[0].parent
 
 
@@ -247,16 +271,23 @@ def fetch_pretrained(name: str, tag: str) -> Path:
     """
     settings = get_pretrained_cfg(name, tag)
     if not settings:
-        raise ModelError(f"{tag!r} is neither a file nor a pretrained tag of {name!r}{_tags_hint(name)}")
+        raise ModelError(
+            f"{tag!r} is neither a file nor a pretrained tag of {name!r}{_tags_hint(name)}"
+        )
     found = cached_pretrained(name, tag)
     if found:
         return found
     try:
-        if settings.get("hf_hub"):  # asked once, so that a machine without a connection need not wait for retries
+        if settings.get(
+            "hf_hub"
+        ):  # asked once, so that a machine without a connection need not wait for retries
             HfApi().model_info(_hub_entry(settings["hf_hub"])[0], timeout=10)
         return Path(open_clip.download_pretrained(settings))
     except Exception as error:  # noqa: BLE001 - hub clients raise their transport's own errors
-        where = settings.get("url") or f"the model page {settings.get('hf_hub')!r} of the Hugging Face hub"
+        where = (
+            settings.get("url")
+            or f"the model page {settings.get('hf_hub')!r} of the Hugging Face hub"
+        )
         raise ModelError(
             f"the weights {name!r}/{tag!r} are not in the local cache and could not be downloaded "
             f"({type(error).__name__}). On a connected machine download {where}, bring the file here and pass its "
@@ -265,7 +296,11 @@ def fetch_pretrained(name: str, tag: str) -> Path:
 
 
 def _load_embedded(
-    name: str, own: str | Path | None, device: str | torch.device, precision: str, sha256: str | None
+    name: str,
+    own: str | Path | None,
+    device: str | torch.device,
+    precision: str,
+    sha256: str | None,
 ) -> Backbone:
     from ovsslib.clip.sceneclip import load_sceneclip_state  # late: seldom needed with real CLIP
 
@@ -304,7 +339,11 @@ def _resolve(model: str | Path | Mapping[str, Any]) -> Architecture:
     if config is None:
         names = [name for name in open_clip.list_models() if name.startswith("ViT-")]
         twin = text.replace("/", "-")
-        hint = f" (did you mean {twin!r}?)" if twin in names else did_you_mean(text, names).partition(";")[0]
+        hint = (
+            f" (did you mean {twin!r}?)"
+            if twin in names
+            else did_you_mean(text, names).partition(";")[0]
+        )
         raise ModelError(
             f"unknown model {text!r}{hint}; embedded: {', '.join(EMBEDDED)}; open_clip: {', '.join(names[:12])}, ... "
             "(open_clip.list_models() lists all)"
@@ -322,8 +361,14 @@ def _architecture(name: str, content: Mapping[str, Any]) -> Architecture:
         if preprocessing.get(key) is None:
             continue
         values = preprocessing[key]
-        if not isinstance(values, (list, tuple)) or len(values) != 3 or (key == "std" and min(values) <= 0):
-            raise ModelError(f"model {name!r}: preprocess_cfg.{key}={values!r} must be three numbers, RGB, for [0, 1]")
+        if (
+            not isinstance(values, (list, tuple))
+            or len(values) != 3
+            or (key == "std" and min(values) <= 0)
+        ):
+            raise ModelError(
+                f"model {name!r}: preprocess_cfg.{key}={values!r} must be three numbers, RGB, for [0, 1]"
+            )
         given[field] = tuple(float(v) for v in values)
     return Architecture(name, config, **given)
 
@@ -341,7 +386,9 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _hub_entry(entry: str) -> tuple[str, str]:
-    repository, _, file = entry.rpartition("/") if entry.count("/") > 1 else (entry.rstrip("/"), "", "")
+    repository, _, file = (
+        entry.rpartition("/") if entry.count("/") > 1 else (entry.rstrip("/"), "", "")
+    )
     return repository, file
 
 

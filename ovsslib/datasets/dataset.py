@@ -173,7 +173,9 @@ class SegmentationDataset(Sequence):
 
         if self._vocabulary is not None:
             return Vocabulary.named(self._vocabulary)
-        return Vocabulary.from_words("\n".join(self._words) if len(self._words) > 1 else list(self._words))
+        return Vocabulary.from_words(
+            "\n".join(self._words) if len(self._words) > 1 else list(self._words)
+        )
 
     def paths(self, index: int) -> tuple[Path, Path]:
         """Files of image and label map. Raises DataError when the label map is missing."""
@@ -252,14 +254,6 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
         ) from error
 
 
-
-
-
-
-
-
-
-
 def _layout(name: str, split: str) -> Layout:
     """The published layout of a data set's split; raises DataError for an unknown split."""
     classes = VIEWS[name][2]
@@ -312,7 +306,9 @@ def _find_root(name: str, root: str | os.PathLike | None, folder: str, layout: L
             return candidate
     remedy = "see the data page of the book for the layout"
     if folder == "scenes":
-        remedy = "draw it with `ovss scenes make` or `ovss scenes test`, and give its folder as root"
+        remedy = (
+            "draw it with `ovss scenes make` or `ovss scenes test`, and give its folder as root"
+        )
     raise DataError(
         f"{name} is not in {root}: there is no folder {layout.images} in it or in its {folder}; {remedy}"
     )

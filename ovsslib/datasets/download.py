@@ -230,7 +230,9 @@ class _Resuming:
                 have += len(block)
                 bar.update(len(block))
         if total is not None and have != total:
-            raise _requests().ConnectionError(f"the transfer broke off after {have} of {total} bytes")
+            raise _requests().ConnectionError(
+                f"the transfer broke off after {have} of {total} bytes"
+            )
 
     def _forget(self, tag: Path) -> None:
         self.part.unlink(missing_ok=True)

@@ -116,7 +116,9 @@ def save_mask(path: Path, values: np.ndarray) -> None:
 
 
 def _write(path: Path, save: Callable[[Path], object]) -> None:
-    remedy = "make room or choose another folder, then run the same command again: it goes on from here"
+    remedy = (
+        "make room or choose another folder, then run the same command again: it goes on from here"
+    )
     with paths.replacing(path, make_folder=True, sync=False, remedy=remedy) as part:
         save(part)
 
@@ -174,7 +176,9 @@ def _context_jobs(
     if not compute:
         raise DataError(f"{source} has no images of the split {split}")
     masks = base / "SegmentationClassContext"
-    jobs = [_LabelFile(masks / f"{name}.png", function) for name, function in sorted(compute.items())]
+    jobs = [
+        _LabelFile(masks / f"{name}.png", function) for name, function in sorted(compute.items())
+    ]
 
     def write_list() -> None:
         names = [name for name in sorted(compute) if (masks / f"{name}.png").is_file()]

@@ -294,7 +294,12 @@ class _Run:
         return self._counts(index, labels, confidence, label, time.perf_counter() - started)
 
     def _counts(
-        self, index: int, labels: np.ndarray, confidence: np.ndarray, label: np.ndarray, seconds: float
+        self,
+        index: int,
+        labels: np.ndarray,
+        confidence: np.ndarray,
+        label: np.ndarray,
+        seconds: float,
     ) -> ImageCounts:
         ignore = self.dataset.ignore_index
         return ImageCounts(
@@ -335,7 +340,9 @@ class _Run:
         ignored = 0
         if not seen.all() and hasattr(self.dataset, "label") and self.processes.first:
             some = np.flatnonzero(counts["done"])[:8]
-            ignored = sum(int((self.dataset.label(i) == self.dataset.ignore_index).sum()) for i in some)
+            ignored = sum(
+                int((self.dataset.label(i) == self.dataset.ignore_index).sum()) for i in some
+            )
         problem = unused_classes(self.dataset.name, seen, ignored)
         if problem and not seen.any():
             raise DataError(problem)
@@ -381,7 +388,9 @@ def model_name(backbone: Any) -> str:
     return f"{backbone.name}/{backbone.pretrained}" if backbone.pretrained else str(backbone.name)
 
 
-def _gathered(job: _Measurement, images: int, classes: int, processes: Processes) -> dict[str, np.ndarray]:
+def _gathered(
+    job: _Measurement, images: int, classes: int, processes: Processes
+) -> dict[str, np.ndarray]:
     """Counts of all images as dense arrays, summed over the processes; `done` says how often each was counted."""
     arrays = {
         "done": np.zeros(images, dtype=np.int64),

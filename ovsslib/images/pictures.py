@@ -58,7 +58,9 @@ def read_picture(source: Picture) -> np.ndarray:
             f"not {type(source).__name__}"
         )
     if "://" in str(source):
-        raise ImageError(f"{source} is an address, not a file; download the picture and give its path")
+        raise ImageError(
+            f"{source} is an address, not a file; download the picture and give its path"
+        )
     path = Path(source).expanduser()
     try:
         _check_file(path)

@@ -9,8 +9,16 @@ POINTS: Mapping[str, Mapping[str, int]] = {
     "windows": {"on_crops": 2},  # image -> windows, windows -> stitched logits
     "views": {"views": 1, "merge": 2},  # window -> engineered views of it
     "trunk": {"on_block": 3, "on_block_weights": 3},  # all blocks but the last
-    "attention": {"on_weights": 2, "feed_back": 2, "second_weights": 2, "replace_block": 1},  # last block
-    "picture": {"replace_windows": 1, "picture_logits": 1},  # all windows at once, before the last block
+    "attention": {
+        "on_weights": 2,
+        "feed_back": 2,
+        "second_weights": 2,
+        "replace_block": 1,
+    },  # last block
+    "picture": {
+        "replace_windows": 1,
+        "picture_logits": 1,
+    },  # all windows at once, before the last block
     "features": {"on_features": 2},  # patch features: upsampling, smoothing, regions
     "picture_text": {"on_picture_text": 2},  # text features moved by the picture's own patches
     # logits of one window, then of all windows at once

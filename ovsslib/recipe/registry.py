@@ -43,7 +43,9 @@ def stage(name: str, point: str, summary: str, order: int = 50):
 
     def register(settings: type) -> type:
         if point not in POINTS:
-            raise RecipeError(f"stage {name!r}: unknown point {point!r}; the points are {', '.join(POINTS)}")
+            raise RecipeError(
+                f"stage {name!r}: unknown point {point!r}; the points are {', '.join(POINTS)}"
+            )
         if not dataclasses.is_dataclass(settings) or not settings.__dataclass_params__.frozen:
             raise RecipeError(f"stage {name!r}: its settings must be a frozen dataclass")
         known = _REGISTRY.get(name)
@@ -87,7 +89,9 @@ def _check_hooks(name: str, point: str, settings: type) -> None:
         if method in methods:
             _check_arguments(name, methods[method], count)
     declared = getattr(settings, "capabilities", ())
-    declared = () if isinstance(declared, property) else declared  # depends on its fields; asked later
+    declared = (
+        () if isinstance(declared, property) else declared
+    )  # depends on its fields; asked later
     unknown = set(declared) - set(CAPABILITIES)
     if unknown:
         raise RecipeError(
@@ -136,7 +140,9 @@ def make_settings(name: str, values: Mapping[str, Any] | None = None) -> Any:
     fields = {f.name for f in dataclasses.fields(info.settings)}
     for key in values:
         if key not in fields:
-            raise RecipeError(f"stage {name!r} has no field {key!r}{did_you_mean(key, sorted(fields))}")
+            raise RecipeError(
+                f"stage {name!r} has no field {key!r}{did_you_mean(key, sorted(fields))}"
+            )
     try:
         return _adapter(info.settings).validate_python(values)
     except pydantic.ValidationError as error:

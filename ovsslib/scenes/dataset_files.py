@@ -199,7 +199,9 @@ def write_split(
         lines.append(_describe(seed, index, file, scene))
         if progress is not None:
             progress(number + 1, len(chosen))
-    paths.write_file(folder / "captions" / f"{split}.jsonl", "".join(lines).encode(), make_folder=True)
+    paths.write_file(
+        folder / "captions" / f"{split}.jsonl", "".join(lines).encode(), make_folder=True
+    )
     manifest = {
         "seed": seed,
         "minimum": minimum,
@@ -207,7 +209,9 @@ def write_split(
         "drawn_with": drawn_with(),
         "pictures": pictures,
     }
-    paths.write_file(manifest_path, (json.dumps(manifest, indent=0) + "\n").encode(), make_folder=True)
+    paths.write_file(
+        manifest_path, (json.dumps(manifest, indent=0) + "\n").encode(), make_folder=True
+    )
     counts = {name: int(n) for name, n in zip(CLASSES, shown, strict=True)}
     return SplitReport(folder, len(chosen), counts, rounded)
 

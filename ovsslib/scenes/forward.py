@@ -156,7 +156,9 @@ def encode_image(
     x, initial = embed(model, pixels, generator, patch_dropout)
     for block in blocks:
         x = run_block(block, x, low)
-    if mosaic > 1:  # the class token has seen all pictures of its mosaic: only the initial one will do
+    if (
+        mosaic > 1
+    ):  # the class token has seen all pictures of its mosaic: only the initial one will do
         patches = _tiles(x[:, 1:], mosaic)
         initial = initial[:1].expand(len(patches), -1, -1)
         x = torch.cat([initial, patches], dim=1)

@@ -62,7 +62,10 @@ class UpsamplerSettings:
 
     def __post_init__(self):
         object.__setattr__(self, "recipes", tuple(self.recipes))
-        if min(self.windows, self.zoom, self.stride, self.epochs, self.batch) < 1 or not self.recipes:
+        if (
+            min(self.windows, self.zoom, self.stride, self.epochs, self.batch) < 1
+            or not self.recipes
+        ):
             raise DataError(
                 f"windows {self.windows}, zoom {self.zoom}, stride {self.stride}, epochs {self.epochs}, "
                 f"batch {self.batch} must be 1 or more, and there must be a recipe"
@@ -151,7 +154,10 @@ def upsampling_loss(net: LoftUp, pairs: FeaturePairs, chosen: Tensor) -> Tensor:
     """Mean of one minus the cosine between LoftUp's output and the closer look, for the chosen windows."""
     target = pairs.fine[chosen].float()
     guidance = F.interpolate(
-        pairs.pictures[chosen].float() / 255, size=target.shape[-2:], mode="bilinear", align_corners=False
+        pairs.pictures[chosen].float() / 255,
+        size=target.shape[-2:],
+        mode="bilinear",
+        align_corners=False,
     )
     output = net(pairs.coarse[chosen].float(), guidance)
     return (1 - F.cosine_similarity(output, target, dim=1)).mean()
@@ -184,7 +190,9 @@ def pretrain_upsampler(
     backbone = backbone or load_backbone(settings.model, device=device)
     started = time.time()
     pairs = feature_pairs(backbone, settings, settings.seed, settings.windows, progress)
-    held_out = feature_pairs(backbone, settings, settings.seed + 1, max(8, settings.windows // 20), progress)
+    held_out = feature_pairs(
+        backbone, settings, settings.seed + 1, max(8, settings.windows // 20), progress
+    )
     torch.manual_seed(settings.seed)
     net = LoftUp(backbone.dim).train()
     optimiser = torch.optim.AdamW(net.parameters(), settings.lr, weight_decay=settings.weight_decay)
@@ -197,7 +205,9 @@ def pretrain_upsampler(
     saved = time.time()
     bar = tqdm(total=steps, initial=step, desc="loftup", unit="step", disable=not progress)
     while step < steps:
-        order = np.random.default_rng([settings.seed, step // per_epoch]).permutation(settings.windows)
+        order = np.random.default_rng([settings.seed, step // per_epoch]).permutation(
+            settings.windows
+        )
         start = step % per_epoch * settings.batch
         chosen = torch.from_numpy(order[start : start + settings.batch])
         for group in optimiser.param_groups:
@@ -247,7 +257,10 @@ def _schedule(step: int, steps: int) -> float:
 
 def _save(file: Path, net, optimiser, step: int, losses: list[float], settings) -> None:
     content = {
-        "net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "losses": losses,
+        "net": net.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+        "losses": losses,
         "settings": json.dumps(asdict(settings)),
     }
     with paths.replacing(file) as temporary:
@@ -257,7 +270,9 @@ def _save(file: Path, net, optimiser, step: int, losses: list[float], settings) 
 def _restore(file: Path, net, optimiser, settings) -> tuple[int, list[float]]:
     content = torch.load(file, weights_only=True)
     if content["settings"] != json.dumps(asdict(settings)):
-        raise DataError(f"{file} belongs to a run with other settings; name another folder, or remove it")
+        raise DataError(
+            f"{file} belongs to a run with other settings; name another folder, or remove it"
+        )
     net.load_state_dict(content["net"])
     optimiser.load_state_dict(content["optimiser"])
     return content["step"], content["losses"]

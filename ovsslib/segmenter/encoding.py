@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     from ovsslib.segmenter.segmenter import Segmenter
 
 
-
-
-
-
 class EncodedPicture:
     """What one recipe keeps of a picture.
 

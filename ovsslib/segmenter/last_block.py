@@ -49,7 +49,9 @@ class LastBlock:
 
         def change(weights: Tensor, index: int, grid: tuple[int, int]) -> Tensor:
             for settings in changing:
-                weights = settings.on_block_weights(weights, index, TrunkContext(self.backbone, grid))
+                weights = settings.on_block_weights(
+                    weights, index, TrunkContext(self.backbone, grid)
+                )
             return weights
 
         return change
@@ -130,7 +132,9 @@ class LastBlock:
             tokens = once(settings.second_weights(first, context))
         return tokens
 
-    def _first_logits(self, tokens: DenseTokens, context: AttentionContext, settings: Any) -> Tensor:
+    def _first_logits(
+        self, tokens: DenseTokens, context: AttentionContext, settings: Any
+    ) -> Tensor:
         """Cosines (B, Q [+ E], h, w) of a first pass, with the further words that the stage asks for."""
         if context.text is None:
             raise RecipeError(
@@ -138,7 +142,9 @@ class LastBlock:
             )
         text = context.text
         if hasattr(settings, "extra_texts"):
-            text = torch.cat([text, settings.extra_texts(self.backbone, self.recipe["text"]).to(text)])
+            text = torch.cat(
+                [text, settings.extra_texts(self.backbone, self.recipe["text"]).to(text)]
+            )
         return cosine_logits(tokens.map(), text)
 
     def project(self, tokens: DenseTokens) -> DenseTokens:

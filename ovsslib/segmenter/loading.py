@@ -87,10 +87,14 @@ def _comparator(
     return comparators.load(name, pretrained, device=device or "cpu", precision=precision or "fp32")
 
 
-def _refuse_ignored(backbone: Backbone, pretrained: str | None, device: str | None, precision: str | None) -> None:
+def _refuse_ignored(
+    backbone: Backbone, pretrained: str | None, device: str | None, precision: str | None
+) -> None:
     """Raise ModelError for an argument that a ready backbone would ignore."""
     if pretrained is not None:
-        raise ModelError(f"pretrained={pretrained!r}: the given backbone has its weights; leave pretrained out")
+        raise ModelError(
+            f"pretrained={pretrained!r}: the given backbone has its weights; leave pretrained out"
+        )
     for name, asked, has in (
         ("device", device, str(backbone.device)),
         ("precision", precision, backbone.precision),

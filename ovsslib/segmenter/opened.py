@@ -218,5 +218,3 @@ def attention_of_patch(
     row = weights[:, 1 + patch[0] * grid[1] + patch[1], 1:].float()
     row = row.mean(dim=0) if head is None else row[head]
     return row.reshape(grid).cpu().numpy()
-
-

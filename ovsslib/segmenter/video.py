@@ -34,14 +34,18 @@ def read_frames(source: str | os.PathLike | Iterable[Picture]) -> Iterator[np.nd
         yield from (read_picture(frame) for frame in find_pictures(path).values())
         return
     if not path.is_file():
-        raise DataError(f"{path} does not exist; give a film, a folder of frames, or a list of pictures")
+        raise DataError(
+            f"{path} does not exist; give a film, a folder of frames, or a list of pictures"
+        )
     import imageio.v3 as imageio  # late: only films need it
 
     try:
         for frame in imageio.imiter(path):
             frame = np.asarray(frame)
             grey = frame.ndim == 2
-            yield np.ascontiguousarray(np.dstack([frame] * 3) if grey else frame[..., :3]).astype(np.uint8)
+            yield np.ascontiguousarray(np.dstack([frame] * 3) if grey else frame[..., :3]).astype(
+                np.uint8
+            )
     except (OSError, ValueError, ImportError) as error:
         first = str(error).splitlines()[0]
         raise DataError(
@@ -72,7 +76,9 @@ def segment_frames(
     return _segmented(segmenter, source, text, smoothing)
 
 
-def _segmented(segmenter: "Segmenter", source: Any, text: Any, smoothing: float) -> Iterator[Segmentation]:
+def _segmented(
+    segmenter: "Segmenter", source: Any, text: Any, smoothing: float
+) -> Iterator[Segmentation]:
     past: Stitched | None = None
     rows = segmenter.words(text)
     for image in read_frames(source):

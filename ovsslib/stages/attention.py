@@ -53,23 +53,33 @@ class AttentionSettings:
                 "or use 'value' or 'neighbour'"
             )
         if self.gaussian_std is not None and self.gaussian_std <= 0:
-            raise RecipeError(f"attention.gaussian_std={self.gaussian_std}: must be above 0 patches, or null")
+            raise RecipeError(
+                f"attention.gaussian_std={self.gaussian_std}: must be above 0 patches, or null"
+            )
         if self.terms == "value" and self.gaussian_std is not None:
             raise RecipeError(
                 "attention.terms='value' has no scores that a Gaussian neighbourhood could be added to; "
                 "set attention.gaussian_std to null"
             )
         if self.terms == "neighbour" and self.gaussian_std is None:
-            raise RecipeError("attention.terms='neighbour' needs attention.gaussian_std; 5.0 is published")
+            raise RecipeError(
+                "attention.terms='neighbour' needs attention.gaussian_std; 5.0 is published"
+            )
 
     def inert(self, recipe: "Recipe") -> dict[str, str]:
         """Fields that were changed and have no part, where another stage takes their place."""
         unused: tuple[str, ...] = ()
         if recipe.has("ignores_attention"):
-            why, unused = "another stage computes the last block by itself", tuple(f.name for f in fields(self))
+            why, unused = (
+                "another stage computes the last block by itself",
+                tuple(f.name for f in fields(self)),
+            )
         # further stages at this point may ask for the recipe's own attention in other blocks
         elif recipe.has("replaces_weights") and len(recipe.stages_with("on_weights")) == 1:
-            why, unused = "another stage gives the weights by itself", ("terms", "combine", "gaussian_std")
+            why, unused = (
+                "another stage gives the weights by itself",
+                ("terms", "combine", "gaussian_std"),
+            )
         changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         return {name: why for name in changed if name in unused}
 

@@ -16,7 +16,12 @@ from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
 
 
-@stage("calibration", point="confidence", order=20, summary="temperature by entropy, or one fitted temperature")
+@stage(
+    "calibration",
+    point="confidence",
+    order=20,
+    summary="temperature by entropy, or one fitted temperature",
+)
 @dataclass(frozen=True)
 class CalibrationSettings:
     """Settings of the temperature.
@@ -42,7 +47,9 @@ class CalibrationSettings:
 
     def __post_init__(self):
         if not 0 < self.cold <= self.hot:
-            raise RecipeError(f"calibration.cold={self.cold}, calibration.hot={self.hot}: need 0 < cold <= hot")
+            raise RecipeError(
+                f"calibration.cold={self.cold}, calibration.hot={self.hot}: need 0 < cold <= hot"
+            )
         if not 0 <= self.lower < self.upper <= 1:
             raise RecipeError(
                 f"calibration.lower={self.lower}, calibration.upper={self.upper}: need 0 <= lower < upper <= 1"
@@ -114,4 +121,6 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         scaled = (logits / float(np.exp(log_temperature))).T
         return float(torch.nn.functional.cross_entropy(scaled, labels))
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.02), np.log(50)), method="bounded").x))
+    return float(
+        np.exp(minimize_scalar(loss, bounds=(np.log(0.02), np.log(50)), method="bounded").x)
+    )

@@ -11,7 +11,9 @@ from ovsslib.recipe import stage
 
 
 @stage(
-    "class_token_weight", point="similarity", order=80,
+    "class_token_weight",
+    point="similarity",
+    order=80,
     summary="multiply patch logits by the class token's (CLIPtrase, VOC20 only)",
 )
 @dataclass(frozen=True)

@@ -19,7 +19,12 @@ from ovsslib.recipe import stage
 from ovsslib.stages.contexts import ImageContext
 
 
-@stage("clusters", point="labels", order=50, summary="majority vote inside clusters of patches (CLIPtrase)")
+@stage(
+    "clusters",
+    point="labels",
+    order=50,
+    summary="majority vote inside clusters of patches (CLIPtrase)",
+)
 @dataclass(frozen=True)
 class ClusterSettings:
     """Settings of the vote.
@@ -55,7 +60,9 @@ class ClusterSettings:
         kept = context.kept_of_trunk.get(self)
         if kept is None:  # the windows are parts of the picture: one more pass over the whole
             layers = context.backbone.layers
-            kept = self.keep_of_trunk(context.trunk_of(context.network_picture, {layers - 2, layers - 1}))
+            kept = self.keep_of_trunk(
+                context.trunk_of(context.network_picture, {layers - 2, layers - 1})
+            )
         relation, grid = kept
         regions = cluster_map(
             relation.cpu(), grid, labels.shape, self.eps, self.min_samples, self.enlarge
@@ -78,7 +85,12 @@ def denoised(relation: Tensor) -> Tensor:
 
 
 def cluster_map(
-    relation: Tensor, grid: tuple[int, int], size: tuple[int, int], eps: float, min_samples: int, enlarge: int
+    relation: Tensor,
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    eps: float,
+    min_samples: int,
+    enlarge: int,
 ) -> np.ndarray | None:
     """Cluster index of every pixel (H, W), or None if DBSCAN finds no cluster.
 

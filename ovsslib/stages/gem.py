@@ -12,7 +12,12 @@ from ovsslib.stages.contexts import AttentionContext, DenseTokens
 from ovsslib.stages.replacing import rivals
 
 
-@stage("gem", point="attention", order=90, summary="self-self attention stream through the last blocks (GEM)")
+@stage(
+    "gem",
+    point="attention",
+    order=90,
+    summary="self-self attention stream through the last blocks (GEM)",
+)
 @dataclass(frozen=True)
 class GemSettings:
     """Replaces the last block: g <- g + mean of the v-v, k-k and q-q paths over the last `depth` blocks.

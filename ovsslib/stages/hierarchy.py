@@ -17,7 +17,12 @@ from ovsslib.recipe import stage
 from ovsslib.text.features import TextFeatures, encode_texts, merge_queries
 
 
-@stage("hierarchy", point="confidence", order=40, summary="decide the group first, then the class inside it")
+@stage(
+    "hierarchy",
+    point="confidence",
+    order=40,
+    summary="decide the group first, then the class inside it",
+)
 @dataclass(frozen=True)
 class HierarchySettings:
     """Settings of the hierarchy.
@@ -61,7 +66,9 @@ class HierarchySettings:
     def membership(self, text: TextFeatures) -> tuple[list[str], np.ndarray]:
         """Names of the groups and the group index of every class (C,). Raises RecipeError if there are none."""
         own = text.vocabulary.groups
-        complete = all(group is not None for i, group in enumerate(own) if i != text.vocabulary.background)
+        complete = all(
+            group is not None for i, group in enumerate(own) if i != text.vocabulary.background
+        )
         if self.groups == "vocabulary" and not complete:
             raise RecipeError(
                 f"hierarchy.groups='vocabulary': {text.vocabulary.name!r} does not give every class a group; use "
@@ -83,7 +90,9 @@ class HierarchySettings:
         from sklearn.cluster import AgglomerativeClustering  # late: slow to import, seldom needed
 
         means = class_means(text).cpu().numpy()
-        found = AgglomerativeClustering(count, metric="cosine", linkage="average").fit_predict(means)
+        found = AgglomerativeClustering(count, metric="cosine", linkage="average").fit_predict(
+            means
+        )
         _, index = np.unique(found, return_inverse=True)
         return [f"cluster {i + 1}" for i in range(index.max() + 1)], index
 

@@ -82,7 +82,9 @@ def merge_views(
         mixed = weight * _mean(in_place) + (1 - weight) * _mean(flipped)
     else:
         mixed = _mean(in_place or flipped)
-    return torch.einsum("bqd,bdhw->bqhw" if text.ndim == 3 else "qd,bdhw->bqhw", text.to(mixed), mixed)
+    return torch.einsum(
+        "bqd,bdhw->bqhw" if text.ndim == 3 else "qd,bdhw->bqhw", text.to(mixed), mixed
+    )
 
 
 def _mean(maps: Sequence[Tensor]) -> Tensor:

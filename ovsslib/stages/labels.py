@@ -56,7 +56,9 @@ class LabelSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise RecipeError(f"labels.{name}={getattr(self, name)}: must lie in [0, 1)")
         if not -1 <= self.background_offset <= 1:
-            raise RecipeError(f"labels.background_offset={self.background_offset}: must lie in [-1, 1]")
+            raise RecipeError(
+                f"labels.background_offset={self.background_offset}: must lie in [-1, 1]"
+            )
         if self.closing < 0 or self.closing % 2 == 0 and self.closing:
             raise RecipeError(f"labels.closing={self.closing}: use an odd number of pixels, or 0")
 
@@ -65,13 +67,17 @@ class LabelSettings:
         reasons = {}
         compared = recipe.has("reads_probabilities") or self.probability_threshold > 0
         if self.merge == "logit" and recipe.has("merges_synonyms"):
-            reasons["merge"] = "another stage merges synonyms by itself (a hierarchy, a rule without softmax)"
+            reasons["merge"] = (
+                "another stage merges synonyms by itself (a hierarchy, a rule without softmax)"
+            )
         elif self.merge == "logit" and not compared:
             reasons["merge"] = "either way the best query wins, and no threshold or CRF follows"
         if self.closing_by == "class" and not self.closing:
             reasons["closing_by"] = "closing is 0"
         if self.synonyms == "first" and recipe.has("merges_synonyms"):
-            reasons["synonyms"] = "another stage merges synonyms by itself (a hierarchy, a rule without softmax)"
+            reasons["synonyms"] = (
+                "another stage merges synonyms by itself (a hierarchy, a rule without softmax)"
+            )
         return reasons
 
     def owners(self, query_class: Tensor, classes: int) -> Tensor:
@@ -107,7 +113,7 @@ class LabelSettings:
         least = self.probability_threshold if threshold is None else threshold
         if background is None and least:
             raise RecipeError(
-                "a probability threshold needs a background class: pass background=\"auto\" or a list of words"
+                'a probability threshold needs a background class: pass background="auto" or a list of words'
             )
         if self.area_threshold:
             scores = drop_small_classes(scores, self.area_threshold, background)
@@ -123,7 +129,7 @@ class LabelSettings:
             raise RecipeError(
                 f"labels.probability_threshold={self.probability_threshold}, labels.area_threshold="
                 f"{self.area_threshold} and labels.background_offset={self.background_offset} need a background "
-                "class: pass background=\"auto\" or a list of words, or set them to 0"
+                'class: pass background="auto" or a list of words, or set them to 0'
             )
 
     def offset(self, logits: Tensor, query_class: Tensor, background: int | None) -> Tensor:
@@ -131,7 +137,9 @@ class LabelSettings:
         if not self.background_offset or background is None:
             return logits
         added = torch.zeros(len(logits), device=logits.device)
-        added[: len(query_class)][query_class.to(logits.device) == background] = self.background_offset
+        added[: len(query_class)][query_class.to(logits.device) == background] = (
+            self.background_offset
+        )
         return logits + added.view(-1, *[1] * (logits.ndim - 1))
 
     def close(self, labels: np.ndarray) -> np.ndarray:

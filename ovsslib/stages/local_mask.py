@@ -14,7 +14,12 @@ from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
 
 
-@stage("local_mask", point="attention", order=60, summary="favour near patches in the attention (thesis)")
+@stage(
+    "local_mask",
+    point="attention",
+    order=60,
+    summary="favour near patches in the attention (thesis)",
+)
 @dataclass(frozen=True)
 class LocalMaskSettings:
     """Patch columns of the attention are multiplied by exp(-d^2 / (2 std^2)), then rescaled.

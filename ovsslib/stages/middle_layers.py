@@ -9,7 +9,12 @@ from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
 
 
-@stage("middle_layers", point="attention", order=20, summary="mix in attention of middle layers (ITACLIP)")
+@stage(
+    "middle_layers",
+    point="attention",
+    order=20,
+    summary="mix in attention of middle layers (ITACLIP)",
+)
 @dataclass(frozen=True)
 class MiddleLayersSettings:
     """A <- (1 - weight) A_last + weight * mean of A_l over `layers`, head by head.
@@ -25,7 +30,9 @@ class MiddleLayersSettings:
 
     def __post_init__(self):
         if not self.layers or min(self.layers) < 1 or len(set(self.layers)) != len(self.layers):
-            raise RecipeError(f"middle_layers.layers={self.layers}: give different blocks counted from 1")
+            raise RecipeError(
+                f"middle_layers.layers={self.layers}: give different blocks counted from 1"
+            )
         if not 0 <= self.weight <= 1:
             raise RecipeError(f"middle_layers.weight={self.weight}: must lie between 0 and 1")
 

@@ -12,7 +12,12 @@ from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
 
 
-@stage("rcs", point="attention", order=40, summary="mix in query-key attention of middle layers (ResCLIP)")
+@stage(
+    "rcs",
+    point="attention",
+    order=40,
+    summary="mix in query-key attention of middle layers (ResCLIP)",
+)
 @dataclass(frozen=True)
 class RcsSettings:
     """A <- tau ((1 - lam) A_self + lam A_cross), A_cross = mean of softmax(q k^T) over `layers`, per head.

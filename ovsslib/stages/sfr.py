@@ -17,7 +17,12 @@ from ovsslib.stages.contexts import Adjust, AttentionContext
 from ovsslib.stages.pixel_adaptive import pamr
 
 
-@stage("sfr", point="attention", order=80, summary="feed a first segmentation back into the attention (ResCLIP)")
+@stage(
+    "sfr",
+    point="attention",
+    order=80,
+    summary="feed a first segmentation back into the attention (ResCLIP)",
+)
 @dataclass(frozen=True)
 class SfrSettings:
     """S <- tau ((1 - lam) S + lam S_hat) for every score matrix S of the last block.
@@ -80,7 +85,9 @@ class SfrSettings:
             full = F.interpolate(one[None], size=picture.shape[-2:], mode="bilinear")
             if self.pamr_iterations:
                 full = pamr(picture[None].float(), full, self.pamr_iterations, self.pamr_dilations)
-            labels = patch_labels((full * self.logit_scale).softmax(1)[0], self.threshold, context.backbone.patch_size)
+            labels = patch_labels(
+                (full * self.logit_scale).softmax(1)[0], self.threshold, context.backbone.patch_size
+            )
             matrix = feedback_matrix(labels, self.std, self.path_test, self.released_path_test)
             matrices.append(matrix / matrix.max())
         target = torch.stack(matrices)[:, None]

@@ -90,7 +90,9 @@ class WindowSettings:
     def boxes(self, height: int, width: int) -> "WindowGrid":
         """Windows of a picture of height x width pixels."""
         if self.crop == 0:
-            return WindowGrid((height, width), (0,), (0,), (height, width), self._pad((height, width)))
+            return WindowGrid(
+                (height, width), (0,), (0,), (height, width), self._pad((height, width))
+            )
         size = (min(self.crop, height), min(self.crop, width))
         tops, lefts = self._starts(height, size[0]), self._starts(width, size[1])
         return WindowGrid((height, width), tops, lefts, size, self._pad(size))
@@ -108,7 +110,9 @@ class WindowSettings:
         """Fields that were changed and have no part here, each with the reason."""
         if recipe.has("ignores_windows"):
             changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
-            return dict.fromkeys(changed, "another stage takes the picture as it is, without windows")
+            return dict.fromkeys(
+                changed, "another stage takes the picture as it is, without windows"
+            )
         reasons = {}
         if self.direct and not self.in_one_resize:
             reasons["direct"] = "the picture is cut into windows, or padded"
@@ -219,9 +223,9 @@ class Stitched:
         device = windows.device
         self.kept_of_trunk: dict[Any, Any] = {}
         rows_of, columns_of = grid.pad[:2], grid.pad[2:]
-        self._down = _axis_matrix(
-            h, grid.tops, grid.size[0], grid.picture[0], size[0], rows_of
-        ).to(device)
+        self._down = _axis_matrix(h, grid.tops, grid.size[0], grid.picture[0], size[0], rows_of).to(
+            device
+        )
         self._across = _axis_matrix(
             w, grid.lefts, grid.size[1], grid.picture[1], size[1], columns_of
         ).to(device)

@@ -19,7 +19,11 @@ def unweighted_backbone(model: str | Mapping[str, Any]) -> Backbone:
 
     Raises ModelError for an unknown name or a mapping that is not a configuration.
     """
-    name, config = ("custom", model) if isinstance(model, Mapping) else (model, open_clip.get_model_config(model))
+    name, config = (
+        ("custom", model)
+        if isinstance(model, Mapping)
+        else (model, open_clip.get_model_config(model))
+    )
     if config is None:
         raise ModelError(f"unknown model {name!r}; open_clip.list_models() lists the architectures")
     return Backbone(

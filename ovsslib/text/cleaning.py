@@ -28,7 +28,11 @@ def as_list(synonyms: Any, name: str) -> list[str]:
         return split_synonyms(synonyms)
     if isinstance(synonyms, (Mapping, bytes)) or not isinstance(synonyms, Iterable):
         raise WordsError(f"the synonyms of {name!r} must be a list of texts, not {synonyms!r}")
-    return [part for one in synonyms for part in (split_synonyms(one) if isinstance(one, str) else [one])]
+    return [
+        part
+        for one in synonyms
+        for part in (split_synonyms(one) if isinstance(one, str) else [one])
+    ]
 
 
 _CLASS_ENDS = re.compile(r"(?<!\d),|,(?!\d)|[;\n\r]")

@@ -350,7 +350,9 @@ def _store(key: str, features: Tensor) -> None:
     content = safetensors.torch.save({"features": features}, {"stamp": _stamp(key, features)})
     try:
         entry = _entry(key)
-        paths.write_file(entry, content)  # of two writers the last one wins; both bring the same content
+        paths.write_file(
+            entry, content
+        )  # of two writers the last one wins; both bring the same content
         _sweep(entry.parent)
     except (OSError, DataError) as error:
         warnings.warn(f"text features are not kept on disk: {error}", stacklevel=2)

@@ -267,7 +267,11 @@ class Vocabulary:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            wrong = "it is not UTF-8; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else error
+            wrong = (
+                "it is not UTF-8; save it as UTF-8"
+                if isinstance(error, UnicodeDecodeError)
+                else error
+            )
             raise WordsError(f"cannot read the vocabulary file {path}: {wrong}") from None
         try:
             if path.suffix.lower() not in (".yaml", ".yml"):

@@ -45,7 +45,9 @@ def test_the_panel_names_its_colours_and_enlarges_where_outlines_are():
     assert names[0].startswith("within 2 pixels") and len(names) == 3
     zoomed = figure.axes[1].images[0].get_array()
     assert zoomed.shape == (*CROP, 3)
-    hexes = {"#" + "".join(f"{round(255 * value):02x}" for value in row) for row in zoomed.reshape(-1, 3)}
+    hexes = {
+        "#" + "".join(f"{round(255 * value):02x}" for value in row) for row in zoomed.reshape(-1, 3)
+    }
     assert {MATCHED, MISSED} <= hexes
 
 

@@ -12,8 +12,11 @@ from ovsslib.recipe import Recipe, recipe_names
 
 TABLE = pd.DataFrame(
     {
-        "value": [10.0, 30.0, 32.0], "low": [9.0, 28.0, 30.0], "high": [11.0, 32.0, 34.0],
-        "seconds": [0.1, 0.3, 0.2], "claimed": [22.77, np.nan, 30.0],
+        "value": [10.0, 30.0, 32.0],
+        "low": [9.0, 28.0, 30.0],
+        "high": [11.0, 32.0, 34.0],
+        "seconds": [0.1, 0.3, 0.2],
+        "claimed": [22.77, np.nan, 30.0],
     },
     index=["clip", "sclip", "naclip"],
 )
@@ -88,7 +91,9 @@ def test_pipeline_shows_densecrf_where_it_runs_behind_the_confidence():
 
 def test_names_of_points_cover_neither_each_other_nor_a_point():
     claimed, measured = [4.4, 22.8, 23.0, 24.0], [4.8, 18.9, 19.0, 30.0]
-    figure = figures.scatter_claims(measured, claimed, ["q-q", "v-v", "k-k", "a long name at the edge"], "x", "y")
+    figure = figures.scatter_claims(
+        measured, claimed, ["q-q", "v-v", "k-k", "a long name at the edge"], "x", "y"
+    )
     axes = figure.axes[0]
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in axes.texts]
@@ -109,9 +114,13 @@ def test_attention_panel_wraps_its_maps():
 
 
 def test_dots_take_less_room_with_less_spacing():
-    table = pd.DataFrame({"value": [1.0] * 30, "low": [0.5] * 30, "high": [2.0] * 30}, index=map(str, range(30)))
-    assert figures.dots(table, spacing=0.2).get_size_inches()[1] < figures.dots(table).get_size_inches()[1]
-
+    table = pd.DataFrame(
+        {"value": [1.0] * 30, "low": [0.5] * 30, "high": [2.0] * 30}, index=map(str, range(30))
+    )
+    assert (
+        figures.dots(table, spacing=0.2).get_size_inches()[1]
+        < figures.dots(table).get_size_inches()[1]
+    )
 
 
 def test_scatter_takes_values_by_position():
@@ -122,7 +131,9 @@ def test_scatter_takes_values_by_position():
 
 
 def test_upright_bars_have_a_legend_of_their_groups():
-    figure = figures.columns({"sky": 12.0, "dog": 1.0, "cat": 2.0}, "share (%)", {"sky": "stuff", "dog": "thing"})
+    figure = figures.columns(
+        {"sky": 12.0, "dog": 1.0, "cat": 2.0}, "share (%)", {"sky": "stuff", "dog": "thing"}
+    )
     axes = figure.axes[0]
     assert [bar.get_height() for bar in axes.patches] == [12.0, 1.0, 2.0]
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["stuff", "thing"]
@@ -134,7 +145,9 @@ def test_a_label_sheet_has_each_label_map_below_its_picture():
     image = np.full((20, 30, 3), 7, np.uint8)
     pairs = [(image, np.full((20, 30), label)) for label in (2, 0, 255)]
     figure = figures.label_sheet(pairs, ["sky", "grass", "dog"], columns=2)
-    shown = [axes.images[0].get_array()[0, 0].tolist() if axes.images else None for axes in figure.axes]
+    shown = [
+        axes.images[0].get_array()[0, 0].tolist() if axes.images else None for axes in figure.axes
+    ]
     assert shown[:2] == [[7, 7, 7]] * 2 and shown[4] == [7, 7, 7] and shown[5] is None
     assert shown[6] == [255, 255, 255] and shown[2] != shown[3]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["sky", "dog"]
@@ -142,7 +155,13 @@ def test_a_label_sheet_has_each_label_map_below_its_picture():
 
 def test_pipeline_tells_the_main_settings_though_they_are_the_defaults():
     drawn = texts(figures.pipeline(Recipe.named("thesis-phase1")))
-    for told in ("prompts imagenet80", "method loftup", "alpha 0.3", "parameters standard", "logit_scale"):
+    for told in (
+        "prompts imagenet80",
+        "method loftup",
+        "alpha 0.3",
+        "parameters standard",
+        "logit_scale",
+    ):
         assert told in drawn
 
 
@@ -154,7 +173,11 @@ def test_pictures_stand_in_even_rows():
 
 
 def test_maps_with_limits_share_one_scale_and_its_bar():
-    maps = {"a": np.full((4, 6), 0.2), "b": np.full((4, 6), 0.7), "picture": np.zeros((4, 6, 3), np.uint8)}
+    maps = {
+        "a": np.full((4, 6), 0.2),
+        "b": np.full((4, 6), 0.7),
+        "picture": np.zeros((4, 6, 3), np.uint8),
+    }
     figure = figures.picture_row(maps, limits=(0, 1), label="confidence")
     drawn = [axes.images[0].get_clim() for axes in figure.axes if axes.get_title() in ("a", "b")]
     assert drawn == [(0, 1), (0, 1)]

@@ -36,7 +36,9 @@ def test_steps_and_labels_are_those_of_the_segmenter(tiny_backbone, picture, tmp
     assert torch.allclose(look.features["patches"], whole, atol=1e-5)
 
 
-def test_anchors_are_confident_patches_with_their_word(tiny_backbone, picture, tmp_path, monkeypatch):
+def test_anchors_are_confident_patches_with_their_word(
+    tiny_backbone, picture, tmp_path, monkeypatch
+):
     monkeypatch.setenv("OVSSLIB_CACHE", str(tmp_path))
     segmenter = Segmenter(tiny_backbone, Recipe("tiny").but(SMALL | {"feedback.quantile": 0.0}))
     look = look_inside(segmenter, picture, WORDS)

@@ -227,7 +227,9 @@ def test_defining_without_a_model_is_one_line_with_the_remedy(tmp_path, monkeypa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert run("words", "define", "otter", "--model", "nobody/has-this-model") == 1
     shown = capsys.readouterr().err
-    assert shown.count("\n") == 1 and ("hf download nobody/has-this-model" in shown or "ovsslib[llm]" in shown)
+    assert shown.count("\n") == 1 and (
+        "hf download nobody/has-this-model" in shown or "ovsslib[llm]" in shown
+    )
     assert run("words", "define", "otter", "--kind", "poems") == 1
     assert "known: definitions, synonyms" in capsys.readouterr().err
 

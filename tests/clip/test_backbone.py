@@ -17,7 +17,9 @@ def random_net(seed=0, **vision):
 
 
 def test_sizes_are_read_from_the_model(tiny_backbone):
-    found = [getattr(tiny_backbone, name) for name in ("width", "heads", "layers", "patch_size", "dim")]
+    found = [
+        getattr(tiny_backbone, name) for name in ("width", "heads", "layers", "patch_size", "dim")
+    ]
     assert found == [64, 4, 12, 16, 24]
     assert tiny_backbone.base_grid == (4, 4) and tiny_backbone.image_size == (64, 64)
     assert tiny_backbone.scale == 0.25

@@ -30,7 +30,9 @@ def openai_files(tmp_path_factory):
     state = {key: value for key, value in net.state_dict().items() if not key.endswith(optional)}
     extra = {key: torch.tensor(value) for key, value in EXTRA.items()}
     torch.save({**state, **extra}, folder / "state.pt")
-    save_file({key: value.contiguous() for key, value in state.items()}, folder / "state.safetensors")
+    save_file(
+        {key: value.contiguous() for key, value in state.items()}, folder / "state.safetensors"
+    )
     return net, folder
 
 
@@ -46,7 +48,10 @@ def tiny_state():
 def test_vit_b16_of_openais_names_goes_all_the_way_to_a_mask(file, model, openai_files):
     net, folder = openai_files
     names = set(read_state_dict(folder / file)[0])
-    assert {"visual.class_embedding", "visual.transformer.resblocks.11.attn.in_proj_weight"} <= names
+    assert {
+        "visual.class_embedding",
+        "visual.transformer.resblocks.11.attn.in_proj_weight",
+    } <= names
     backbone = load_backbone(model, folder / file)
     pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

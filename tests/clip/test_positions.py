@@ -25,7 +25,8 @@ def test_antialiased_is_pillows_bicubic(grid, tiny_backbone):
     table = tiny_backbone.positions((4, 4), "keep")
     channels = table[1:].T.reshape(-1, 4, 4).numpy()
     resized = [
-        np.asarray(Image.fromarray(c).resize(grid[::-1], Image.Resampling.BICUBIC)) for c in channels
+        np.asarray(Image.fromarray(c).resize(grid[::-1], Image.Resampling.BICUBIC))
+        for c in channels
     ]
     expected = torch.from_numpy(np.stack(resized)).flatten(1).T
     ours = tiny_backbone.positions(grid, "size-antialias")

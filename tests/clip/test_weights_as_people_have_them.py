@@ -40,7 +40,9 @@ def same_as(backbone, net, text=True) -> bool:
         )
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod.", "clip."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod.", "clip."]
+)
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])
 def test_prefixes_and_wrappers_of_training_code(prefix, wrapper, net, tmp_path):
     state = {prefix + key: value for key, value in net.state_dict().items()}
@@ -49,7 +51,10 @@ def test_prefixes_and_wrappers_of_training_code(prefix, wrapper, net, tmp_path):
 
 
 def test_half_files_and_any_shape_of_the_logit_scale(net, tmp_path):
-    state = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
+    state = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in net.state_dict().items()
+    }
     half = copy.deepcopy(net)
     half.load_state_dict({key: value.float() for key, value in state.items()})
     for name, scale in (("a", torch.ones(1)), ("b", torch.tensor(1.0)), ("c", None)):
@@ -64,7 +69,12 @@ def transformers_folder(folder, act="quick_gelu", **preprocessing):
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(3)
-    size = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128, "hidden_act": act}
+    size = {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 128,
+        "hidden_act": act,
+    }
     config = CLIPConfig(
         text_config={**size, "hidden_size": 32, "vocab_size": 49408, "eos_token_id": 49407, "bos_token_id": 49406},
         vision_config={**size, "hidden_size": 64, "image_size": 64, "patch_size": 16}, projection_dim=24,
@@ -77,7 +87,9 @@ def transformers_folder(folder, act="quick_gelu", **preprocessing):
 
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
 def test_a_folder_of_transformers(act, tmp_path):
-    model = transformers_folder(tmp_path, act, image_mean=[0.5, 0.5, 0.5], image_std=[0.25, 0.25, 0.25])
+    model = transformers_folder(
+        tmp_path, act, image_mean=[0.5, 0.5, 0.5], image_std=[0.25, 0.25, 0.25]
+    )
     backbone = load_backbone(tmp_path)
     tokens = open_clip.tokenize(TEXTS)
     with torch.no_grad():
@@ -96,13 +108,21 @@ def test_the_file_of_such_a_folder_under_an_open_clip_configuration(tmp_path):
     config["vision_cfg"] = {**CONFIG["vision_cfg"], "layers": 2, "mlp_ratio": 2.0}
     config["text_cfg"] = {**CONFIG["text_cfg"], "width": 32}
     one = load_backbone(config, tmp_path / "model.safetensors")
-    assert relative_error(one.encode_image(PIXELS), load_backbone(tmp_path).encode_image(PIXELS)) < 1e-6
+    assert (
+        relative_error(one.encode_image(PIXELS), load_backbone(tmp_path).encode_image(PIXELS))
+        < 1e-6
+    )
 
 
 def test_hub_names_come_from_the_cache_and_else_say_what_to_download(monkeypatch, tmp_path):
     model = transformers_folder(tmp_path)
-    here = {name: str(tmp_path / name) for name in ("config.json", "model.safetensors", "preprocessor_config.json")}
-    monkeypatch.setattr("ovsslib.clip.loading.try_to_load_from_cache", lambda repo, name: here.get(name))
+    here = {
+        name: str(tmp_path / name)
+        for name in ("config.json", "model.safetensors", "preprocessor_config.json")
+    }
+    monkeypatch.setattr(
+        "ovsslib.clip.loading.try_to_load_from_cache", lambda repo, name: here.get(name)
+    )
     backbone = load_backbone("openai/clip-vit-tiny")
     with torch.no_grad():
         image = model.visual_projection(model.vision_model(pixel_values=PIXELS).pooler_output)
@@ -130,10 +150,14 @@ def test_the_published_configuration_of_a_tag_decides(net, tmp_path, monkeypatch
     quick = build_model(CONFIG, quick_gelu=True).eval()
     quick.load_state_dict(net.state_dict())
     assert same_as(backbone, quick) and not same_as(backbone, net)
-    assert backbone.pixel_mean == (0.5, 0.4, 0.3) and backbone.normalisation[0][0] == pytest.approx(127.5)
+    assert backbone.pixel_mean == (0.5, 0.4, 0.3) and backbone.normalisation[0][0] == pytest.approx(
+        127.5
+    )
     monkeypatch.setattr("open_clip.get_model_config", lambda name: {**CONFIG, "quick_gelu": True})
     published["quick_gelu"] = False
-    with pytest.warns(UserWarning, match="trained with GELU, but 'ViT-B-32-quickgelu' computes QuickGELU"):
+    with pytest.warns(
+        UserWarning, match="trained with GELU, but 'ViT-B-32-quickgelu' computes QuickGELU"
+    ):
         load_backbone("ViT-B-32-quickgelu", "laion2b")
 
 
@@ -153,7 +177,9 @@ def test_normalisation_of_a_configuration_reaches_the_pixels(net, tmp_path):
         segmenter = ovsslib.Segmenter(load_backbone(model, tmp_path / "w.pt"), "sclip")
         assert torch.allclose(segmenter.prepare(image), torch.ones(1))
     with pytest.raises(ModelError, match="preprocess_cfg.std"):
-        load_backbone({"model_cfg": CONFIG, "preprocess_cfg": {"std": [0, 1, 1]}}, tmp_path / "w.pt")
+        load_backbone(
+            {"model_cfg": CONFIG, "preprocess_cfg": {"std": [0, 1, 1]}}, tmp_path / "w.pt"
+        )
 
 
 def test_values_that_are_not_finite_are_refused(net, tmp_path):
@@ -208,7 +234,11 @@ def test_other_ways_to_pool_the_text_are_open_clips_own(pool, mask, tmp_path):
     torch.save(net.state_dict(), tmp_path / "w.pt")
     backbone = load_backbone(config, tmp_path / "w.pt")
     assert same_as(backbone, net)
-    features = ovsslib.Segmenter(backbone, ovsslib.Recipe("t").but({"text.templates": ("{}",)})).text(["dog"]).features
+    features = (
+        ovsslib.Segmenter(backbone, ovsslib.Recipe("t").but({"text.templates": ("{}",)}))
+        .text(["dog"])
+        .features
+    )
     with torch.no_grad():
         own = net.encode_text(open_clip.tokenize(["dog"]), normalize=True)
     assert relative_error(features, own) < 1e-5
@@ -218,7 +248,9 @@ def test_every_vit_of_open_clip_runs_as_it_does_itself_or_is_refused():
     """Layers cut to 2: image and text embeddings equal open_clip's own, or the model is refused by name."""
     ran, refused = 0, 0
     for name in open_clip.list_models():
-        if not name.startswith(("ViT-", "ViTamin", "EVA", "coca", "MobileCLIP", "RN50", "nllb", "roberta", "xlm")):
+        if not name.startswith(
+            ("ViT-", "ViTamin", "EVA", "coca", "MobileCLIP", "RN50", "nllb", "roberta", "xlm")
+        ):
             continue
         config = open_clip.get_model_config(name)
         try:
@@ -238,12 +270,19 @@ def test_every_vit_of_open_clip_runs_as_it_does_itself_or_is_refused():
         pixels = torch.randn(1, 3, size, size)
         tokens = open_clip.tokenize(["a photo of a dog."], context_length=net.context_length)
         with torch.no_grad():
-            assert relative_error(backbone.encode_image(pixels), net.encode_image(pixels)) < 1e-4, name
-            assert relative_error(backbone.encode_text(tokens), net.encode_text(tokens)) < 1e-4, name
+            assert relative_error(backbone.encode_image(pixels), net.encode_image(pixels)) < 1e-4, (
+                name
+            )
+            assert relative_error(backbone.encode_text(tokens), net.encode_text(tokens)) < 1e-4, (
+                name
+            )
         ran += 1
     assert ran >= 20 and refused >= 15, (ran, refused)
 
 
 def test_safetensors_of_open_clip_names(net, tmp_path):
-    save_file({key: value.contiguous() for key, value in net.state_dict().items()}, tmp_path / "w.safetensors")
+    save_file(
+        {key: value.contiguous() for key, value in net.state_dict().items()},
+        tmp_path / "w.safetensors",
+    )
     assert same_as(load_backbone(CONFIG, tmp_path / "w.safetensors"), net)

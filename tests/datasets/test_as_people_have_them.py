@@ -38,7 +38,10 @@ def test_masks_of_0_and_255_are_found(tmp_path):
 
 def test_label_maps_that_are_all_ignored_measure_nothing(tmp_path):
     root = folder(tmp_path / "d", values=(255, 255))
-    assert "every pixel of every label map is ignored" in check_dataset("folder", root, progress=False)[0]
+    assert (
+        "every pixel of every label map is ignored"
+        in check_dataset("folder", root, progress=False)[0]
+    )
     segmenter = Segmenter(seeded_backbone(), small_recipe())
     with pytest.raises(DataError, match="every pixel of every label map is ignored"):
         evaluate(segmenter, open_dataset("folder", root), store=False, progress=False)
@@ -50,7 +53,9 @@ def test_a_data_set_whose_images_are_all_skipped_measures_nothing(tmp_path):
         file.write_bytes(b"no picture")
     segmenter = Segmenter(seeded_backbone(), small_recipe())
     with pytest.raises(DataError, match="all 3 images were skipped"):
-        evaluate(segmenter, open_dataset("folder", root), store=False, progress=False, on_error="skip")
+        evaluate(
+            segmenter, open_dataset("folder", root), store=False, progress=False, on_error="skip"
+        )
 
 
 def test_words_file_with_a_mark_and_hidden_files(tmp_path):

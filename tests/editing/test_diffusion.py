@@ -110,9 +110,7 @@ def test_remove_paints_with_the_words_around(inpainter, result):
 
 def test_a_painted_background_leaves_the_object_alone(inpainter, result):
     mask = editing.mask_for(result, "dog", feather=2)
-    edited = editing.background(
-        result.image, mask, prompt="sky", model=inpainter, **QUICK
-    )
+    edited = editing.background(result.image, mask, prompt="sky", model=inpainter, **QUICK)
     np.testing.assert_array_equal(edited[mask == 1], result.image[mask == 1])
     assert (edited[mask == 0] != result.image[mask == 0]).any(axis=1).mean() > 0.9
 

@@ -62,7 +62,9 @@ def test_cutouts_stack_to_the_picture(result, tmp_path):
     paths = result.cutouts(tmp_path / "layers")
     names = {word: path.name for word, path in paths.items()}
     assert names == {
-        "background": "00_background.png", "brick wall": "01_brick-wall.png", "dog": "02_dog.png",
+        "background": "00_background.png",
+        "brick wall": "01_brick-wall.png",
+        "dog": "02_dog.png",
     }
     stack = Image.new("RGBA", (50, 30))
     for path in paths.values():
@@ -83,7 +85,11 @@ def test_words_cannot_escape_the_folder(tmp_path):
     result = Segmentation(mask, names, image=np.zeros((1, 5, 3), np.uint8))
     paths = result.cutouts(tmp_path)
     assert [path.name for path in paths.values()] == [
-        "00_etc.png", "01_a-b-c-d.png", "02_éclair.png", "03_word.png", "04_犬.png",
+        "00_etc.png",
+        "01_a-b-c-d.png",
+        "02_éclair.png",
+        "03_word.png",
+        "04_犬.png",
     ]
     assert sorted(tmp_path.iterdir()) == sorted(paths.values())  # and no temporary file is left
 

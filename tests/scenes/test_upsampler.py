@@ -21,7 +21,15 @@ from ovsslib.scenes.upsampler import (
 from ovsslib.segmenter import Segmenter
 
 SETTINGS = UpsamplerSettings(
-    recipes=("maskclip",), seed=5, windows=8, stride=4, epochs=6, batch=4, lr=3e-3, threads=1, checkpoint_seconds=0
+    recipes=("maskclip",),
+    seed=5,
+    windows=8,
+    stride=4,
+    epochs=6,
+    batch=4,
+    lr=3e-3,
+    threads=1,
+    checkpoint_seconds=0,
 )
 
 

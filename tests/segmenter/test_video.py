@@ -26,7 +26,9 @@ def noisy():
     """Eight frames of one still scene under noise."""
     rng = np.random.default_rng(0)
     still = np.kron(rng.integers(60, 200, (4, 5, 3)), np.ones((16, 16, 1)))
-    return [np.clip(still + rng.normal(0, 40, still.shape), 0, 255).astype(np.uint8) for _ in range(8)]
+    return [
+        np.clip(still + rng.normal(0, 40, still.shape), 0, 255).astype(np.uint8) for _ in range(8)
+    ]
 
 
 def changes(segmenter, frames, smoothing):

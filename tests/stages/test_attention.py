@@ -97,8 +97,13 @@ def test_residual_and_feed_forward_are_kept_independently(tiny_backbone, tiny_in
 @pytest.mark.parametrize(
     "values",
     [
-        {"terms": "qz"}, {"terms": "qq+qq"}, {"terms": ""}, {"terms": "value+qq"},
-        {"terms": "value", "gaussian_std": 5.0}, {"terms": "neighbour"}, {"gaussian_std": 0.0},
+        {"terms": "qz"},
+        {"terms": "qq+qq"},
+        {"terms": ""},
+        {"terms": "value+qq"},
+        {"terms": "value", "gaussian_std": 5.0},
+        {"terms": "neighbour"},
+        {"gaussian_std": 0.0},
     ],
 )
 def test_impossible_settings_are_refused(values):

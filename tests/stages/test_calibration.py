@@ -64,7 +64,9 @@ INERT = {
     "soft hierarchy, after": {"hierarchy": {"count": 3}, "calibration.when": "after"},
     "area": {"labels.area_threshold": 0.1},
     "temperature 1": {
-        "calibration.hot": 1.0, "calibration.cold": 1.0, "labels.probability_threshold": 0.3
+        "calibration.hot": 1.0,
+        "calibration.cold": 1.0,
+        "labels.probability_threshold": 0.3,
     },
 }
 ACTS = {
@@ -72,7 +74,8 @@ ACTS = {
     "threshold, after": {"labels.probability_threshold": 0.2, "calibration.when": "after"},
     "soft hierarchy": {"hierarchy": {"count": 3}},
     "densecrf": {
-        "densecrf": {"appearance_weight": 0.3, "smoothness_weight": 0.3}, "labels.logit_scale": 100.0
+        "densecrf": {"appearance_weight": 0.3, "smoothness_weight": 0.3},
+        "labels.logit_scale": 100.0,
     },
 }
 
@@ -95,7 +98,10 @@ def test_a_known_temperature_is_found(truth):
 
 def test_bad_values_are_refused():
     for values in (
-        {"cold": 0.0}, {"cold": 2.0, "hot": 1.0}, {"lower": 0.9, "upper": 0.5}, {"upper": 1.5},
+        {"cold": 0.0},
+        {"cold": 2.0, "hot": 1.0},
+        {"lower": 0.9, "upper": 0.5},
+        {"upper": 1.5},
         {"temperature": 0.0},
     ):
         with pytest.raises(RecipeError, match="calibration"):

@@ -17,7 +17,10 @@ def test_patch_logits_are_multiplied_by_the_class_tokens(tiny_backbone, tiny_inp
     weighted = (tokens[1:] * tokens[0]).T.reshape(1, 6, 5, 7)
     grid = recipe["windows"].boxes(80, 112)
     torch.testing.assert_close(
-        segmenter.logits(pixels, text)[0], Stitched(weighted, grid, (80, 112)).full(), atol=1e-6, rtol=1e-4
+        segmenter.logits(pixels, text)[0],
+        Stitched(weighted, grid, (80, 112)).full(),
+        atol=1e-6,
+        rtol=1e-4,
     )
 
 
@@ -27,7 +30,9 @@ def test_voc20_alone_uses_it_and_it_changes_masks(tiny_backbone):
     image = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     recipe = Recipe.named("clip").but({"windows.short_side": 64})
     masks = [
-        Segmenter(tiny_backbone, recipe.but(class_token_weight=on))(image, ["cat", "dog", "sky"]).mask
+        Segmenter(tiny_backbone, recipe.but(class_token_weight=on))(
+            image, ["cat", "dog", "sky"]
+        ).mask
         for on in (False, True)
     ]
     assert (masks[0] != masks[1]).any()

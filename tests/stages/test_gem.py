@@ -27,7 +27,9 @@ def attention_by_hand(backbone, index, tokens, iterations):
 
 
 @pytest.mark.parametrize(("depth", "iterations"), [(6, 1), (2, 0), (12, 2)])
-def test_stream_starts_at_the_first_block_and_adds_up(depth, iterations, tiny_backbone, tiny_inputs):
+def test_stream_starts_at_the_first_block_and_adds_up(
+    depth, iterations, tiny_backbone, tiny_inputs
+):
     pixels = tiny_inputs["image_80x112"]
     recipe = Recipe("gem").but(gem={"depth": depth, "iterations": iterations})
     ours = Segmenter(tiny_backbone, recipe).features(pixels, keep_cls=True)

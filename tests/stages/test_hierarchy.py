@@ -20,7 +20,9 @@ GROUPS = ("animal", "animal", "vehicle", "vehicle", "scenery")
 
 
 def vocabulary(groups=GROUPS):
-    return Vocabulary(tuple(WORDS), tuple((word,) for word in WORDS), ("thing",) * 5, groups, name="five")
+    return Vocabulary(
+        tuple(WORDS), tuple((word,) for word in WORDS), ("thing",) * 5, groups, name="five"
+    )
 
 
 def text_of(rows, groups=GROUPS):
@@ -77,7 +79,9 @@ def test_members_text_is_the_unit_mean_and_name_text_is_the_groups_own(tiny_back
     torch.testing.assert_close(members.norm(dim=1), torch.ones(3))
     settings = TextSettings(templates=("a {}.",))
     named = HierarchySettings(text="name").group_features(tiny_backbone, text, settings)
-    own = tiny_backbone.encode_text(tiny_backbone.tokenize(["a animal.", "a vehicle.", "a scenery."]))
+    own = tiny_backbone.encode_text(
+        tiny_backbone.tokenize(["a animal.", "a vehicle.", "a scenery."])
+    )
     torch.testing.assert_close(named, F.normalize(own, dim=-1), atol=1e-5, rtol=1e-4)
 
 

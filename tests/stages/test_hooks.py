@@ -49,7 +49,11 @@ def register(point: str, **members):
 @pytest.mark.parametrize(
     ("point", "members", "message"),
     [
-        ("refine", {"on_logit": lambda self, x, context: x}, "on_logit is no hook of the point 'refine'"),
+        (
+            "refine",
+            {"on_logit": lambda self, x, context: x},
+            "on_logit is no hook of the point 'refine'",
+        ),
         ("refine", {"on_similarity": lambda self, x, context: x}, "on_similarity is no hook"),
         ("refine", {"smooth": lambda self, x: x}, "would never run"),
         ("refine", {}, "would never run"),

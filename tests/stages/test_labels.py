@@ -15,7 +15,9 @@ PUBLISHED = {
     "scale40": {"logit_scale": 40.0},
     "scale50_thd0.3": {"logit_scale": 50.0, "probability_threshold": 0.3},
     "scale65_thd0.1_area0.1": {
-        "logit_scale": 65.0, "probability_threshold": 0.1, "area_threshold": 0.1
+        "logit_scale": 65.0,
+        "probability_threshold": 0.1,
+        "area_threshold": 0.1,
     },
 }
 
@@ -39,7 +41,8 @@ def test_merging_before_the_softmax_is_another_probability_of_the_same_label():
     logits = torch.randn(4, 6, 7, generator=torch.Generator().manual_seed(0))
     classes = torch.tensor([0, 0, 1, 2])
     first, second = (
-        LabelSettings(merge=merge).softmax_scores(logits, classes, 3) for merge in ("probability", "logit")
+        LabelSettings(merge=merge).softmax_scores(logits, classes, 3)
+        for merge in ("probability", "logit")
     )
     torch.testing.assert_close(second.sum(0), torch.ones(6, 7))
     assert (first.sum(0) < 1 - 1e-4).float().mean() > 0.9
@@ -111,13 +114,18 @@ def test_closing_by_class_fills_gaps_whatever_the_numbers():
         closed = close_by_class(labels, 3)
         assert closed[5, 5] == big
         assert (closed[:, 10:] == small).all()
-        assert LabelSettings(closing=3, closing_by="class").close(labels).tolist() == closed.tolist()
+        assert (
+            LabelSettings(closing=3, closing_by="class").close(labels).tolist() == closed.tolist()
+        )
 
 
 @pytest.mark.parametrize(
     "values",
     [
-        {"logit_scale": 0.0}, {"probability_threshold": 1.0}, {"area_threshold": -0.1}, {"closing": 2},
+        {"logit_scale": 0.0},
+        {"probability_threshold": 1.0},
+        {"area_threshold": -0.1},
+        {"closing": 2},
         {"closing": -1},
     ],
 )

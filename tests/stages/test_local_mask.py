@@ -51,6 +51,8 @@ def test_it_changes_features_and_is_refused_where_it_cannot(tiny_backbone, tiny_
     assert (plain - masked).abs().max() > 1e-3
     with pytest.raises(RecipeError, match="changes nothing"):
         Recipe("m").but({"attention.terms": "value", "local_mask": True})
-    assert "local_mask" in Recipe("m").but({"attention.terms": "value", "local_mask": True, "rcs": True})
+    assert "local_mask" in Recipe("m").but(
+        {"attention.terms": "value", "local_mask": True, "rcs": True}
+    )
     with pytest.raises(RecipeError, match="local_mask.std"):
         LocalMaskSettings(std=0.0)

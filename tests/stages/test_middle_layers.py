@@ -16,10 +16,14 @@ def weights_of(backbone, pixels, changes):
 
 def test_mix_is_the_mean_of_last_and_middle(tiny_backbone, tiny_inputs):
     pixels = tiny_inputs["image_80x112"]
-    mixed = weights_of(tiny_backbone, pixels, {"middle_layers": {"layers": (7, 8, 10), "weight": 0.3}})
+    mixed = weights_of(
+        tiny_backbone, pixels, {"middle_layers": {"layers": (7, 8, 10), "weight": 0.3}}
+    )
     trunk = tiny_backbone.trunk(pixels, taps={6, 7, 9, 11})
     attention = Recipe("mix")["attention"]
-    by_layer = {i: attention.weights(tap, (5, 7), tiny_backbone.scale) for i, tap in trunk.taps.items()}
+    by_layer = {
+        i: attention.weights(tap, (5, 7), tiny_backbone.scale) for i, tap in trunk.taps.items()
+    }
     expected = 0.7 * by_layer[11] + 0.1 * (by_layer[6] + by_layer[7] + by_layer[9])
     assert relative_error(mixed, expected) < 1e-5
 
@@ -35,7 +39,8 @@ def test_weight_zero_leaves_the_last_block_alone(tiny_backbone, tiny_inputs):
 
 
 @pytest.mark.parametrize(
-    "values", [{"layers": ()}, {"layers": (0, 3)}, {"layers": (7, 7)}, {"weight": 1.5}, {"weight": -0.1}]
+    "values",
+    [{"layers": ()}, {"layers": (0, 3)}, {"layers": (7, 7)}, {"weight": 1.5}, {"weight": -0.1}],
 )
 def test_bad_values_are_refused(values):
     with pytest.raises(RecipeError, match="middle_layers"):

@@ -65,7 +65,8 @@ def test_strips_give_what_the_whole_gives(tiny_backbone, monkeypatch):
     pixels = segmenter.prepare(image)
     stitched = window_logits_of([segmenter], pixels, [segmenter.words(text)], (40, 60))[0]
     strips, held = (
-        segmenter.finish(stitched, image, pixels, text, keep, confidence=True) for keep in (False, True)
+        segmenter.finish(stitched, image, pixels, text, keep, confidence=True)
+        for keep in (False, True)
     )
     np.testing.assert_array_equal(strips.labels, held.labels)
     np.testing.assert_allclose(strips.confidence, held.confidence, atol=1e-6)

@@ -13,13 +13,15 @@ from ovsslib.stages.rcs import RcsSettings
 def test_weights_are_the_published_mix(tiny_backbone, tiny_inputs):
     pixels = tiny_inputs["image_80x112"]
     recipe = Recipe("mix").but(
-        attention={"terms": "kk", "gaussian_std": 5.0}, rcs={"layers": (6, 9), "tau": 1.5, "lam": 0.25}
+        attention={"terms": "kk", "gaussian_std": 5.0},
+        rcs={"layers": (6, 9), "tau": 1.5, "lam": 0.25},
     )
     weights = Segmenter(tiny_backbone, recipe).attention_of(pixels)
     trunk = tiny_backbone.trunk(pixels, taps={5, 8, 11})
     own = recipe["attention"].weights(trunk.taps[11], (5, 7), tiny_backbone.scale)
     cross = [
-        torch.softmax(trunk.taps[i].q @ trunk.taps[i].k.mT * tiny_backbone.scale, dim=-1) for i in (5, 8)
+        torch.softmax(trunk.taps[i].q @ trunk.taps[i].k.mT * tiny_backbone.scale, dim=-1)
+        for i in (5, 8)
     ]
     expected = 1.5 * (0.75 * own + 0.25 * (cross[0] + cross[1]) / 2)
     assert relative_error(weights, expected) < 1e-5

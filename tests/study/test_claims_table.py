@@ -84,6 +84,10 @@ def test_a_claimed_gain_of_a_class_that_the_data_set_lacks_stays_alone():
     made = Results({"thesis-baseline": low, "thesis-full": high}, Profile.named("embedded-quick"))
     row = gains(made, {"person": "thesis-p5.2-full-gain-person-iou"}).loc["person"]
     assert row.tolist() == ["+26.47 points (projected)", "", ""]
-    for bad in ("thesis-p5.2-full-miou", "thesis-p5.1.1-loftup-gain-miou", "thesis-p5.2-full-voc21-gain"):
+    for bad in (
+        "thesis-p5.2-full-miou",
+        "thesis-p5.1.1-loftup-gain-miou",
+        "thesis-p5.2-full-voc21-gain",
+    ):
         with pytest.raises(DataError):
             gains(made, {"x": bad})

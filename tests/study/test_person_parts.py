@@ -64,7 +64,11 @@ def test_recall_counts_each_part_over_all_images(tmp_path):
     half = [one.copy() for one in whole]
     half[2][:, :] = 0  # 8 of the 24 pixels of persons are left, 2 of 6 in every part
     recall = part_recall(
-        {"whole": predicted(folder, whole), "heads": predicted(folder, heads), "half": predicted(folder, half)}
+        {
+            "whole": predicted(folder, whole),
+            "heads": predicted(folder, heads),
+            "half": predicted(folder, half),
+        }
     ).set_index(["recipe", "part"])
     assert recall.loc["whole", "value"].tolist() == [100.0] * 4
     assert recall.loc["heads", "value"].tolist() == [100.0, 0.0, 0.0, 0.0]

@@ -34,7 +34,9 @@ def test_each_recipe_is_timed_alone(tiny_backbone, tmp_path, monkeypatch):
     monkeypatch.setenv("OVSSLIB_CACHE", str(tmp_path))
     clock = iter(np.arange(1000.0))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
-    recipe = Recipe("tiny").but({"windows.short_side": 64, "windows.crop": 64, "windows.stride": 64})
+    recipe = Recipe("tiny").but(
+        {"windows.short_side": 64, "windows.crop": 64, "windows.stride": 64}
+    )
     calls = []
     segmenter = Segmenter(tiny_backbone, recipe)
     original = Segmenter.segment

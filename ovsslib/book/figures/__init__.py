@@ -26,7 +26,21 @@ from ovsslib.book.figures.plots import (
 from ovsslib.book.figures.style import figure_style
 
 __all__ = [
-    "attention_map", "attention_panel", "bars", "boundary_panel", "columns", "cumulative", "dots", "feature_panel",
-    "figure_style", "label_sheet", "mask_panel", "pareto", "picture_row", "pipeline", "plot_attention", "reliability",
+    "attention_map",
+    "attention_panel",
+    "bars",
+    "boundary_panel",
+    "columns",
+    "cumulative",
+    "dots",
+    "feature_panel",
+    "figure_style",
+    "label_sheet",
+    "mask_panel",
+    "pareto",
+    "picture_row",
+    "pipeline",
+    "plot_attention",
+    "reliability",
     "scatter_claims",
 ]

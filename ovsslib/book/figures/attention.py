@@ -34,7 +34,9 @@ def attention_map(
     pixels = segmenter.prepare(read_picture(picture))[None]
     grid = tuple(side // backbone.patch_size for side in pixels.shape[-2:])
     if not (0 <= patch[0] < grid[0] and 0 <= patch[1] < grid[1]):
-        raise RecipeError(f"patch={patch}: the picture has {grid[0]} rows and {grid[1]} columns of patches")
+        raise RecipeError(
+            f"patch={patch}: the picture has {grid[0]} rows and {grid[1]} columns of patches"
+        )
     if head is not None and not 0 <= head < backbone.heads:
         raise RecipeError(f"head={head}: the model has heads 0 to {backbone.heads - 1}")
     return attention_of_patch(attention_weights(segmenter, pixels, layer, terms), grid, patch, head)

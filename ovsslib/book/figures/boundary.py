@@ -69,7 +69,9 @@ def _busiest(edges: np.ndarray) -> tuple[int, int, int, int]:
     of all such."""
     tall, wide = (min(side, full) for side, full in zip(CROP, edges.shape, strict=True))
     total = np.pad(edges.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    inside = total[tall:, wide:] - total[:-tall, wide:] - total[tall:, :-wide] + total[:-tall, :-wide]
+    inside = (
+        total[tall:, wide:] - total[:-tall, wide:] - total[tall:, :-wide] + total[:-tall, :-wide]
+    )
     best = np.argwhere(inside == inside.max())
     top, left = best[np.square(best - best.mean(axis=0)).sum(axis=1).argmin()]
     return int(top), int(left), tall, wide

@@ -54,7 +54,9 @@ def look_inside(segmenter: Segmenter, picture: Picture, words: Any, window: int 
     """
     recipe = segmenter.recipe
     if segmenter.views is not None:
-        raise RecipeError(f"recipe {recipe.name!r} mixes several views of a window; turn them off to look inside")
+        raise RecipeError(
+            f"recipe {recipe.name!r} mixes several views of a window; turn them off to look inside"
+        )
     image = read_picture(picture)
     pixels = segmenter.prepare(image)
     grid = segmenter.windows.boxes(*pixels.shape[-2:])
@@ -69,7 +71,9 @@ def look_inside(segmenter: Segmenter, picture: Picture, words: Any, window: int 
         logits, refined, coarse_grid = encoded.look_inside(rows, kept)
     before, after = (_labels(one[0, :queries], text) for one in (logits, refined))
     chosen = _anchors(recipe.get("feedback"), logits[0, :queries], coarse_grid, text)
-    return Inside(_crop(segmenter, image, grid, window), kept, before, after, chosen, text.vocabulary.names)
+    return Inside(
+        _crop(segmenter, image, grid, window), kept, before, after, chosen, text.vocabulary.names
+    )
 
 
 def _labels(logits: Tensor, text: Any) -> np.ndarray:

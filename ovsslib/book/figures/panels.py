@@ -35,18 +35,24 @@ def picture_row(
     first = next(iter(pictures.values()))
     width = height * first.shape[1] / first.shape[0]
     bar = 0.0 if limits is None else 0.6
-    figure, axes = new_figure(width * columns, (height + 0.25) * rows + bar, rows, columns, squeeze=False)
+    figure, axes = new_figure(
+        width * columns, (height + 0.25) * rows + bar, rows, columns, squeeze=False
+    )
     low, high = limits or (None, None)
     for place in axes.flat:
         place.set_axis_off()
     for place, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
         place.set_axis_on()
-        bare(place, title).imshow(picture, cmap="cividis", interpolation="nearest", vmin=low, vmax=high)
+        bare(place, title).imshow(
+            picture, cmap="cividis", interpolation="nearest", vmin=low, vmax=high
+        )
         # a white picture would be lost on the white page
         place.spines[:].set(visible=True, color=FAINT, linewidth=0.6)
     if limits is not None:
         scale = ScalarMappable(Normalize(low, high), "cividis")
-        figure.colorbar(scale, ax=list(axes.flat), location="bottom", shrink=0.5, aspect=40, label=label)
+        figure.colorbar(
+            scale, ax=list(axes.flat), location="bottom", shrink=0.5, aspect=40, label=label
+        )
     return figure
 
 
@@ -113,8 +119,13 @@ def _legend_below(figure: Figure, colours: Mapping[str, np.ndarray]) -> None:
     rows = -(-len(handles) // across)
     figure.set_size_inches(width, figure.get_size_inches()[1] + 0.24 * rows + 0.1)
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=across, fontsize=9, handlelength=1.2,
-        handleheight=1.0, frameon=False,
+        handles=handles,
+        loc="outside lower center",
+        ncols=across,
+        fontsize=9,
+        handlelength=1.2,
+        handleheight=1.0,
+        frameon=False,
     )
 
 
@@ -141,7 +152,9 @@ def attention_panel(
     columns = min(columns or count, count)
     rows = -(-count // columns)
     width = height * image.shape[1] / image.shape[0]
-    figure, axes = new_figure(width * columns, (height + 0.25) * rows + 0.45, rows, columns, squeeze=False)
+    figure, axes = new_figure(
+        width * columns, (height + 0.25) * rows + 0.45, rows, columns, squeeze=False
+    )
     for place in axes.flat[count:]:
         place.set_axis_off()
     grid = next(iter(maps.values())).shape
@@ -154,23 +167,30 @@ def attention_panel(
         if one is not None:
             peak = max(float(one.max()), 1e-12)
             shown = place.imshow(
-                one / peak, cmap="inferno", alpha=0.8, vmin=0, vmax=1,
-                extent=(0, image.shape[1], image.shape[0], 0), interpolation="nearest",
+                one / peak,
+                cmap="inferno",
+                alpha=0.8,
+                vmin=0,
+                vmax=1,
+                extent=(0, image.shape[1], image.shape[0], 0),
+                interpolation="nearest",
             )
         corner = (patch[1] * cell[1], patch[0] * cell[0])
         place.add_patch(
             Rectangle(corner, cell[1], cell[0], fill=False, edgecolor="#00ffff", linewidth=2)
         )
     figure.colorbar(
-        shown, ax=list(axes.flat), location="bottom", shrink=0.5, aspect=40,
+        shown,
+        ax=list(axes.flat),
+        location="bottom",
+        shrink=0.5,
+        aspect=40,
         label="attention, share of the map's maximum",
     )
     return figure
 
 
-def feature_panel(
-    image: np.ndarray, features: Mapping[str, Tensor], height: float = 2.4
-) -> Figure:
+def feature_panel(image: np.ndarray, features: Mapping[str, Tensor], height: float = 2.4) -> Figure:
     """Feature maps (D, h, w) as colours: their first three principal components, fitted on all maps together."""
     rows = torch.cat([F.normalize(f.float(), dim=0).flatten(1).T for f in features.values()])
     mean = rows.mean(dim=0)

@@ -21,8 +21,15 @@ TITLES = {
 }
 AFTER_CONFIDENCE = "refinement of scores"
 _TINTS = {
-    "text": "#f6d7a7", "windows": "#e8e8e8", "views": "#cfe8f7", "attention": "#bfe3d4", "features": "#f3c9de",
-    "similarity": "#f6d7a7", "refine": "#c7d9f0", "confidence": "#f7ccb0", "labels": "#e8e8e8",
+    "text": "#f6d7a7",
+    "windows": "#e8e8e8",
+    "views": "#cfe8f7",
+    "attention": "#bfe3d4",
+    "features": "#f3c9de",
+    "similarity": "#f6d7a7",
+    "refine": "#c7d9f0",
+    "confidence": "#f7ccb0",
+    "labels": "#e8e8e8",
 }
 # Fields that are told even where they have their defaults: without them a box would not say what its stage does.
 _MAIN = {
@@ -47,7 +54,8 @@ def pipeline(recipe: Recipe, all_stages: bool = False, columns: int = 4) -> Figu
     boxes = [box for box in _boxes(recipe, all_stages) if box[2]]
     rows = -(-len(boxes) // columns)
     heights = [
-        max(len(lines) for _, _, lines in boxes[r * columns : (r + 1) * columns]) * 0.17 + 0.55 for r in range(rows)
+        max(len(lines) for _, _, lines in boxes[r * columns : (r + 1) * columns]) * 0.17 + 0.55
+        for r in range(rows)
     ]
     figure, axes = new_figure(8.4, sum(heights) + 0.35 * (rows - 1) + 0.05)
     axes.set_axis_off()
@@ -61,14 +69,23 @@ def pipeline(recipe: Recipe, all_stages: bool = False, columns: int = 4) -> Figu
         corner = (column + 0.04, top - heights[row])
         axes.add_patch(
             FancyBboxPatch(
-                corner, 0.86, heights[row], boxstyle="round,pad=0,rounding_size=0.04", facecolor=_TINTS[point],
-                edgecolor=INK, linewidth=0.8,
+                corner,
+                0.86,
+                heights[row],
+                boxstyle="round,pad=0,rounding_size=0.04",
+                facecolor=_TINTS[point],
+                edgecolor=INK,
+                linewidth=0.8,
             )
         )
         axes.text(column + 0.09, top - 0.1, title, weight="bold", fontsize=9, va="top")
         for number, (line, active) in enumerate(lines):
             axes.text(
-                column + 0.09, top - 0.34 - 0.17 * number, line, fontsize=7.5, va="top",
+                column + 0.09,
+                top - 0.34 - 0.17 * number,
+                line,
+                fontsize=7.5,
+                va="top",
                 color=INK if active else "#8a8a8a",
             )
         middle = top - heights[row] / 2
@@ -85,10 +102,19 @@ def _arrow(axes, start, end, heights) -> None:
         return
     gap = start[3] - heights[start[2]] - 0.17
     middle = start[0] + 0.47
-    axes.plot([middle, middle, end[0] + 0.47], [start[3] - heights[start[2]], gap, gap], color=INK, linewidth=1)
+    axes.plot(
+        [middle, middle, end[0] + 0.47],
+        [start[3] - heights[start[2]], gap, gap],
+        color=INK,
+        linewidth=1,
+    )
     axes.add_patch(
         FancyArrowPatch(
-            (end[0] + 0.47, gap), (end[0] + 0.47, end[3]), arrowstyle="-|>", mutation_scale=9, color=INK
+            (end[0] + 0.47, gap),
+            (end[0] + 0.47, end[3]),
+            arrowstyle="-|>",
+            mutation_scale=9,
+            color=INK,
         )
     )
 
@@ -101,7 +127,9 @@ def _boxes(recipe: Recipe, all_stages: bool) -> list[tuple[str, str, list[tuple[
     late = {name for name, info in stages().items() if hasattr(info.settings, "on_probabilities")}
     boxes = []
     for point in POINTS:
-        early = [name for name, info in stages().items() if info.point == point and name not in late]
+        early = [
+            name for name, info in stages().items() if info.point == point and name not in late
+        ]
         boxes.append((point, TITLES[point], _lines(recipe, early, all_stages)))
         if point == "confidence":
             boxes.append(("refine", AFTER_CONFIDENCE, _lines(recipe, sorted(late), all_stages)))

@@ -39,12 +39,24 @@ def dots(
     values = table[value].to_numpy(float)
     spread = np.abs(np.stack([values - table[low], table[high] - values]).astype(float))
     axes.errorbar(
-        values, places, xerr=spread, fmt="o", color="#0072b2", ecolor="#0072b2", capsize=3, markersize=5,
+        values,
+        places,
+        xerr=spread,
+        fmt="o",
+        color="#0072b2",
+        ecolor="#0072b2",
+        capsize=3,
+        markersize=5,
         label="measured, 95% interval",
     )
     if claimed is not None and table[claimed].notna().any():
         axes.plot(
-            table[claimed], places, "D", markerfacecolor="white", markeredgecolor="#d55e00", label=claimed_label
+            table[claimed],
+            places,
+            "D",
+            markerfacecolor="white",
+            markeredgecolor="#d55e00",
+            label=claimed_label,
         )
     if reference is not None:
         axes.axvline(reference, color=INK, linewidth=0.8, linestyle="--")
@@ -57,7 +69,9 @@ def dots(
     return figure
 
 
-def bars(values: Mapping[str, float], label: str, colours: Mapping[str, str] | None = None) -> Figure:
+def bars(
+    values: Mapping[str, float], label: str, colours: Mapping[str, str] | None = None
+) -> Figure:
     """Horizontal bars of plain numbers (shares, times), labelled with their values."""
     figure, axes = new_figure(7.0, 0.34 * len(values) + 1.0)
     names = list(values)[::-1]
@@ -78,7 +92,10 @@ def columns(
     figure, axes = new_figure(8.0, 3.2)
     groups = groups or {}
     kinds = list(dict.fromkeys(groups[name] for name in values if name in groups))
-    tint = {kind: f"#{c}" for kind, c in zip(kinds, ("0072b2", "e69f00", "009e73", "cc79a7"), strict=False)}
+    tint = {
+        kind: f"#{c}"
+        for kind, c in zip(kinds, ("0072b2", "e69f00", "009e73", "cc79a7"), strict=False)
+    }
     places = np.arange(len(values))
     numbers = [float(value) for value in values.values()]
     axes.bar(places, numbers, color=[tint.get(groups.get(n), "#0072b2") for n in values])
@@ -118,10 +135,17 @@ def pareto(
             best = row[y]
             front.append(name)
     axes.plot(
-        table.loc[front, x], table.loc[front, y], color=INK, linewidth=1, linestyle="--", label="frontier"
+        table.loc[front, x],
+        table.loc[front, y],
+        color=INK,
+        linewidth=1,
+        linestyle="--",
+        label="frontier",
     )
     for name, row in table.iterrows():
-        axes.plot(row[x], row[y], "o", color=recipe_colour(str(name)), markersize=8, markeredgecolor=INK)
+        axes.plot(
+            row[x], row[y], "o", color=recipe_colour(str(name)), markersize=8, markeredgecolor=INK
+        )
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.margins(x=0.15, y=0.12)
@@ -149,9 +173,16 @@ def _label_points(axes, table: pd.DataFrame, x: str, y: str) -> None:
         places = [*_BESIDE, *((9, 12 * step, "left") for step in range(1, len(table)))]
         for right, up, end in places:
             label = axes.annotate(
-                str(name), (row[x], row[y]), xytext=(right, up), textcoords="offset points", ha=end, fontsize=9
+                str(name),
+                (row[x], row[y]),
+                xytext=(right, up),
+                textcoords="offset points",
+                ha=end,
+                fontsize=9,
             )
-            label.set_in_layout(False)  # a name must not move the points that the others were placed by
+            label.set_in_layout(
+                False
+            )  # a name must not move the points that the others were placed by
             box = label.get_window_extent()
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.figure.bbox.x1
             if (inside and box.count_overlaps(taken) == 0) or (right, up, end) == places[-1]:
@@ -176,11 +207,21 @@ def cumulative(
     top = axes[0][0]
     spread = np.abs(np.stack([table[value] - table[low], table[high] - table[value]]).astype(float))
     top.errorbar(
-        places, table[value], yerr=spread, fmt="o-", color="#0072b2", capsize=3, label="measured, 95% interval"
+        places,
+        table[value],
+        yerr=spread,
+        fmt="o-",
+        color="#0072b2",
+        capsize=3,
+        label="measured, 95% interval",
     )
     if claimed is not None:
         top.plot(
-            places, table[claimed], "D--", color="#d55e00", markerfacecolor="white",
+            places,
+            table[claimed],
+            "D--",
+            color="#d55e00",
+            markerfacecolor="white",
             label="claimed (other data set and model)",
         )
     top.set_ylabel(label)
@@ -213,7 +254,11 @@ def reliability(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def scatter_claims(
-    measured: Sequence[float], claimed: Sequence[float], names: Sequence[str], x_label: str, y_label: str
+    measured: Sequence[float],
+    claimed: Sequence[float],
+    names: Sequence[str],
+    x_label: str,
+    y_label: str,
 ) -> Figure:
     """Two rankings against each other: published values on x, measured on y, names beside the points.
 
