@@ -11,7 +11,7 @@ import time
 import torch
 from torch.nn import functional as F
 
-from ovsslib.stages.pamr import pamr, pamr_affinity
+from ovsslib.stages.pixel_adaptive import pamr, pamr_affinity
 
 
 def neighbourhood(maps: torch.Tensor, dilations: tuple[int, ...]) -> torch.Tensor:
