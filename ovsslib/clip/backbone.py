@@ -247,9 +247,8 @@ class Backbone:
                 f"({self.patch_size}x{self.patch_size}); enlarge it"
             )
         visual = self.visual
-        x = F.conv2d(
-            pixels.to(self.device, self.dtype), visual.conv1.weight, stride=self.patch_size
-        )
+        pixels = pixels.to(self.device, self.dtype)
+        x = F.conv2d(pixels, visual.conv1.weight, stride=self.patch_size)
         grid = tuple(x.shape[-2:])
         x = x.flatten(2).transpose(1, 2)
         first = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
@@ -326,9 +325,8 @@ class Backbone:
         `score_mask` as for :meth:`trunk`.
         """
         last = self.layers - 1
-        return self._behind_attention(
-            last, tokens, self._mixed(self.project(last, tokens), score_mask)
-        )
+        mixed = self._mixed(self.project(last, tokens), score_mask)
+        return self._behind_attention(last, tokens, mixed)
 
     def project(self, index: int, tokens: Tensor) -> Tap:
         """ln_1 and the q, k, v projections of a block for tokens (B, T, width)."""

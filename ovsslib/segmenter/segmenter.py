@@ -95,9 +95,7 @@ class Segmenter:
     def _guide(self) -> Any:
         names = {s.guide_name() for s in self.recipe.stages_with("guide_name")} - {None}
         if len(names) > 1:
-            raise RecipeError(
-                f"the stages of {self.recipe.name!r} ask for different guides: {sorted(names)}"
-            )
+            raise RecipeError(f"{self.recipe.name!r} wants several guides: {sorted(names)}")
         if not names:
             return None
         from ovsslib import guides  # late: most recipes need no second model
