@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tiny_segmenters import save_segmenter
 
 from ovsslib import paths
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import build_model, load_state
+
+torch.set_num_threads(1)  # several workers at once, each with all cores, wait for one another
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -71,12 +74,23 @@ def tiny_guide():
     return guides.from_state(state, heads=2, name="tiny")
 
 
-@pytest.fixture
-def second_models(monkeypatch, tiny_guide):
-    """Whatever guide or mask proposer a recipe names, one that is at hand stands in for it."""
+@pytest.fixture(scope="session")
+def tiny_sam(tmp_path_factory):
+    """A tiny random SAM, opened."""
     from ovsslib import guides
-    from ovsslib.guides import masks
+
+    return guides.load_sam(save_segmenter("sam", tmp_path_factory.mktemp("sam")))
+
+
+@pytest.fixture
+def second_models(monkeypatch, tiny_guide, tiny_sam):
+    """Whatever guide, mask proposer or SAM a recipe names, one that is at hand stands in for it."""
+    from ovsslib import guides
+    from ovsslib.guides import masks, prompts
+    from ovsslib.stages import spliced_attention
 
     proposer = masks.load("felzenszwalb")
     monkeypatch.setattr(guides, "load", lambda name, **keywords: tiny_guide)
     monkeypatch.setattr(masks, "load", lambda name, **settings: proposer)
+    monkeypatch.setattr(prompts, "load_sam", lambda model, device: tiny_sam)
+    monkeypatch.setattr(spliced_attention, "opened_sam", lambda name, device: tiny_sam)

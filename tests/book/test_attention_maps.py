@@ -14,7 +14,10 @@ SMALL = {"windows.short_side": 80}
 
 
 def segmenter_of(backbone, name):
-    return Segmenter(backbone, Recipe.named(name).but(SMALL))
+    recipe = Recipe.named(name).but(SMALL)
+    if "sink_denoise" in recipe:  # the published channels are for OpenAI's weights alone
+        recipe = recipe.but({"sink_denoise": {"channels": (0, 5), "sigma": 1.5}})
+    return Segmenter(backbone, recipe)
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -221,7 +221,7 @@ def test_auto_takes_the_cached_clip_and_else_the_embedded_model_with_a_notice(
     assert "SceneCLIP" in capsys.readouterr().out
     assert segmenter.recipe.dataset == "scenes"
     file = openai_files[1] / "state.pt"
-    for module in ("ovsslib.segmenter", "ovsslib.clip.loading"):
+    for module in ("ovsslib.segmenter.loading", "ovsslib.clip.loading"):
         monkeypatch.setattr(f"{module}.cached_pretrained", lambda name, tag: file)
     segmenter = load("sclip")
     assert segmenter.backbone.name == "ViT-B-16-quickgelu" and segmenter.recipe.dataset is None

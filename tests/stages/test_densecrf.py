@@ -125,5 +125,5 @@ def test_bad_input_is_named(monkeypatch):
     with pytest.raises(RecipeError, match="scale is 2"):
         DenseCRF(scale=2.0)
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
-    with pytest.raises(MissingPackageError, match="pip install pydensecrf2"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'ovsslib\[crf\]'"):
         densecrf(photo, probabilities)

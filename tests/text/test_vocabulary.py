@@ -232,7 +232,7 @@ def test_a_repeated_synonym_is_dropped_with_notice():
 
 
 @pytest.mark.parametrize(
-    "word", ["🐕", "كلب أسود", "{dog}", "{}", "{0!r}", "x" * 300, "dog, or wolf"]
+    "word", ["🐕", "كلب أسود", "{dog}", "{}", "{0!r}", "x" * 300, "1,000 dogs"]
 )
 def test_unusual_words_are_kept_as_they_are(word):
     assert Vocabulary.from_words([word, "cat"]).queries == (word, "cat")

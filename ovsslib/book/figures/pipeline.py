@@ -9,27 +9,38 @@ from ovsslib.book.figures.style import INK, new_figure
 from ovsslib.recipe import POINTS, Recipe, stage_info, stages
 
 TITLES = {
-    "text": "words",
+    "text": "prompts",
+    "words": "choice of words",
     "windows": "windows",
     "views": "views of a window",
+    "trunk": "earlier blocks",
     "attention": "last block",
+    "picture": "whole picture",
     "features": "patch features",
+    "picture_text": "text of the picture",
     "similarity": "similarity",
     "refine": "refinement",
+    "scores": "class scores",
     "confidence": "confidence",
     "labels": "labels",
 }
 AFTER_CONFIDENCE = "refinement of scores"
+_SAND, _GREY, _SKY, _SEA, _ROSE = "#f6d7a7", "#e8e8e8", "#cfe8f7", "#bfe3d4", "#f3c9de"
 _TINTS = {
-    "text": "#f6d7a7",
-    "windows": "#e8e8e8",
-    "views": "#cfe8f7",
-    "attention": "#bfe3d4",
-    "features": "#f3c9de",
-    "similarity": "#f6d7a7",
+    "text": _SAND,
+    "words": _SAND,
+    "windows": _GREY,
+    "views": _SKY,
+    "trunk": _SEA,
+    "attention": _SEA,
+    "picture": _SEA,
+    "features": _ROSE,
+    "picture_text": _SAND,
+    "similarity": _SAND,
     "refine": "#c7d9f0",
+    "scores": "#f7ccb0",
     "confidence": "#f7ccb0",
-    "labels": "#e8e8e8",
+    "labels": _GREY,
 }
 # Fields that are told even where they have their defaults: without them a box would not say what its stage does.
 _MAIN = {
