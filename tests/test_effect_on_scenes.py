@@ -21,6 +21,7 @@ OPTIONAL = [name for name in stages() if name not in ALWAYS_ON]
 SETTINGS = {  # of stages whose published settings are for OpenAI's weights
     "sink_denoise": {"channels": (26, 71, 95, 113), "sigma": 2.0},
     "refocus_attention": {"threshold": 0.02},
+    "experts": {"table": "naclip-scenes-object"},
 }
 BASE = Recipe.named("thesis-baseline", "scenes").but({"text.prompts": "single"})
 
