@@ -1,4 +1,7 @@
-"""A 12-megapixel picture with 171 words through methods with a second model: memory stays bounded."""
+"""A large picture with 171 words through methods with a second model: memory stays bounded.
+
+Two megapixels, so that the test takes seconds; what is bounded does not grow with the picture but for its labels.
+"""
 
 import json
 import os
@@ -26,7 +29,7 @@ Segmenter._guide = lambda self: tiny_guide()
 recipe = Recipe.named(name, "scenes").but(
     {"windows": {"short_side": 336, "crop": 336}, "text.templates": ("{}",)}
 )
-image = np.kron(np.random.default_rng(0).integers(0, 256, (30, 40, 3)), np.ones((100, 100, 1)))
+image = np.kron(np.random.default_rng(0).integers(0, 256, (30, 40, 3)), np.ones((40, 40, 1)))
 segmenter = Segmenter(backbone, recipe)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 result = segmenter(image.astype(np.uint8), [f"word {chr(97 + i % 26)}{i}" for i in range(171)])
@@ -36,7 +39,7 @@ print(json.dumps({"shape": result.mask.shape, "before": before, "peak": peak}))
 
 
 @pytest.mark.parametrize("name", ["proxyclip", "corrclip", "lposs"])
-def test_twelve_megapixels_and_171_words(name):
+def test_two_megapixels_and_171_words(name):
     here = Path(__file__).resolve().parent
     path = os.pathsep.join(str(p) for p in (here.parent, here))
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": path}
@@ -46,6 +49,6 @@ def test_twelve_megapixels_and_171_words(name):
     )  # fmt: skip
     assert made.returncode == 0, made.stderr[-2000:]
     answer = json.loads(made.stdout.splitlines()[-1])
-    assert answer["shape"] == [3000, 4000]
-    # all logits at this size would be 8.2 GB
-    assert answer["peak"] - answer["before"] < 2_500_000, answer  # kB
+    assert answer["shape"] == [1200, 1600]
+    # all logits at this size would be 1.3 GB
+    assert answer["peak"] - answer["before"] < 700_000, answer  # kB

@@ -15,7 +15,7 @@ from ovsslib.clip.backbone import Backbone
 from ovsslib.datasets.dataset import SegmentationDataset
 from ovsslib.errors import RecipeError
 from ovsslib.evaluation.profiles import Profile
-from ovsslib.evaluation.results import Results, measure
+from ovsslib.evaluation.results import Results, measure, stored
 from ovsslib.images.segmentation import Segmentation
 from ovsslib.recipe import Recipe, parse_changes
 from ovsslib.segmenter import Segmenter
@@ -98,6 +98,10 @@ class Chapter:
         """
         fresh = os.environ.get("OVSSLIB_FRESH") == "1"
         return measure(self.recipes(recipes), self.profile, fresh=fresh, progress=False)
+
+    def stored(self, recipes: Sequence[str] | Mapping[str, Any]) -> Results:
+        """As :meth:`measure`, but only what the results store has; nothing is measured."""
+        return stored(self.recipes(recipes), self.profile)
 
     def segment(self, image: np.ndarray, recipe: str | Recipe, changes=None) -> Segmentation:
         """Segment a picture of the data set with the data set's words."""

@@ -200,8 +200,29 @@ def show_recipes(
     dataset: Annotated[
         str | None, typer.Option(help="With the settings for this data set, all written out.")
     ] = None,
+    long: Annotated[
+        bool,
+        typer.Option("--long", help="With year, kind, published and measured mIoU, and licence."),
+    ] = False,
+    profile: Annotated[
+        str, typer.Option(help="What `--long` looks measurements up for.")
+    ] = "embedded",
+    csv: Annotated[Path | None, typer.Option(help="Write the table of `--long` here.")] = None,
 ) -> None:
     """List the recipes, or print one with its settings by data set."""
+    if long or csv is not None:
+        from ovsslib.evaluation.results import stored
+        from ovsslib.study.methods import methods_table, published_methods
+
+        names = [name] if name is not None else published_methods()
+        found = methods_table(stored(names, profile), names)
+        show(
+            found.rename(columns={"value": "measured"}).fillna(""),
+            f"mIoU in percent; measured: {profile}",
+        )
+        if csv is not None:
+            paths.write_file(csv, found.to_csv().encode())
+        return
     if name is None:
         show(
             pd.DataFrame({"recipe": recipes().keys(), "what it is": recipes().values()}),

@@ -181,6 +181,8 @@ def test_recipes_and_profiles(capsys):
     assert run("recipes", "sclip", "--dataset", "voc21") == 0
     content = yaml.safe_load(capsys.readouterr().out)
     assert content["dataset"] == "voc21" and content["stages"]["labels"]["logit_scale"] == 65
+    assert run("recipes", "sclip", "--long") == 0
+    assert "22.40" in capsys.readouterr().out  # the paper's number, from the claims
     assert run("profiles") == 0
     assert "openai-vitb16-voc21" in capsys.readouterr().out
 

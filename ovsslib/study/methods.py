@@ -1,0 +1,86 @@
+"""All methods in one table: what was published, what is measured, by the kind of help each takes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ovsslib.evaluation.results import Results
+from ovsslib.recipe import Recipe, recipe_names
+from ovsslib.study.claims import load_claims
+from ovsslib.study.rank_agreement import RankTest, rank_test
+
+GROUPS = {
+    "clip": "CLIP alone",
+    "guide": "with a self-supervised second model",
+    "masks": "with masks of a segmenter",
+}
+COUNTED = "ViT-B/16"  # the tower that nearly every paper reports
+
+
+def published_methods() -> list[str]:
+    """Names of the recipes of published methods, by group, year and name; the thesis's are not among them."""
+    recipes = [Recipe.named(name) for name in recipe_names()]
+    recipes = [one for one in recipes if not one.name.startswith("thesis-")]
+    order = list(GROUPS)
+    recipes.sort(key=lambda one: (order.index(one.group), one.year or 0, one.name))
+    return [one.name for one in recipes]
+
+
+def published_miou(dataset: str = "coco_stuff", model: str = COUNTED) -> pd.Series:
+    """mIoU in percent that a method's own paper or release reports, by recipe; others where it reports none.
+
+    A recipe's own source is one whose name begins with the recipe's. Among several numbers the first
+    in the claims files is taken. Numbers that a source changes settings for are left out.
+    """
+    claims = load_claims()
+    kept = claims[
+        (claims["dataset"] == dataset)
+        & (claims["metric"] == "miou")
+        & (claims["kind"] == "reported")
+        & (claims["model"] == model)
+        & (claims["changes"] == "")
+        & (claims["recipe"] != "")
+    ]
+    own = [
+        source.startswith(recipe)
+        for source, recipe in zip(kept["source"], kept["recipe"], strict=True)
+    ]
+    kept = kept.assign(own=own).sort_values("own", ascending=False, kind="stable")
+    return kept.drop_duplicates("recipe").set_index("recipe")["value"].astype(float)
+
+
+def methods_table(results: Results, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row per method, in the order of :func:`published_methods`.
+
+    Columns: group, year, published (percent, NaN: none), value, low, high (measured mIoU in percent, NaN: not in
+    `results`), boundary (boundary F1, percent), licence.
+
+    Args:
+        results: measured ones; methods that are not among them keep empty cells.
+        names: these recipes only; None: all published methods.
+    """
+    published = published_miou()
+    measured = results.numbers("miou").set_index("recipe") if len(results) else pd.DataFrame()
+    boundary = results.numbers("boundary_f1").set_index("recipe") if len(results) else measured
+    rows = []
+    for name in names if names is not None else published_methods():
+        recipe = Recipe.named(name)
+        row = {
+            "recipe": name,
+            "group": recipe.group,
+            "year": recipe.year,
+            "published": published.get(name, np.nan),
+            "licence": recipe.licence,
+        }
+        for column in ("value", "low", "high"):
+            row[column] = measured[column].get(name, np.nan) if len(measured) else np.nan
+        row["boundary"] = boundary["value"].get(name, np.nan) if len(boundary) else np.nan
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("recipe")
+
+
+def agreement(table: pd.DataFrame, groups: Sequence[str] = tuple(GROUPS)) -> RankTest:
+    """Kendall's tau of published and measured mIoU over the methods of these groups that have both."""
+    both = table[table["group"].isin(list(groups))].dropna(subset=["published", "value"])
+    return rank_test(both["published"].to_numpy(), both["value"].to_numpy())

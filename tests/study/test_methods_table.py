@@ -1,0 +1,57 @@
+"""All methods in one table: order, published numbers, and what has no record."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ovsslib.evaluation.results import measure, stored
+from ovsslib.recipe import Recipe, recipe_names
+from ovsslib.study.methods import (
+    GROUPS,
+    agreement,
+    methods_table,
+    published_methods,
+    published_miou,
+)
+
+
+def test_every_published_method_is_listed_once_by_group_and_year():
+    names = published_methods()
+    thesis = {name for name in recipe_names() if name.startswith("thesis-")}
+    assert set(names) == set(recipe_names()) - thesis and len(names) == len(set(names))
+    places = [(list(GROUPS).index(Recipe.named(n).group), Recipe.named(n).year or 0) for n in names]
+    assert places == sorted(places)
+
+
+def test_a_methods_own_source_is_taken_before_others():
+    published = published_miou()
+    assert published["sclip"] == 22.4 and published["clearclip"] == 23.9  # their papers
+    assert published["clip-surgery"] == 21.9  # ResCLIP's table: its own reports none
+    assert published["corrclip"] == 30.7  # ViT-B/16 of OpenAI, not of MetaCLIP
+    assert "thesis-full" not in published  # projected numbers are not reported ones
+
+
+def test_measured_ones_are_looked_up_and_others_stay_empty():
+    names = ["clip", "sclip", "car"]
+    results = stored(["clip", "sclip"], "embedded")
+    assert set(results) == {"clip", "sclip"}
+    table = methods_table(results, names)
+    again = measure("sclip", "embedded", progress=False)["sclip"]
+    assert table.loc["sclip", "value"] == pytest.approx(again.miou)
+    assert table.loc["sclip", "low"] < table.loc["sclip", "value"] < table.loc["sclip", "high"]
+    assert np.isnan(table.loc["car", "value"]) and table.loc["car", "group"] == "clip"
+    assert len(stored(["sclip"], "embedded", limit=7)) == 0  # nobody has measured seven pictures
+
+
+def test_agreement_counts_methods_with_both_numbers():
+    table = pd.DataFrame(
+        {
+            "group": ["clip", "clip", "clip", "masks", "clip"],
+            "published": [1.0, 2.0, 3.0, 4.0, np.nan],
+            "value": [10.0, 20.0, 30.0, 5.0, 1.0],
+        },
+        index=list("abcde"),
+    )
+    alone = agreement(table, ("clip",))
+    assert (alone.entries, alone.tau) == (3, 1.0)
+    assert agreement(table).tau == 0.0 and agreement(table).entries == 4
