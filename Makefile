@@ -29,7 +29,7 @@ help:  ## list the targets
 		| awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
 
 install: $(INSTALLED)  ## make .venv with every package at its pinned version
-book: $(INSTALLED)  ## run the notebooks and build the book: QUICK=1 takes 60 pictures, FRESH=1 measures again
+book: $(INSTALLED)  ## run the notebooks and build the book: QUICK=1 takes 60 pictures, FRESH=1 measures again, PROFILE=a name or own.yaml
 	@$(RUN) scripts/build_book.py --profile "$(PROFILE)" --jobs $(JOBS) \
 		$(if $(filter 1,$(FRESH)),--fresh) $(if $(filter 1,$(QUICK)),--quick)
 

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ovsslib.book.figures.style import figure_style
+from ovsslib.book.parameters import name_list, whole_number
 from ovsslib.clip.backbone import Backbone
 from ovsslib.datasets.dataset import SegmentationDataset
 from ovsslib.errors import RecipeError
@@ -27,12 +28,14 @@ class Chapter:
 
     Attributes:
         profile: name of a profile (`data/profiles/`): model, data set, device, number of images.
-        overrides: changes applied to every recipe, as texts such as "labels.logit_scale=50".
+        overrides: changes applied to every recipe, as texts such as "labels.logit_scale=50"; or one text of them with
+            commas between.
         limit: the first images only; None: as the profile says.
         seed: of everything random in the notebook.
 
     Raises:
-        RecipeError: unknown profile, or overrides that are not changes (at once, in the first cell).
+        RecipeError: unknown profile, overrides that are not changes, a limit or seed that is no whole number (at
+            once, in the first cell).
     """
 
     profile: str | Profile
@@ -43,7 +46,10 @@ class Chapter:
 
     def __post_init__(self):
         if not isinstance(self.profile, Profile):
-            self.profile = Profile.named(self.profile)
+            self.profile = Profile.named(str(self.profile))
+        self.limit = whole_number(self.limit, "limit", none=True)
+        self.seed = whole_number(self.seed, "seed", least=0)
+        self.overrides = name_list(self.overrides, "overrides", least=0)
         self.profile = self.profile.but(limit=self.limit)
         self.changes = parse_changes(self.overrides)
         if self.changes:
@@ -83,6 +89,11 @@ class Chapter:
             base, changes = entry if isinstance(entry, tuple) else (entry, None)
             made[title] = dataclasses.replace(self.recipe(base, changes), name=title)
         return made
+
+    @staticmethod
+    def names(given: Any, parameter: str, least: int = 1) -> list[str]:
+        """A list parameter however it was given: see :func:`ovsslib.book.parameters.name_list`."""
+        return name_list(given, parameter, least)
 
     def segmenter(
         self, recipe: str | Recipe, changes: Mapping[str, Any] | None = None
@@ -129,4 +140,4 @@ def chapter(
 ) -> Chapter:
     """First call of every notebook: check the parameters, set the look of the figures, quieten progress bars."""
     plt.rcParams.update(figure_style())
-    return Chapter(profile, tuple(overrides), limit, seed)
+    return Chapter(profile, overrides, limit, seed)
