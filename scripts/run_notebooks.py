@@ -2,6 +2,7 @@
 
     python scripts/run_notebooks.py                         # all, with their own defaults
     python scripts/run_notebooks.py 01 --profile embedded   # one, on another profile
+    python scripts/run_notebooks.py 03 -p limit 3           # with other parameters
     python scripts/run_notebooks.py --store                 # writes the outputs `make test` compares
 
 Results are in build/notebooks. A notebook is run again only if its source, its parameters, the library's code or the shipped data
@@ -265,13 +266,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--profile",
         help=f"path of a profile file, or one of: {', '.join(profiles()) or 'none yet'}",
     )
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of the notebooks, for those that have it; may be given several times",
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--fresh", action="store_true", help="measure everything again")
     parser.add_argument("--store", action="store_true", help="keep the outputs in the notebooks")
     options = parser.parse_args(arguments)
-    if options.profile and options.store:
+    if (options.profile or options.parameter) and options.store:
         parser.error(
-            "--store keeps the outputs of the notebooks' own defaults: leave --profile out"
+            "--store keeps the outputs of the notebooks' own defaults: leave --profile and -p out"
         )
     try:
         if options.profile:
@@ -279,7 +289,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         notebooks = find_notebooks(options.names)
     except ValueError as error:
         parser.error(str(error))
-    parameters = {"profile": profile_parameter(options.profile)} if options.profile else {}
+    parameters = dict(options.parameter)
+    if options.profile:
+        parameters["profile"] = profile_parameter(options.profile)
     folder = ROOT / "build" / "notebooks"
     folder /= profile_folder(options.profile) if options.profile else "defaults"
     runs = run_all(notebooks, folder, parameters, options.jobs, options.fresh)
