@@ -161,7 +161,7 @@ def run_one(
     command += ["--cwd", str(notebook.parent), "--no-progress-bar", "--kernel", "python3"]
     command += ["--language", "python"]
     for name, value in parameters.items():
-        command += ["-r", name, value]
+        command += ["-p", name, value]  # papermill reads numbers, None and True out of the text
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     if fresh is not None:
         environment["OVSSLIB_FRESH"] = str(fresh)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,7 @@ from ovsslib.book.figures.style import figure_style
 from ovsslib.book.parameters import name_list, whole_number
 from ovsslib.clip.backbone import Backbone
 from ovsslib.datasets.dataset import SegmentationDataset
-from ovsslib.errors import RecipeError
+from ovsslib.errors import Notice, RecipeError
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.results import Results, measure, stored
 from ovsslib.images.segmentation import Segmentation
@@ -80,6 +81,12 @@ class Chapter:
         base = self.profile.recipe(recipe)
         return base.but({**self.changes, **(changes or {})})
 
+    def for_words(self, recipe: str | Recipe, changes: Mapping[str, Any] | None = None) -> Recipe:
+        """:meth:`recipe` for words of one's own: without the data set's thresholds, which need its background."""
+        made = self.recipe(recipe, changes)
+        off = ("probability_threshold", "area_threshold", "background_offset")
+        return made.but({f"labels.{name}": 0.0 for name in off if getattr(made["labels"], name)})
+
     def recipes(self, recipes: Sequence[str] | Mapping[str, Any]) -> dict[str, Recipe]:
         """Several: names, or a mapping from the name that tables print to a recipe or to (recipe, changes)."""
         if not isinstance(recipes, Mapping):
@@ -138,6 +145,24 @@ def chapter(
     limit: int | None = None,
     seed: int = 0,
 ) -> Chapter:
-    """First call of every notebook: check the parameters, set the look of the figures, quieten progress bars."""
+    """First call of every notebook: check the parameters, set the look of the figures.
+
+    From here on notices of the library (:class:`ovsslib.errors.Notice`: most of an answer is a guess) are printed,
+    as text of the page; every other warning stays one, and a book is not built from a chapter that has any.
+    """
+    if warnings.showwarning is not _print_notice:
+        _others.append(warnings.showwarning)
+        warnings.showwarning = _print_notice
     plt.rcParams.update(figure_style())
     return Chapter(profile, overrides, limit, seed)
+
+
+_others: list[Callable[..., None]] = []
+
+
+def _print_notice(message, category, filename, lineno, file=None, line=None) -> None:
+    """Stands in for `warnings.showwarning`."""
+    if issubclass(category, Notice):
+        print(f"Notice: {message}")
+    else:
+        _others[-1](message, category, filename, lineno, file, line)
