@@ -1,4 +1,4 @@
-"""Device honesty without a device: a recipe on torch's `meta` device (used by tests/devices).
+"""Device honesty without a device: a recipe on torch's `meta` device (used by tests/segmenter/test_meta_*.py).
 
 Meta tensors have shape, dtype and device but no values, so a pass up to the first operation that needs values costs
 next to nothing, and a checker looks at every operation on the way: all tensors on one device, and one dtype where
