@@ -201,7 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not 1 <= options.limit <= PICTURES:
         parser.error(f"--limit {options.limit}: there are {PICTURES} pictures")
-    options.scale = options.scale or min(1.0, SIDE / SIZES[options.dataset][0])
+    if options.scale is None:
+        options.scale = min(1.0, SIDE / SIZES[options.dataset][0])
     if not 0 < options.scale <= 1:
         parser.error(f"--scale {options.scale:g}: choose above 0, at most 1")
     started = time.monotonic()
