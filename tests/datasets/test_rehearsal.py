@@ -22,8 +22,10 @@ def test_pictures_of_scenes_in_the_layout_of_a_data_set(dataset, tmp_path):
     for (_, truth, _), (image, label, _) in zip(scenes, made, strict=True):
         height, width = rehearse.SIZES[dataset]
         assert image.shape[:2] == label.shape == (round(height / 4), round(width / 4))
-        rows = np.arange(label.shape[0]) * truth.shape[0] // label.shape[0]
-        columns = np.arange(label.shape[1]) * truth.shape[1] // label.shape[1]
+        rows, columns = (  # the nearest pixel's centre
+            ((np.arange(after) + 0.5) * before / after).astype(int)
+            for before, after in zip(truth.shape, label.shape, strict=True)
+        )
         there = truth[rows][:, columns]
         ignored += int((label == 255).sum())
         for word in ("person", "car", "sky", "bus", "bottle", "dog", "horse", "boat", "chair"):
