@@ -8,6 +8,8 @@ FRESH    ?= 0
 QUICK    ?= 0
 JOBS     ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 WORD     ?= LoftUp
+DATASET  ?= voc21
+CHAPTERS ?=
 BENCH    ?= $(sort $(basename $(notdir $(wildcard bench/*.py))))
 
 VENV      := .venv
@@ -21,7 +23,7 @@ export TOKENIZERS_PARALLELISM = false
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install book notebooks quick test check-book lab bench clean clean-all
+.PHONY: help install book notebooks quick test check-book rehearsal lab bench clean clean-all
 
 help:  ## list the targets
 	@echo "make TARGET [NAME=value ...]"
@@ -29,7 +31,7 @@ help:  ## list the targets
 		| awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
 
 install: $(INSTALLED)  ## make .venv with every package at its pinned version
-book: $(INSTALLED)  ## run the notebooks and build the book: QUICK=1 takes 60 pictures, FRESH=1 measures again
+book: $(INSTALLED)  ## run the notebooks and build the book: QUICK=1 takes 60 pictures, FRESH=1 measures again, PROFILE=a name or own.yaml
 	@$(RUN) scripts/build_book.py --profile "$(PROFILE)" --jobs $(JOBS) \
 		$(if $(filter 1,$(FRESH)),--fresh) $(if $(filter 1,$(QUICK)),--quick)
 
@@ -50,6 +52,9 @@ test: $(INSTALLED)  ## ruff, the unit tests, and every notebook against its stor
 
 check-book: $(INSTALLED)  ## open every page of the built book in headless Chromium: WORD=LoftUp is searched for
 	@$(RUN) scripts/check_book.py --word "$(WORD)"
+
+rehearsal: $(INSTALLED)  ## run the notebooks on fake pictures in the layout of DATASET=voc21: CHAPTERS="00 01" for some
+	@$(RUN) scripts/rehearse.py $(CHAPTERS) --dataset "$(DATASET)" --jobs $(JOBS)
 
 lab: $(INSTALLED)  ## open the notebooks in JupyterLab
 	@$(VENV)/bin/jupyter lab notebooks

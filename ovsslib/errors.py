@@ -34,6 +34,10 @@ class DataError(OvssError):
     """A data set, a label map, or a results file is missing or does not have the expected form."""
 
 
+class Notice(UserWarning):
+    """What a person should be told about an answer that looks better than it is; a chapter of the book prints it."""
+
+
 class MemoryBudgetError(OvssError):
     """The work asked for needs more memory than there is."""
 

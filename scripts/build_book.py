@@ -3,12 +3,14 @@
     python scripts/build_book.py                                  # the embedded profile
     python scripts/build_book.py --quick                          # fewer images, for a first look
     python scripts/build_book.py --profile openai-vitb16-voc21    # the whole book on real CLIP
+    python scripts/build_book.py --profile path/to/own.yaml       # on a profile of one's own
     python scripts/build_book.py --fresh                          # measures everything again
 
 Warnings of Sphinx and of the notebooks are errors. Nothing is fetched from the network.
 """
 
 import argparse
+import json
 import os
 import pkgutil
 import re
@@ -26,7 +28,11 @@ from run_notebooks import (
     ROOT,
     WIDGET_VIEW,
     Run,
+    check_profile,
     find_notebooks,
+    is_profile_path,
+    profile_folder,
+    profile_parameter,
     profiles,
     report_failures,
     run_all,
@@ -41,11 +47,19 @@ class BookError(Exception):
 
 
 def choose_profile(profile: str, quick: bool, known: Sequence[str]) -> str:
-    """The profile to run, its quick variant if asked. BookError for an unknown one."""
-    if profile not in known:
-        raise BookError(f"unknown profile {profile!r}; there are: {', '.join(known) or 'none'}")
+    """The profile to run (a name, or the path of a file), its quick variant if asked. BookError for an unknown
+    one.
+    """
+    try:
+        check_profile(profile, known)
+    except ValueError as error:
+        raise BookError(str(error)) from None
     if not quick or profile.endswith("-quick"):
         return profile
+    if is_profile_path(profile):
+        raise BookError(
+            f"{profile!r} has no quick variant; leave QUICK out and write `limit: 60` into the file"
+        )
     if f"{profile}-quick" not in known:
         raise BookError(
             f"{profile!r} has no quick variant; leave QUICK out or choose another profile"
@@ -107,7 +121,7 @@ def readable(
             for name, value in parameters.items():
                 cell.source = re.sub(
                     rf"^({name}\s*(?::[^=\n]*)?=\s*)[^#\n]*?([ \t]*#.*)?$",
-                    lambda found, value=value: f'{found[1]}"{value}"{found[2] or ""}',
+                    lambda found, value=value: f"{found[1]}{json.dumps(value)}{found[2] or ''}",
                     cell.source,
                     flags=re.MULTILINE,
                 )
@@ -255,8 +269,8 @@ def build(options: argparse.Namespace, root: Path = ROOT) -> Path:
     print(f"running {len(notebooks)} notebooks on the profile {profile}", flush=True)
     runs = run_all(
         notebooks,
-        work / "notebooks" / profile,
-        {"profile": profile},
+        work / "notebooks" / profile_folder(profile),
+        {"profile": profile_parameter(profile)},
         options.jobs,
         options.fresh,
         report=lambda line: print(line, flush=True),
@@ -278,7 +292,9 @@ def build(options: argparse.Namespace, root: Path = ROOT) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="embedded")
+    parser.add_argument(
+        "--profile", default="embedded", help="a shipped profile, or the path of a profile file"
+    )
     parser.add_argument("--quick", action="store_true", help="the profile's quick variant")
     parser.add_argument("--fresh", action="store_true", help="measure everything again")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)

@@ -2,6 +2,7 @@
 
     python scripts/run_notebooks.py                         # all, with their own defaults
     python scripts/run_notebooks.py 01 --profile embedded   # one, on another profile
+    python scripts/run_notebooks.py 03 -p limit 3           # with other parameters
     python scripts/run_notebooks.py --store                 # writes the outputs `make test` compares
 
 Results are in build/notebooks. A notebook is run again only if its source, its parameters, the library's code or the shipped data
@@ -50,6 +51,36 @@ def profiles(root: Path = ROOT) -> list[str]:
     return sorted(path.stem for path in (root / "data" / "profiles").glob("*.yaml"))
 
 
+def is_profile_path(profile: str) -> bool:
+    """Whether this is the path of a profile file, not the name of a shipped profile."""
+    return profile.endswith((".yaml", ".yml"))
+
+
+def profile_parameter(profile: str) -> str:
+    """The profile as a notebook, which runs in a folder of its own, understands it: a path is made absolute."""
+    return str(Path(profile).expanduser().resolve()) if is_profile_path(profile) else profile
+
+
+def profile_folder(profile: str) -> str:
+    """A folder's name for the results of a profile: two files of one name do not share it."""
+    if not is_profile_path(profile):
+        return profile
+    place = hashlib.sha256(profile_parameter(profile).encode()).hexdigest()[:8]
+    return f"{Path(profile).stem}-{place}"
+
+
+def check_profile(profile: str, known: Sequence[str]) -> None:
+    """Raises ValueError for a profile that is neither shipped nor a file that exists."""
+    if is_profile_path(profile):
+        if not Path(profile).expanduser().is_file():
+            raise ValueError(f"there is no profile file {profile!r} (from {Path.cwd()})")
+    elif profile not in known:
+        raise ValueError(
+            f"unknown profile {profile!r}; there are: {', '.join(known) or 'none'}; "
+            "or give the path of a profile file of your own (.yaml)"
+        )
+
+
 def find_notebooks(names: Sequence[str] = (), root: Path = ROOT) -> list[Path]:
     """The notebooks whose name begins with one of `names` (all if empty), sorted. Raises ValueError
     for no match.
@@ -96,7 +127,9 @@ def run_key(notebook: Path, parameters: Mapping[str, str], sources: str) -> str:
     """
     content = nbformat.read(notebook, as_version=4)
     cells = [[c["cell_type"], c["source"], c["metadata"].get("tags", [])] for c in content["cells"]]
-    text = json.dumps([cells, dict(parameters), sources], sort_keys=True)
+    profile = parameters.get("profile", "")
+    own = Path(profile).read_text(encoding="utf-8") if is_profile_path(profile) else ""
+    text = json.dumps([cells, dict(parameters), sources, own], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -128,7 +161,7 @@ def run_one(
     command += ["--cwd", str(notebook.parent), "--no-progress-bar", "--kernel", "python3"]
     command += ["--language", "python"]
     for name, value in parameters.items():
-        command += ["-r", name, value]
+        command += ["-p", name, value]  # papermill reads numbers, None and True out of the text
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     if fresh is not None:
         environment["OVSSLIB_FRESH"] = str(fresh)
@@ -229,23 +262,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="beginnings of notebook names; all if none")
-    parser.add_argument("--profile", help=f"one of: {', '.join(profiles()) or 'none yet'}")
+    parser.add_argument(
+        "--profile",
+        help=f"path of a profile file, or one of: {', '.join(profiles()) or 'none yet'}",
+    )
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of the notebooks, for those that have it; may be given several times",
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--fresh", action="store_true", help="measure everything again")
     parser.add_argument("--store", action="store_true", help="keep the outputs in the notebooks")
     options = parser.parse_args(arguments)
-    if options.profile and options.profile not in profiles():
-        parser.error(f"unknown profile {options.profile!r}; there are: {', '.join(profiles())}")
-    if options.profile and options.store:
+    if (options.profile or options.parameter) and options.store:
         parser.error(
-            "--store keeps the outputs of the notebooks' own defaults: leave --profile out"
+            "--store keeps the outputs of the notebooks' own defaults: leave --profile and -p out"
         )
     try:
+        if options.profile:
+            check_profile(options.profile, profiles())
         notebooks = find_notebooks(options.names)
     except ValueError as error:
         parser.error(str(error))
-    parameters = {"profile": options.profile} if options.profile else {}
-    folder = ROOT / "build" / "notebooks" / (options.profile or "defaults")
+    parameters = dict(options.parameter)
+    if options.profile:
+        parameters["profile"] = profile_parameter(options.profile)
+    folder = ROOT / "build" / "notebooks"
+    folder /= profile_folder(options.profile) if options.profile else "defaults"
     runs = run_all(notebooks, folder, parameters, options.jobs, options.fresh)
     failed = report_failures(runs)
     if options.store:

@@ -5,6 +5,7 @@ them.
 correct loader must give. Stored values are made here on their own, not with the tables under test.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,24 +96,39 @@ def _coco_raw(train: np.ndarray) -> np.ndarray:
 def build(
     kind: str, root: Path, images: int = 3, raw: bool = False, seed: int = 0, home: bool = True
 ) -> Fake:
-    """Write a data set of `kind`.
+    """Write a data set of `kind` with random pictures; the parameters are those of `write`."""
+    nothing_ignored = kind in ("coco_object", "scenes", "scenes-object", "context60")
+    pairs = []
+    for index in range(images):
+        size = SIZES[index % len(SIZES)]
+        label = label_map(size, CLASSES[kind], seed + index, not nothing_ignored)
+        pairs.append((picture(size, seed + index), label))
+    return write(kind, root, pairs, raw, seed, home)
+
+
+def write(
+    kind: str,
+    root: Path,
+    pairs: Sequence[tuple[Image.Image, np.ndarray]],
+    raw: bool = False,
+    seed: int = 0,
+    home: bool = True,
+) -> Fake:
+    """Write these pictures and labels (H, W) uint8 as a data set of `kind`.
 
     With `home` it lies in its usual subfolder of `root` (VOCdevkit/VOC2012, ...), else in `root`
     itself. `raw` writes the unconverted label files of COCO and Cityscapes.
     """
     folder, image_path, mask_path, list_file = _places(kind, raw)
     base = Path(root) / folder if home else Path(root)
-    names = tuple(_name(kind, index) for index in range(images))
+    names = tuple(_name(kind, index) for index in range(len(pairs)))
     labels, image_files, mask_files = {}, {}, {}
-    for index, name in enumerate(names):
-        size = SIZES[index % len(SIZES)]
-        nothing_ignored = kind in ("coco_object", "scenes", "scenes-object", "context60")
-        label = label_map(size, CLASSES[kind], seed + index, not nothing_ignored)
+    for name, (image, label) in zip(names, pairs, strict=True):
         image_files[name] = base / image_path.format(name)
         mask_files[name] = base / mask_path.format(name)
         for path in (image_files[name], mask_files[name]):
             path.parent.mkdir(parents=True, exist_ok=True)
-        picture(size, seed + index).save(image_files[name], **_quality(image_files[name]))
+        image.save(image_files[name], **_quality(image_files[name]))
         write_mask(mask_files[name], stored_values(kind, label, raw, seed), kind.startswith("voc"))
         labels[name] = label
     if list_file:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,9 +12,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ovsslib.book.figures.style import figure_style
+from ovsslib.book.parameters import name_list, whole_number
 from ovsslib.clip.backbone import Backbone
 from ovsslib.datasets.dataset import SegmentationDataset
-from ovsslib.errors import RecipeError
+from ovsslib.errors import Notice, RecipeError
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.results import Results, measure, stored
 from ovsslib.images.segmentation import Segmentation
@@ -27,12 +29,14 @@ class Chapter:
 
     Attributes:
         profile: name of a profile (`data/profiles/`): model, data set, device, number of images.
-        overrides: changes applied to every recipe, as texts such as "labels.logit_scale=50".
+        overrides: changes applied to every recipe, as texts such as "labels.logit_scale=50"; or one text of them with
+            commas between.
         limit: the first images only; None: as the profile says.
         seed: of everything random in the notebook.
 
     Raises:
-        RecipeError: unknown profile, or overrides that are not changes (at once, in the first cell).
+        RecipeError: unknown profile, overrides that are not changes, a limit or seed that is no whole number (at
+            once, in the first cell).
     """
 
     profile: str | Profile
@@ -43,7 +47,10 @@ class Chapter:
 
     def __post_init__(self):
         if not isinstance(self.profile, Profile):
-            self.profile = Profile.named(self.profile)
+            self.profile = Profile.named(str(self.profile))
+        self.limit = whole_number(self.limit, "limit", none=True)
+        self.seed = whole_number(self.seed, "seed", least=0)
+        self.overrides = name_list(self.overrides, "overrides", least=0)
         self.profile = self.profile.but(limit=self.limit)
         self.changes = parse_changes(self.overrides)
         if self.changes:
@@ -74,6 +81,12 @@ class Chapter:
         base = self.profile.recipe(recipe)
         return base.but({**self.changes, **(changes or {})})
 
+    def for_words(self, recipe: str | Recipe, changes: Mapping[str, Any] | None = None) -> Recipe:
+        """:meth:`recipe` for words of one's own: without the data set's thresholds, which need its background."""
+        made = self.recipe(recipe, changes)
+        off = ("probability_threshold", "area_threshold", "background_offset")
+        return made.but({f"labels.{name}": 0.0 for name in off if getattr(made["labels"], name)})
+
     def recipes(self, recipes: Sequence[str] | Mapping[str, Any]) -> dict[str, Recipe]:
         """Several: names, or a mapping from the name that tables print to a recipe or to (recipe, changes)."""
         if not isinstance(recipes, Mapping):
@@ -83,6 +96,11 @@ class Chapter:
             base, changes = entry if isinstance(entry, tuple) else (entry, None)
             made[title] = dataclasses.replace(self.recipe(base, changes), name=title)
         return made
+
+    @staticmethod
+    def names(given: Any, parameter: str, least: int = 1) -> list[str]:
+        """A list parameter however it was given: see :func:`ovsslib.book.parameters.name_list`."""
+        return name_list(given, parameter, least)
 
     def segmenter(
         self, recipe: str | Recipe, changes: Mapping[str, Any] | None = None
@@ -127,6 +145,24 @@ def chapter(
     limit: int | None = None,
     seed: int = 0,
 ) -> Chapter:
-    """First call of every notebook: check the parameters, set the look of the figures, quieten progress bars."""
+    """First call of every notebook: check the parameters, set the look of the figures.
+
+    From here on notices of the library (:class:`ovsslib.errors.Notice`: most of an answer is a guess) are printed,
+    as text of the page; every other warning stays one, and a book is not built from a chapter that has any.
+    """
+    if warnings.showwarning is not _print_notice:
+        _others.append(warnings.showwarning)
+        warnings.showwarning = _print_notice
     plt.rcParams.update(figure_style())
-    return Chapter(profile, tuple(overrides), limit, seed)
+    return Chapter(profile, overrides, limit, seed)
+
+
+_others: list[Callable[..., None]] = []
+
+
+def _print_notice(message, category, filename, lineno, file=None, line=None) -> None:
+    """Stands in for `warnings.showwarning`."""
+    if issubclass(category, Notice):
+        print(f"Notice: {message}")
+    else:
+        _others[-1](message, category, filename, lineno, file, line)

@@ -7,6 +7,7 @@ Face cache; they are fetched only if asked for. The pipeline runs as its authors
 checker included.
 """
 
+import inspect
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +38,7 @@ keep it are not Stability AI."""
 
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _NATIVE_SIDE = 512  # of models that do not say what they were trained at
+_GUIDANCE = 7.5
 _LONGEST = 2  # longest side worked at, in native sides: more costs memory and repeats objects
 
 
@@ -45,7 +47,8 @@ class Inpainter:
     """A diffusers inpainting pipeline, ready to paint.
 
     Attributes:
-        pipeline: any pipeline of diffusers that is called with prompt, image and mask_image. Its
+        pipeline: any pipeline of diffusers that is called with prompt, image and mask_image (Stable
+            Diffusion, SDXL, SD 3, Flux, ...); of the other arguments it gets those it has. Its
             settings are the user's: load one yourself to change its scheduler or its safety
             checker.
         name: model id or folder, for messages.
@@ -57,10 +60,13 @@ class Inpainter:
     @property
     def native_side(self) -> int:
         """Side in pixels of the pictures that the model was trained on."""
-        cells = getattr(self.pipeline.unet.config, "sample_size", None)
-        if not isinstance(cells, int):
-            return _NATIVE_SIDE
-        return cells * self.pipeline.vae_scale_factor
+        for part in ("unet", "transformer"):
+            config = getattr(getattr(self.pipeline, part, None), "config", None)
+            cells = getattr(config, "sample_size", None)
+            if isinstance(cells, int):
+                return cells * self._latent
+        cells = getattr(self.pipeline, "default_sample_size", None)
+        return cells * self._latent if isinstance(cells, int) else _NATIVE_SIDE
 
     def paint(
         self,
@@ -70,7 +76,7 @@ class Inpainter:
         negative_prompt: str = "",
         seed: int = 0,
         steps: int = 30,
-        guidance: float = 7.5,
+        guidance: float = _GUIDANCE,
         short_side: int | None = None,
         progress: bool = True,
     ) -> np.ndarray:
@@ -83,7 +89,7 @@ class Inpainter:
         Args:
             image: (H, W, 3) uint8 RGB.
             mask: (H, W) bool, True where to paint.
-            prompt, negative_prompt: what to paint, what to avoid.
+            prompt, negative_prompt: what to paint, what to avoid (not every pipeline can).
             seed: of the noise; drawn on the CPU, so that it is the same for every device.
             steps: denoising steps. More than about 50 change little.
             guidance: how closely the prompt is followed (classifier-free guidance; 1: not at all).
@@ -97,7 +103,7 @@ class Inpainter:
 
         Raises:
             ImageError: an empty mask, or one of another size. RecipeError: a setting is out of
-            range. ModelError: the pipeline's safety checker withheld the picture, or it gave no
+            range, or the pipeline has nothing like it. ModelError: the pipeline's safety checker withheld the picture, or it gave no
             numbers. MemoryBudgetError.
         """
         if mask.shape != image.shape[:2]:
@@ -108,19 +114,15 @@ class Inpainter:
             raise ImageError("the mask is empty: it marks no pixel, so there is nothing to paint")
         self._check_settings(seed, steps, guidance, short_side)
         picture, hole, size = self._prepared(image, mask, short_side or self.native_side)
-        self.pipeline.set_progress_bar_config(disable=not progress, desc="painting")
+        further = self._further(picture.shape[:2], negative_prompt, steps, guidance, seed)
+        if hasattr(self.pipeline, "set_progress_bar_config"):
+            self.pipeline.set_progress_bar_config(disable=not progress, desc="painting")
         try:
             output = self.pipeline(
                 prompt=prompt,
-                negative_prompt=negative_prompt,
                 image=Image.fromarray(picture),
                 mask_image=Image.fromarray(hole),
-                height=picture.shape[0],
-                width=picture.shape[1],
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                generator=torch.Generator("cpu").manual_seed(seed),
-                output_type="np",
+                **further,
             )
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise MemoryBudgetError(
@@ -133,9 +135,51 @@ class Inpainter:
         return _resized(painted, image.shape[:2])
 
     @property
+    def _latent(self) -> int:
+        """Pixels of a latent cell's side."""
+        return int(getattr(self.pipeline, "vae_scale_factor", 8))
+
+    @property
     def _cell(self) -> int:
-        """Sides must be multiples of this: a latent cell, and at least diffusers' 8 pixels."""
-        return int(np.lcm(8, self.pipeline.vae_scale_factor))
+        """Sides must be multiples of this: a latent cell, two where a transformer patches them, and at least
+        diffusers' 8 pixels.
+        """
+        patched = getattr(self.pipeline, "transformer", None) is not None
+        return int(np.lcm(8, self._latent * (2 if patched else 1)))
+
+    def _further(
+        self, size: tuple[int, int], negative_prompt: str, steps: int, guidance: float, seed: int
+    ) -> dict[str, Any]:
+        """Those further arguments that the pipeline has. RecipeError for one that was asked for and it has not."""
+        wished = {
+            "negative_prompt": negative_prompt,
+            "height": size[0],
+            "width": size[1],
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            "generator": torch.Generator("cpu").manual_seed(seed),
+            "output_type": "np",
+        }
+        name = self.name or type(self.pipeline).__name__
+        known = inspect.signature(self.pipeline.__call__).parameters
+        anything = any(one.kind is one.VAR_KEYWORD for one in known.values())
+        further = {key: value for key, value in wished.items() if key in known or anything}
+        # Flux has the argument and follows it under a second kind of guidance only, which nobody asked for here
+        ignored = "negative_prompt" not in further or "true_cfg_scale" in known
+        if ignored:
+            further.pop("negative_prompt", None)
+            if negative_prompt:
+                raise RecipeError(
+                    f"{name} follows no negative prompt ({negative_prompt!r}): leave it out, and say in the "
+                    "prompt what is to be there instead"
+                )
+        if guidance != _GUIDANCE and "guidance_scale" not in further:
+            raise RecipeError(f"{name} has no guidance ({guidance}): leave it out")
+        # some repaint only in part by default, and would let the object shine through
+        strength = known.get("strength")
+        if strength is not None and isinstance(strength.default, float) and strength.default < 0.99:
+            further["strength"] = 1.0
+        return further
 
     def _check_settings(
         self, seed: int, steps: int, guidance: float, short_side: int | None
@@ -227,7 +271,8 @@ def load_inpainter(
         # diffusers, transformers and the hub's client raise many kinds; all mean the same here
         raise ModelError(_not_found(model, download, error)) from error
     if save_memory:
-        pipeline.enable_attention_slicing()
+        if hasattr(pipeline, "enable_attention_slicing"):
+            pipeline.enable_attention_slicing()
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "enable_tiling"):
             pipeline.vae.enable_tiling()
     if on_gpu and save_memory:

@@ -11,6 +11,7 @@ edit, pixels where the mask is 0 come back as they were, byte by byte.
 
 import os
 from collections.abc import Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps
 from scipy.ndimage import distance_transform_edt
 
+from ovsslib.datasets.dataset import PICTURE_SUFFIXES
 from ovsslib.editing.diffusion import DEFAULT_MODEL, Inpainter, inpainter_for
 from ovsslib.errors import DataError, ImageError, RecipeError, WordsError
 from ovsslib.images.pictures import Picture, read_picture
@@ -26,6 +28,7 @@ from ovsslib.images.segmentation import Segmentation
 
 Colour = str | Sequence[int]
 COMPONENTS = ("all", "largest")
+_SUFFIXES = (*PICTURE_SUFFIXES, ".gif", ".heic", ".avif")
 
 
 # -- from a word to a mask ----------------------------------------------------------------------
@@ -251,29 +254,53 @@ def blend(image: np.ndarray, changed: np.ndarray, mask: np.ndarray) -> np.ndarra
 
 def _backdrop(fill: Any, size: tuple[int, int]) -> np.ndarray:
     """A colour or a picture as (H, W, 3) uint8 of the given size."""
-    is_path = isinstance(fill, os.PathLike) or (isinstance(fill, str) and Path(fill).is_file())
-    if is_path or isinstance(fill, (Image.Image, np.ndarray)):
+    is_path = isinstance(fill, os.PathLike) or (isinstance(fill, str) and _is_path(fill))
+    is_picture = isinstance(fill, Image.Image) or (isinstance(fill, np.ndarray) and fill.ndim > 1)
+    if is_path or is_picture:
         height, width = size
         picture = Image.fromarray(read_picture(fill))
         return np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS))
     return np.broadcast_to(np.uint8(_colour(fill)), (*size, 3))
 
 
+def _is_path(text: str) -> bool:
+    """Whether a text is the path of a picture, there or missing, and not a colour's name."""
+    path = Path(text).expanduser()
+    return path.is_file() or "/" in text or "\\" in text or path.suffix.lower() in _SUFFIXES
+
+
 def _colour(colour: Any) -> tuple[int, int, int]:
+    """Red, green, blue, 0 to 255. Raises ImageError for what is no colour, or one on another scale."""
     if isinstance(colour, str):
         try:
-            return ImageColor.getrgb(colour)[:3]
+            red, green, blue, *alpha = ImageColor.getrgb(colour)
         except ValueError:
             raise ImageError(
                 f"{colour!r} is no colour; give a CSS name such as 'teal', '#rrggbb', or three "
                 "numbers 0 to 255"
             ) from None
-    values = tuple(colour) if isinstance(colour, (Sequence, np.ndarray)) else ()
-    if len(values) != 3 or not all(0 <= value <= 255 for value in values):
+        if alpha and alpha[0] != 255:
+            raise ImageError(
+                f"the colour {colour!r} is see-through, and an edit has no such thing; leave the last part of the "
+                "colour out, and give the mask smaller weights (mask * 0.5)"
+            )
+        return red, green, blue
+    numbers = isinstance(colour, (Sequence, np.ndarray)) and len(colour) == 3
+    values = tuple(colour) if numbers else ()
+    if not values or not all(
+        isinstance(value, (Real, np.number)) and 0 <= value <= 255 for value in values
+    ):
         raise ImageError(
             f"a colour is three numbers 0 to 255, a CSS name or '#rrggbb', not {colour!r}"
         )
-    return tuple(int(value) for value in values)
+    fractions = not all(isinstance(value, (Integral, np.integer)) for value in values)
+    if fractions and 0 < max(values) <= 1:
+        raise ImageError(
+            f"the colour {colour!r} looks like one on a scale of 0 to 1; colours are 0 to 255 here: "
+            f"{tuple(round(255 * float(value)) for value in values)}"
+        )
+    red, green, blue = (round(float(value)) for value in values)
+    return red, green, blue
 
 
 def _checked_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Profiles: a model, a data set and where to run, under one name (`data/profiles/*.yaml`)."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,19 +44,39 @@ class Profile:
     split: str = "val"
     title: str = ""
 
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "limit":
+                right = value is None or (type(value) is int and value >= 1)
+                form = "a whole number of at least 1, or null for all images"
+            else:
+                optional = field.name in ("pretrained", "root")
+                right = isinstance(value, str) or (optional and value is None)
+                form = "text, or null" if optional else "text"
+            if not right:
+                raise RecipeError(f"profile {self.name!r}: {field.name} is {form}, not {value!r}")
+
     @staticmethod
     def named(name: str) -> "Profile":
         """A shipped profile, or one from the path of a YAML file.
 
+        In a file of one's own, a relative `root`, and a relative path of `pretrained` or `model`, count from the
+        file's folder where something lies there, else from the working directory.
+
         Raises RecipeError for an unknown profile (lists the known ones) or a file that is not one.
         """
-        own = str(name).endswith((".yaml", ".yml"))
-        path = Path(name) if own else paths.data(f"profiles/{name}.yaml")
+        own = is_profile_path(str(name))
+        path = Path(name).expanduser() if own else paths.data(f"profiles/{name}.yaml")
+        if own and not path.is_file():
+            raise RecipeError(
+                f"there is no profile file {str(name)!r}; give its path, or a shipped name: {', '.join(profile_names())}"
+            )
         if not path.is_file():
             raise RecipeError(f"unknown profile {str(name)!r}{did_you_mean(name, profile_names())}")
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            return Profile(name=path.stem, **content)
+            content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+            return Profile(name=path.stem, **(_beside(content, path.parent) if own else content))
         except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
             known = ", ".join(f.name for f in dataclasses.fields(Profile) if f.name != "name")
             raise RecipeError(
@@ -98,6 +119,29 @@ class Profile:
 
 
 _backbones: dict[tuple, Backbone] = {}
+
+
+def is_profile_path(name: str) -> bool:
+    """Whether this is the path of a profile file, not a shipped profile's name."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def _beside(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The fields with relative paths of what lies beside the profile made absolute.
+
+    A bare word of `model` and `pretrained` stays a name, even where a file or folder is called so.
+    """
+    found = dict(content)
+    for field in ("root", "pretrained", "model"):
+        value = content.get(field)
+        if not isinstance(value, str) or (
+            field != "root" and not re.search(r"[/\\]|\.\w+$", value)
+        ):
+            continue
+        path = folder / Path(value).expanduser()
+        if path.exists():
+            found[field] = str(path.resolve())
+    return found
 
 
 def profile_names() -> list[str]:

@@ -172,5 +172,8 @@ def select(which: int | str | Sequence[str] | None = None) -> tuple[Comparison, 
     names = [which] if isinstance(which, str) else list(which)
     unknown = [name for name in names if name not in by_name]
     if unknown or not names:
-        raise DataError(f"no comparison {unknown}; there are {list(by_name)}")
+        raise DataError(
+            f"no comparison {unknown}; there are {list(by_name)}; several go to papermill with "
+            "-y 'comparisons: [\"stride, COCO-Stuff\", ...]'"
+        )
     return tuple(by_name[name] for name in names)

@@ -311,7 +311,8 @@ def from_counts(
         counts: one array of per-image counts per configuration, in the order of their numbers:
             (2^k, N, 3, C) for the metrics of `intervals.METRICS`, (2^k, N, 4) for boundary_f1,
             (2^k, N, bins, 3) for calibration_error.
-        class_index: with metric "per_class_iou", the class that is looked at.
+        class_index: with metric "per_class_iou", the class that is looked at; every number is NaN
+            if no image shows it.
 
     Raises:
         DataError: a wrong number of configurations, no or too many switches, counts that do not go
@@ -333,8 +334,8 @@ def from_counts(
         draws, values = draws[..., class_index], values[..., class_index]
         # A draw of images without the class says nothing about it.
         draws = draws[:, ~np.isnan(draws).any(axis=0)]
-        if not draws.shape[1]:
-            raise DataError(f"class {class_index} occurs in no image, so it has no effects")
+        if not draws.shape[1]:  # no image shows it, so all that is said of it is NaN
+            draws = np.full((len(counts), 1), np.nan)
     levels = [intervals.interval(one, metric=metric).percent() for one in counts]
     if metric == "per_class_iou":
         levels = [one.of_class(class_index) for one in levels]

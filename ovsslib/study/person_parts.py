@@ -42,15 +42,22 @@ def part_map(dataset: Any, index: int) -> np.ndarray:
     return read_mask(file)
 
 
-def pictures_of(dataset: Any, word: str, count: int) -> list[int]:
+def pictures_of(dataset: Any, word: str, count: int, or_first: bool = False) -> list[int]:
     """Places of the images that show most of a class, the largest area first; at most `count`.
 
-    Raises DataError if the data set has no such class or no image shows it.
+    or_first: where no image shows it, the first image stands in, and a printed line says so.
+
+    Raises DataError if the data set has no such class, or if no image shows it (without `or_first`).
     """
     which = _class_of(dataset.vocabulary, word)
     areas = np.array([int((true_label(dataset, i) == which).sum()) for i in range(len(dataset))])
     order = np.argsort(-areas, kind="stable")
     chosen = [int(i) for i in order[:count] if areas[i]]
+    if not chosen and or_first:
+        print(
+            f"None of these {len(dataset)} images shows {word!r}: the first one stands in; raise the limit."
+        )
+        return [0]
     if not chosen:
         raise DataError(f"none of the {len(dataset)} images shows {word!r}; raise the limit")
     return chosen

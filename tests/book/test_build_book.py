@@ -77,6 +77,36 @@ def test_unknown_profile_stops_before_anything_runs(project, monkeypatch):
         build_book.choose_profile("other", True, run_notebooks.profiles(project))
 
 
+def test_a_profile_file_of_ones_own(project, tmp_path, monkeypatch, capsys):
+    """A path goes through to the notebooks as an absolute one; the page shows it as it was given."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "own.yaml").write_text("dataset: scenes\nlimit: 3\n")
+    monkeypatch.chdir(tmp_path)
+    given, known = "mine/own.yaml", run_notebooks.profiles(project)
+    assert build_book.choose_profile(given, False, known) == given
+    assert run_notebooks.profile_parameter(given) == str(folder / "own.yaml")
+    assert run_notebooks.profile_parameter("embedded") == "embedded"
+    with pytest.raises(build_book.BookError, match="no quick variant.*limit: 60"):
+        build_book.choose_profile(given, True, known)
+    with pytest.raises(build_book.BookError, match="no profile file 'mine/none.yml'"):
+        build_book.choose_profile("mine/none.yml", False, known)
+    names = {run_notebooks.profile_folder(name) for name in (given, "own.yaml", "own")}
+    assert len(names) == 3 and all("/" not in name for name in names)
+    first = project / "notebooks" / "00_first.ipynb"
+    parameters = {"profile": run_notebooks.profile_parameter(given)}
+    before = run_notebooks.run_key(first, parameters, "x")
+    (folder / "own.yaml").write_text("dataset: scenes\nlimit: 4\n")
+    assert run_notebooks.run_key(first, parameters, "x") != before  # another content, another run
+    shown = build_book.readable(
+        notebook('profile = "a"', tags={0: ["parameters"]}), {"profile": given}
+    )
+    assert shown.cells[0].source == 'profile = "mine/own.yaml"'
+    with pytest.raises(SystemExit):
+        run_notebooks.main(["--profile", "mine/none.yaml"])
+    assert "no profile file 'mine/none.yaml'" in capsys.readouterr().err
+
+
 def test_toc_names_every_notebook_and_nothing_else(project):
     assert [path.stem for path in build_book.check_toc(project)] == ["00_first", "01_second"]
     (project / "notebooks" / "01_second.ipynb").unlink()

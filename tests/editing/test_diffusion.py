@@ -79,6 +79,71 @@ def test_scaling_and_padding_shift_nothing(size):
     assert error.mean() < 2.5 and error.max() < 25
 
 
+class OtherPipeline:
+    """Stands in for a pipeline with a transformer in place of the `unet`: it paints white, and tells its arguments."""
+
+    vae_scale_factor = 8
+
+    def __init__(self, cells=None, default=None):
+        self.transformer = SimpleNamespace(config=SimpleNamespace(sample_size=cells))
+        if default:
+            self.default_sample_size = default
+        self.got = {}
+
+    def _paint(self, **arguments):
+        self.got = arguments
+        width, height = arguments["image"].size
+        return SimpleNamespace(images=[np.ones((height, width, 3), np.float32)])
+
+
+class LikeFlux(OtherPipeline):
+    def __call__(self, prompt, negative_prompt=None, true_cfg_scale=1.0, image=None, mask_image=None,
+                 height=None, width=None, strength=0.6, num_inference_steps=28, guidance_scale=7.0,
+                 generator=None, output_type="pil"):  # fmt: skip
+        return self._paint(**{k: v for k, v in locals().items() if k != "self"})
+
+
+class Bare(OtherPipeline):
+    def __call__(self, prompt, image, mask_image, output_type="pil"):
+        return self._paint(**{k: v for k, v in locals().items() if k != "self"})
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "side"),
+    [(LikeFlux(default=4), 32), (LikeFlux(cells=8), 64), (Bare(cells=4), 32), (Bare(), 512)],
+)
+def test_pipelines_without_a_unet_paint_where_they_should(pipeline, side, result):
+    painter = Inpainter(pipeline, "other")
+    assert painter.native_side == side
+    mask = editing.mask_for(result, "dog")
+    edited = editing.replace(result.image, mask, "a fox", painter, **QUICK)
+    assert (edited[mask == 1] == 255).all()
+    np.testing.assert_array_equal(edited[mask == 0], result.image[mask == 0])
+    got = pipeline.got
+    assert got["prompt"] == "a fox" and got["output_type"] == "np"
+    assert all(
+        length % 16 == 0 for length in got["image"].size
+    )  # the transformer takes cells by two
+    if isinstance(pipeline, LikeFlux):
+        assert got["strength"] == 1.0  # nothing of the object shines through
+        assert got["num_inference_steps"] == 2 and got["negative_prompt"] is None
+
+
+def test_what_a_pipeline_has_not_is_refused_only_if_asked_for(result):
+    mask = editing.mask_for(result, "dog")
+    for pipeline in (LikeFlux(cells=4), Bare(cells=4)):
+        with pytest.raises(
+            RecipeError, match="follows no negative prompt .'people'.: leave it out"
+        ):
+            editing.replace(
+                result.image, mask, "a fox", Inpainter(pipeline), negative_prompt="people", **QUICK
+            )
+    with pytest.raises(
+        RecipeError, match="Bare has no guidance .3: leave it out|Bare has no guidance"
+    ):
+        editing.replace(result.image, mask, "a fox", Inpainter(Bare(cells=4)), guidance=3, **QUICK)
+
+
 def test_a_mask_of_one_pixel_survives_scaling_down(inpainter):
     image, mask = picture(300, 400), np.zeros((300, 400), dtype=bool)
     mask[131, 217] = True

@@ -184,7 +184,50 @@ def test_masks_that_cannot_be_used(result):
         editing.background(image, np.ones((45, 61)))
 
 
-@pytest.mark.parametrize("colour", ["greenish", (1, 2), (0, 0, 300), 7])
+@pytest.mark.parametrize(
+    ("colour", "value"),
+    [
+        ((255, 255, 255), 255),
+        (np.array([255, 255, 255]), 255),
+        (np.array([254.6, 254.6, 254.6]), 255),
+        ([1, 1, 1], 1),
+        ((0.0, 0.0, 0.0), 0),
+        ("white", 255),
+        ("#fff", 255),
+        ("#ffffffff", 255),
+        ("rgb(100%, 100%, 100%)", 255),
+    ],
+)
+def test_the_colour_that_was_asked_for(result, colour, value):
+    mask = editing.mask_for(result, "dog")
+    edited = editing.background(result.image, mask, colour)
+    assert (edited[mask == 0] == value).all()
+
+
+@pytest.mark.parametrize("colour", [(1.0, 1.0, 1.0), np.ones(3), (0.2, 0.4, 0.6), (1, 0.5, 0)])
+def test_a_colour_on_another_scale_is_no_black(result, colour):
+    mask = editing.mask_for(result, "dog")
+    for edit in (editing.background, editing.recolour):
+        with pytest.raises(ImageError, match=r"scale of 0 to 1; colours are 0 to 255 here: \("):
+            edit(result.image, mask, colour)
+
+
+def test_a_see_through_colour_is_refused(result):
+    for colour in ("#ff000080", "rgba(255, 0, 0, 10)"):
+        with pytest.raises(ImageError, match="see-through"):
+            editing.background(result.image, editing.mask_for(result, "dog"), colour)
+
+
+@pytest.mark.parametrize("path", ["beach.jpg", "no/such/beach", "~/beach.png"])
+def test_a_missing_background_is_no_colour(result, path):
+    with pytest.raises(ImageError, match="beach") as told:
+        editing.background(result.image, editing.mask_for(result, "dog"), path)
+    assert "colour" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "colour", ["greenish", (1, 2), (0, 0, 300), 7, ("1", "2", "3"), (0, 0, float("nan")), None]
+)
 def test_what_is_no_colour(result, colour):
     with pytest.raises(ImageError, match="colour"):
         editing.recolour(result.image, editing.mask_for(result, "dog"), colour)

@@ -51,6 +51,47 @@ def test_unknown_profiles_and_fields(tmp_path):
     assert Profile("a").but(limit=None, device="cuda").limit is None
 
 
+def test_paths_in_a_profile_count_from_its_folder(tmp_path, monkeypatch):
+    """A book's kernel has another working directory than the shell in which the profile was named."""
+    for folder in ("mine/photos", "mine/openai", "mine/weights", "away"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "mine" / "weights" / "own.pt").write_bytes(b"x")
+    own = tmp_path / "mine" / "own.yaml"
+    own.write_text(
+        "dataset: folder\nroot: photos\nmodel: ViT-B-16\npretrained: weights/own.pt\n",
+        encoding="utf-8-sig",
+    )
+    monkeypatch.chdir(tmp_path / "away")
+    found = Profile.named("../mine/own.yaml")
+    assert found.root == str(tmp_path / "mine" / "photos")
+    assert found.pretrained == str(tmp_path / "mine" / "weights" / "own.pt")
+    own.write_text("root: elsewhere\nmodel: ViT-B-16\npretrained: openai\n")
+    found = Profile.named(str(own))
+    assert (found.root, found.pretrained) == ("elsewhere", "openai")  # a tag stays a tag
+    monkeypatch.setenv("HOME", str(tmp_path / "mine"))
+    assert Profile.named("~/own.yaml") == found
+    with pytest.raises(RecipeError, match="no profile file 'none.yaml'.*embedded"):
+        Profile.named("none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("limit: few", "limit is a whole number of at least 1, or null for all images, not 'few'"),
+        ("limit: 0", "limit is a whole number"),
+        ("limit: true", "limit is a whole number"),
+        ("device: 0", "device is text, not 0"),
+        ("model: null", "model is text, not None"),
+        ("root: [a]", r"root is text, or null, not \['a'\]"),
+    ],
+)
+def test_values_that_a_profile_cannot_hold(tmp_path, content, told):
+    own = tmp_path / "own.yaml"
+    own.write_text(content)
+    with pytest.raises(RecipeError, match=told):
+        Profile.named(str(own))
+
+
 def test_a_missing_data_set_is_an_error_that_says_where(tmp_path, monkeypatch):
     monkeypatch.delenv("OVSSLIB_DATA", raising=False)
     with pytest.raises(OvssError, match="OVSSLIB_DATA"):
