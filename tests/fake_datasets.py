@@ -121,7 +121,7 @@ def write(
     """
     folder, image_path, mask_path, list_file = _places(kind, raw)
     base = Path(root) / folder if home else Path(root)
-    names = tuple(_name(kind, index) for index in range(len(pairs)))
+    names = tuple(name_of(kind, index) for index in range(len(pairs)))
     labels, image_files, mask_files = {}, {}, {}
     for name, (image, label) in zip(names, pairs, strict=True):
         image_files[name] = base / image_path.format(name)
@@ -152,7 +152,7 @@ def _quality(path: Path) -> dict:
     return {"quality": 92} if path.suffix == ".jpg" else {}
 
 
-def _name(kind: str, index: int) -> str:
+def name_of(kind: str, index: int) -> str:
     if kind == "cityscapes":
         city = ("frankfurt", "lindau", "munster")[index % 3]
         return f"{city}/{city}_{index:06d}_000019"
