@@ -235,9 +235,7 @@ def _session(runtime: Any, file: Path) -> tuple[Any, str]:
         raise ModelError(
             f"cannot read {file} ({error.strerror}); export the folder again: ovss export onnx"
         ) from None
-    except (
-        Exception
-    ) as error:  # ONNX Runtime has an exception class per status, without a common base
+    except Exception as error:  # noqa: BLE001 - it has a class per status and no common base
         raise ModelError(
             f"{file} cannot be run: {str(error).splitlines()[0]}; export the folder again: ovss export onnx"
         ) from None
