@@ -1,11 +1,12 @@
 """The commands `ovss export`: a recipe and its model as files for other programs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ovsslib.cli.console import say
+from ovsslib.errors import RecipeError
 from ovsslib.recipe import parse_changes
 
 export_app = typer.Typer(
@@ -47,7 +48,11 @@ def onnx(
     from ovsslib.export import export_onnx
     from ovsslib.segmenter import Segmenter, load
 
-    segmenter = load(recipe, model or "auto", pretrained)
+    segmenter: Any = load(recipe, model or "auto", pretrained)
+    if not isinstance(segmenter, Segmenter):
+        raise RecipeError(
+            f"{recipe!r} is a trained model and no recipe; choose one of `ovss recipes`"
+        )
     if set_:
         segmenter = Segmenter(segmenter.backbone, segmenter.recipe.but(parse_changes(set_)))
     say(str(export_onnx(segmenter, out, weights=weights, switches=switches)))

@@ -58,11 +58,14 @@ def _cubic(x: Tensor, a: float) -> Tensor:
 class Positions(nn.Module):
     """`Backbone.positions` for a window of any size: (H, W) pixels -> (1 + h * w, width), class token first."""
 
+    first: Tensor
+    patches: Tensor
+
     def __init__(self, backbone: Backbone, how: str):
         super().__init__()
         table = backbone.visual.positional_embedding.detach().float()
-        self.first = nn.Buffer(table[:1].clone())
-        self.patches = nn.Buffer(table[1:].reshape(*backbone.base_grid, -1).clone())
+        self.register_buffer("first", table[:1].clone())
+        self.register_buffer("patches", table[1:].reshape(*backbone.base_grid, -1).clone())
         self.base, self.how, self.own = backbone.base_grid, how, backbone.image_size
 
     def forward(self, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
@@ -182,12 +185,16 @@ class SwitchedVisionGraph(VisionGraph):
 class _KnownTokens(nn.Module):
     """A token table without the rows that were never trained: they are zero."""
 
+    place: Tensor
+    rows: Tensor
+
     def __init__(self, table: Tensor, known: Tensor):
         super().__init__()
         place = torch.full((len(table),), len(known), dtype=torch.int32)
         place[known] = torch.arange(len(known), dtype=torch.int32)
-        self.place = nn.Buffer(place)
-        self.rows = nn.Buffer(torch.cat([table[known], table.new_zeros(1, table.shape[1])]))
+        self.register_buffer("place", place)
+        rows = torch.cat([table[known], table.new_zeros(1, table.shape[1])])
+        self.register_buffer("rows", rows)
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """(N, L) -> (N, L, width)."""
@@ -201,7 +208,7 @@ class TextGraph(nn.Module):
         super().__init__()
         self.text = backbone
         if backbone.known_token_ids is not None:
-            model = copy.copy(backbone.model)
+            model: Any = copy.copy(backbone.model)
             model._modules = dict(model._modules)
             table = model.token_embedding.weight.detach()
             model.token_embedding = _KnownTokens(table, backbone.known_token_ids.cpu())

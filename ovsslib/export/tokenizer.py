@@ -6,6 +6,9 @@ from typing import Any
 
 from ovsslib.export.files import KNOWN_TOKENS, MERGES, VOCABULARY
 
+_MARKERS = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+"""open_clip's names of start and end, and those of CLIP's authors, which other programs expect."""
+
 
 def write_tokenizer(folder: Path, backbone: Any) -> None:
     """Write `merges.txt` and `vocab.json`, and the trained tokens where a model does not know all.
@@ -17,9 +20,8 @@ def write_tokenizer(folder: Path, backbone: Any) -> None:
     merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.get)
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (folder / MERGES).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    (folder / VOCABULARY).write_text(
-        json.dumps(tokenizer.encoder, ensure_ascii=False), encoding="utf-8"
-    )
+    numbers = {_MARKERS.get(token, token): number for token, number in tokenizer.encoder.items()}
+    (folder / VOCABULARY).write_text(json.dumps(numbers, ensure_ascii=False), encoding="utf-8")
     if backbone.known_token_ids is not None:
         known = backbone.known_token_ids.flatten().tolist()
         (folder / KNOWN_TOKENS).write_text(json.dumps(known), encoding="utf-8")

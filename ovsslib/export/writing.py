@@ -10,7 +10,6 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ovsslib import paths
@@ -172,15 +171,13 @@ def _trace(
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            made = torch.onnx.export(
+            made: Any = torch.onnx.export(
                 graph.eval(), tuple(inputs.values()), dynamo=True, dynamic_shapes=tuple(shapes),
                 input_names=list(inputs), output_names=outputs, opset_version=OPSET, verbose=False,
             )  # fmt: skip
     except OvssError:
         raise
-    except (
-        Exception
-    ) as error:  # the tracer raises what the traced code raises, and dozens of its own
+    except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise RecipeError(
             f"recipe {recipe!r} cannot be one graph: a stage's code cannot be traced for windows of any size "
@@ -238,5 +235,4 @@ def _compare(segmenter: Any, part: Path, folder: Path, weights: str, pictures: i
 
 def _relative(made: torch.Tensor, wanted: torch.Tensor) -> float:
     """max|a - b| / max|b|."""
-    made, wanted = made.numpy(), wanted.numpy()
-    return float(np.abs(made - wanted).max() / np.abs(wanted).max())
+    return float((made - wanted).abs().max() / wanted.abs().max())

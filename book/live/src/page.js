@@ -107,7 +107,7 @@ function fillRecipes() {
   const names = recipes.map(({ name }) => name);
   if (!names.includes(state.recipe)) state.recipe = names[0];
   if (!names.includes(state.compare)) state.compare = "";
-  const options = () => recipes.map(({ name, summary }) => option(name, `${name}: ${summary}`));
+  const options = () => names.map((name) => option(name, name));
   find("recipe").replaceChildren(...options());
   find("compare").replaceChildren(option("", "nothing"), ...options());
   find("recipe").value = state.recipe;
@@ -194,6 +194,7 @@ const ownBlock = () => state.block ?? settingsOf(recipeNamed(state.recipe)).bloc
 
 function showBlock() {
   const block = ownBlock();
+  find("summary").textContent = `${state.recipe}: ${recipeNamed(state.recipe).summary}.`;
   for (const box of find("switches").querySelectorAll("[data-term]")) box.checked = block.terms.includes(box.dataset.term);
   find("residual").checked = block.residual;
   find("feed").checked = block.feedForward;

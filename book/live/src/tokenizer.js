@@ -2,8 +2,7 @@
 
 const START = "<|startoftext|>";
 const END = "<|endoftext|>";
-const PIECES =
-  /<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+/giu;
+const PIECES = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+/giu;
 
 /** Characters that stand for the 256 bytes: printable ones for themselves, the others from 256 on. */
 function byteCharacters() {
