@@ -214,6 +214,14 @@ def _check_switches(live: LivePage) -> list[str]:
     return problems
 
 
+def _check_prepared(live: LivePage) -> list[str]:
+    """A link to a prepared state on the page shows it."""
+    with live.answered():
+        live.page.locator("a[href*='recipe=clip&'][href*='show=attention']").click()
+    got = live.part("recipe").input_value(), live.part("compare").input_value()
+    return [] if got == ("clip", "naclip") else [f"a prepared state does not show: {got}"]
+
+
 def _check_folder(live: LivePage) -> list[str]:
     """A folder of `ovss export onnx` opens."""
     folders = sorted((ROOT / "build" / "live").glob("model-*"))
@@ -343,10 +351,12 @@ def check_live(
     problems += _check_masks(live, site) + _check_own_picture(live, site)
     problems += _check_words(live) + _check_switches(live)
     page.add_script_tag(path=AXE)
-    problems += page.evaluate(_VIOLATIONS)
+    for theme in ("light", "dark"):
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+        problems += [f"{theme}: {found}" for found in page.evaluate(_VIOLATIONS)]
     if screenshots:
         page.screenshot(path=screenshots / "live-compared.png", full_page=True)
-    problems += _check_folder(live)
+    problems += _check_prepared(live) + _check_folder(live)
     page.close()
     problems += [f"asks the network for {url}" for url in outside]
     problems += [f"script error: {error}" for error in errors]

@@ -58,6 +58,7 @@ async function load() {
   fillRecipes();
   const first = site.pictures.find(({ name }) => name === state.picture) ?? site.pictures[0];
   await choosePicture(first, !state.classes.length);
+  runner.ask("prepareWords").catch((error) => say(error.message, true));
 }
 
 async function loadFolder(list) {
@@ -424,6 +425,19 @@ function connect() {
   }
 }
 
+/** Takes over a state that a link on this page names. */
+async function follow() {
+  const wanted = fromHash(location.hash);
+  if (!site || !wanted.recipe) return;
+  Object.assign(state, { compare: "", block: null, show: "mask", ...wanted });
+  for (const radio of root.querySelectorAll("[name=live-show]")) radio.checked = radio.value === state.show;
+  if (find("tool").hidden) return say("Load the model to see it.");
+  fillRecipes();
+  const named = site.pictures.find(({ name }) => name === state.picture);
+  root.scrollIntoView();
+  await (named ? choosePicture(named, false) : run());
+}
+
 function missing() {
   if (location.protocol === "file:") return "Browsers run this from a server only: python -m http.server, in the folder of the book.";
   const has = ["WebAssembly", "Worker", "DecompressionStream", "OffscreenCanvas"].filter((name) => !(name in window));
@@ -435,6 +449,7 @@ if (wrong) say(wrong, true);
 else {
   Object.assign(state, fromHash(location.hash));
   connect();
+  addEventListener("hashchange", () => attempt(follow));
   site = await (await fetch(new URL("live.json", base))).json();
   find("load").textContent = `Load the model (${site.megabytes} MB)`;
   find("load").disabled = false;

@@ -48,13 +48,13 @@ async function open(files) {
   const made = {
     about,
     vision: await session("vision.onnx"),
-    text: await session("text.onnx"),
+    openText: () => (made.textSession ??= session("text.onnx")), // when a word needs it, so that the mask comes first
     tokenizer: new Tokenizer(decoder.decode(files["merges.txt"])),
     known: files["known_tokens.json"]
       ? new Set(JSON.parse(decoder.decode(files["known_tokens.json"])))
       : null,
   };
-  for (const old of model ? [model.vision, model.text] : []) await old.release();
+  for (const old of model ? [model.vision, await model.textSession] : []) await old?.release();
   model = made;
   encodings.clear();
   words.clear();
@@ -99,7 +99,8 @@ async function textFeature(word, prompts) {
   const longest = Math.max(...lists.map((list) => list.length));
   const tokens = new BigInt64Array(lists.length * longest);
   lists.forEach((list, row) => list.forEach((t, i) => (tokens[row * longest + i] = BigInt(t))));
-  const made = await model.text.run({ tokens: new ort.Tensor("int64", tokens, [lists.length, longest]) });
+  const text = await model.openText();
+  const made = await text.run({ tokens: new ort.Tensor("int64", tokens, [lists.length, longest]) });
   const { data, dims } = made.features;
   const sum = new Float64Array(dims[1]);
   for (let row = 0; row < dims[0]; row++) {
@@ -218,6 +219,7 @@ const tasks = {
   loadFolder,
   segment,
   attention,
+  prepareWords: async () => void (await model.openText()),
   picture({ data, height, width, key }) {
     picture = { data, height, width, id: key };
     return null;
