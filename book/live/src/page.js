@@ -1,5 +1,6 @@
 // The live page: what is chosen, what is shown.
 
+import { pixelsOf, save } from "./files.js";
 import { indexPng } from "./png.js";
 import { Runner } from "./runner.js";
 import { settingsOf, whyNot } from "./settings.js";
@@ -115,21 +116,6 @@ function fillRecipes() {
   find("compare").value = state.compare;
   find("switches").disabled = !about.switches;
   showBlock();
-}
-
-async function pixelsOf(source) {
-  const bitmap = await createImageBitmap(source, { colorSpaceConversion: "none" });
-  const shrink = Math.min(1, 1024 / Math.max(bitmap.width, bitmap.height));
-  const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * shrink)));
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, width, height);
-  context.drawImage(bitmap, 0, 0, width, height);
-  const { data } = context.getImageData(0, 0, width, height);
-  const rgb = new Uint8ClampedArray(width * height * 3);
-  for (let i = 0; i < width * height; i++) for (let c = 0; c < 3; c++) rgb[3 * i + c] = data[4 * i + c];
-  return { data: rgb, height, width };
 }
 
 async function choosePicture(one, withWords) {
@@ -343,14 +329,6 @@ function stepAt(event) {
 }
 
 // -- taking it away -----------------------------------------------------------------------------------
-
-function save(blob, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
 
 async function saveMask() {
   const { result } = views[0];
