@@ -63,7 +63,8 @@ class Positions(nn.Module):
 
     def __init__(self, backbone: Backbone, how: str):
         super().__init__()
-        table = backbone.visual.positional_embedding.detach().float()
+        visual: Any = backbone.visual
+        table = visual.positional_embedding.detach().float()
         self.register_buffer("first", table[:1].clone())
         self.register_buffer("patches", table[1:].reshape(*backbone.base_grid, -1).clone())
         self.base, self.how, self.own = backbone.base_grid, how, backbone.image_size
@@ -122,7 +123,8 @@ class VisionGraph(nn.Module):
 
     def _embed(self, pixels: Tensor, positions: str = "") -> tuple[Tensor, tuple[int, int]]:
         """`Backbone.embed` with the positional table computed from the size of the pixels."""
-        visual, size = self.visual, (pixels.shape[-2], pixels.shape[-1])
+        visual: Any = self.visual
+        size = (pixels.shape[-2], pixels.shape[-1])
         x = F.conv2d(pixels, visual.conv1.weight, stride=self.backbone.patch_size)
         grid = (x.shape[-2], x.shape[-1])
         x = x.flatten(2).transpose(1, 2)

@@ -37,7 +37,7 @@ def load(
         RecipeError, ModelError: unknown names, missing weights.
     """
     chosen = None if isinstance(recipe, Recipe) else str(recipe)
-    if chosen is not None and is_exported(chosen):
+    if chosen is not None and chosen not in recipe_names() and is_exported(chosen):
         return _exported(chosen, model, pretrained, device, precision, dataset)
     trained = {*comparators.names(), *(row.name for row in comparators.quoted())}
     if chosen in trained and chosen not in recipe_names():

@@ -139,12 +139,14 @@ def test_recipes_that_the_page_cannot_run_are_named():
         name: {"name": name, "stages": Recipe.named(name, "scenes").resolved()}
         for name in (*build_live.RECIPES, "itaclip", "lposs")
     }
+    changed = Recipe.named("sclip").but({"labels.closing": 3})
+    recipes["changed"] = {"name": "changed", "stages": changed.resolved()}
     made = node(
         "return Object.values(recipes).map((one) => settings.whyNot(one));", recipes=recipes
     )
     assert made[:5] == [None] * 5
     assert "itaclip has stages that run in Python only: image_engineering" in made[5]
-    assert made[6]
+    assert made[6] and made[7] == "recipe changed sets labels.closing, which the page does not know"
     block = node("return settings.settingsOf(one);", one=recipes["naclip"])
     assert block["block"] == {
         "terms": ["kk"],

@@ -210,6 +210,13 @@ def _with_recipe(segmenter: Segmenter, name: str) -> Segmenter:
     return other
 
 
+def test_a_recipe_goes_before_a_folder_of_its_name(plain, tmp_path, monkeypatch):
+    shutil.copytree(plain[0], tmp_path / "sclip")
+    monkeypatch.chdir(tmp_path)
+    assert ovsslib.load("sclip", "sceneclip").backbone.name == "sceneclip"
+    assert ovsslib.load("./sclip").backbone.name == "tiny2"
+
+
 def test_bad_folders_and_arguments(plain, tmp_path):
     with pytest.raises(ModelError, match="precision='fp16'"):
         ovsslib.load(str(plain[0]), precision="fp16")

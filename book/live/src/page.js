@@ -172,8 +172,15 @@ function addWords() {
   const added = parseWords(field.value).filter(([name]) => !known.has(name.toLowerCase()));
   field.value = "";
   if (!added.length) return say("Type a word that is not in the list yet.", true);
+  const before = [...state.classes];
   state.classes.push(...added);
-  return attempt(run);
+  return attempt(() =>
+    run().catch((error) => {
+      state.classes = before; // a word that cannot be used does not stay
+      fillWords();
+      throw error;
+    }),
+  );
 }
 
 const recipeNamed = (name) => recipes.find((one) => one.name === name);
@@ -284,6 +291,18 @@ async function look() {
     return;
   }
   looking = true;
+  try {
+    await lookOnce();
+  } finally {
+    looking = false;
+  }
+  if (again) {
+    again = false;
+    await look();
+  }
+}
+
+async function lookOnce() {
   const { row, column } = looked;
   const seen = [];
   if (state.show === "attention") {
@@ -300,11 +319,6 @@ async function look() {
   const label = state.classes[result.labels[at]][0];
   find("here").textContent = `Row ${row}, column ${column}: ${label}, score ${result.scores[at].toFixed(2)}. Similarity: ${listed}.`;
   draw(seen);
-  looking = false;
-  if (again) {
-    again = false;
-    await look();
-  }
 }
 
 function pointAt(event) {
@@ -428,7 +442,11 @@ else {
   Object.assign(state, fromHash(location.hash));
   connect();
   addEventListener("hashchange", () => attempt(follow));
-  site = await (await fetch(new URL("live.json", base))).json();
-  find("load").textContent = `Load the model (${site.megabytes} MB)`;
-  find("load").disabled = false;
+  await attempt(async () => {
+    const answer = await fetch(new URL("live.json", base));
+    if (!answer.ok) throw new Error("The files of this page are not beside it: build the book with make book.");
+    site = await answer.json();
+    find("load").textContent = `Load the model (${site.megabytes} MB)`;
+    find("load").disabled = false;
+  });
 }

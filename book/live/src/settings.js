@@ -1,14 +1,20 @@
 // What the page reads of a recipe's stages.
 
 const STAGES = ["text", "windows", "attention", "pamr", "labels"];
-const PLAIN_WINDOWS = { pad_to: 0, multiple: 0, square: false, resampling: "bilinear" };
+const PLAIN = {
+  windows: { pad_to: 0, multiple: 0, square: false, resampling: "bilinear" },
+  text: { auxiliary_weight: 0 },
+  labels: { probability_threshold: 0, area_threshold: 0, closing: 0, background_offset: 0, synonyms: "every" },
+};
 
 /** Why the page cannot run a recipe, or null. */
 export function whyNot({ name, stages }) {
   const others = Object.keys(stages).filter((stage) => !STAGES.includes(stage));
   if (others.length) return `recipe ${name} has stages that run in Python only: ${others.join(", ")}`;
-  for (const [field, value] of Object.entries(PLAIN_WINDOWS)) {
-    if (stages.windows[field] !== value) return `recipe ${name} sets windows.${field}, which the page does not know`;
+  for (const [stage, fields] of Object.entries(PLAIN)) {
+    for (const [field, value] of Object.entries(fields)) {
+      if (stages[stage][field] !== value) return `recipe ${name} sets ${stage}.${field}, which the page does not know`;
+    }
   }
   return null;
 }
