@@ -6,7 +6,8 @@
     python scripts/build_book.py --profile path/to/own.yaml       # on a profile of one's own
     python scripts/build_book.py --fresh                          # measures everything again
 
-Warnings of Sphinx and of the notebooks are errors. Nothing is fetched from the network.
+Warnings of Sphinx and of the notebooks are errors. The packages of the live page come from the npm registry once, by its
+lock file (`build_live.py`); nothing else is fetched from the network.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from typing import Any
 
 import nbformat
 import yaml
+from build_live import LiveError
+from build_live import build as build_live
 from run_notebooks import (
     ROOT,
     WIDGET_VIEW,
@@ -281,6 +284,11 @@ def build(options: argparse.Namespace, root: Path = ROOT) -> Path:
         raise BookError(f"{failed} of {len(runs)} notebooks failed")
     config = configuration(root, options.repository, options.branch)
     stage(root, work / "source", runs, profile, config)
+    print("building the live page", flush=True)
+    try:
+        build_live(work / "source" / "book" / "_static" / "live")
+    except LiveError as error:
+        raise BookError(str(error)) from None
     print("rendering the pages", flush=True)
     pages = render(work / "source", work / "html", root)
     publish(pages, options.output)

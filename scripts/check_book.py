@@ -6,7 +6,7 @@ over.
 
 On each page, at 1280 and at 390 pixels: it loads, asks nothing of the network, writes no error to
 the console, shows all its images, each with an alternative text, is not wider than the window, and
-its links within the book lead somewhere.
+its links within the book lead somewhere. The live page is used as a reader would (`check_live.py`).
 """
 
 import argparse
@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
+from check_live import PAGE, check_live
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 from playwright.sync_api import Error as BrowserError
 
@@ -183,6 +184,7 @@ def check_links(folder: Path, base: str, findings: Findings) -> None:
                 findings.add(name, f"broken link to {target}")
             elif (
                 place
+                and "=" not in place  # a state of the live page
                 and target in findings.targets
                 and unquote(place) not in findings.targets[target]
             ):
@@ -226,6 +228,8 @@ def check(
             except BrowserError as error:
                 findings.add(name, f"does not load: {str(error).splitlines()[0]}")
             page.close()
+        for problem in check_live(folder, browser, base, screenshots):
+            findings.add(PAGE, problem)
         check_links(folder, base, findings)
         page = browser.new_page()
         watch(page, "search.html", base, findings)

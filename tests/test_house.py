@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ovsslib"
 # From the ground up: a room imports from rooms before it, or from its own folder.
 ROOMS = (
     *("errors", "paths", "recipe", "identity", "_torchvision"),
-    *("clip", "text", "images", "guides", "networks", "stages", "comparators", "segmenter"),
+    *("clip", "text", "images", "guides", "networks", "stages", "export", "comparators"),
+    "segmenter",
     *("datasets", "evaluation", "editing", "study", "book", "cli", "__main__"),
 )
 FLOOR_OF = {room: floor for floor, room in enumerate(ROOMS)}

@@ -116,6 +116,7 @@ def test_extras():
         "edit",
         "guides",
         "llm",
+        "onnx",
     }
     assert PROJECT["scripts"]["ovss"] == "ovsslib.cli:main"
     assert PROJECT["version"] == ovsslib.__version__

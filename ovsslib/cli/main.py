@@ -16,6 +16,7 @@ from ovsslib import paths
 from ovsslib.cli.console import one_line, say, show, show_warning, speaks, stderr
 from ovsslib.cli.data import Root, data_app, pretrain_app, scenes_app, words_app
 from ovsslib.cli.edit import edit
+from ovsslib.cli.export import export_app
 from ovsslib.cli.models import models_app
 from ovsslib.cli.segment import segment
 from ovsslib.errors import OvssError
@@ -31,6 +32,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(words_app, name="words")
 app.add_typer(scenes_app, name="scenes")
 app.add_typer(models_app, name="models")
+app.add_typer(export_app, name="export")
 app.add_typer(pretrain_app)
 
 Set = Annotated[

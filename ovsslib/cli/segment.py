@@ -19,7 +19,9 @@ def segment(
             "also a .csv: picture, then its words."
         ),
     ],
-    recipe: Annotated[str, typer.Option(help="A recipe; see `ovss recipes`.")] = "sclip",
+    recipe: Annotated[
+        str, typer.Option(help="A recipe; see `ovss recipes`; or a folder of `ovss export`.")
+    ] = "sclip",
     set_: Annotated[
         list[str] | None,
         typer.Option(

@@ -406,7 +406,7 @@ class Backbone:
         x = x + model.positional_embedding[:length].to(self.dtype)
         x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
         ends = token_ids.argmax(dim=-1)
-        x = x[torch.arange(len(x), device=x.device), ends]
+        x = x[torch.arange(x.shape[0], device=x.device), ends]
         return (self.normalise(model.ln_final, x) @ model.text_projection.to(x.dtype)).float()
 
 

@@ -7,18 +7,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-@lru_cache(maxsize=32)
 def neighbourhood(grid: tuple[int, int], std: float) -> Tensor:
     """NACLIP's Omega (1 + h * w, 1 + h * w), float32: exp(-squared patch distance / (2 std^2)).
 
-    Zero in the row and column of the class token (Hajimiri et al., WACV 2025, section 3.2). Read-only: cached.
+    Zero in the row and column of the class token (Hajimiri et al., WACV 2025, section 3.2). Read-only: cached, but
+    for a grid whose sides are symbols, as they are while a graph of any size is traced.
     """
-    rows, columns = torch.meshgrid(*(torch.arange(float(n)) for n in grid), indexing="ij")
+    if all(isinstance(side, int) for side in grid):
+        return _kept_neighbourhood(grid, std)
+    return _neighbourhood(grid, std)
+
+
+def squared_distances(grid: tuple[int, int]) -> Tensor:
+    """(h * w, h * w) float32: squared distance of each patch to each, in patches."""
+    sides = (torch.arange(n, dtype=torch.float32) for n in grid)
+    rows, columns = torch.meshgrid(*sides, indexing="ij")
     cells = torch.stack([rows.flatten(), columns.flatten()], dim=1)
-    distance = (cells[:, None] - cells[None]).square().sum(-1)
-    omega = torch.zeros(len(cells) + 1, len(cells) + 1)
-    omega[1:, 1:] = torch.exp(-distance / (2 * std**2))
-    return omega
+    return (cells[:, None] - cells[None]).square().sum(-1)
+
+
+def _neighbourhood(grid: tuple[int, int], std: float) -> Tensor:
+    omega = torch.exp(-squared_distances(grid) / (2 * std**2))
+    return F.pad(omega, (1, 0, 1, 0))
+
+
+_kept_neighbourhood = lru_cache(maxsize=32)(_neighbourhood)
 
 
 @lru_cache(maxsize=256)

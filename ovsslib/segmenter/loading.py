@@ -5,6 +5,7 @@ from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import EMBEDDED, cached_pretrained, load_backbone
 from ovsslib.comparators import Comparator
 from ovsslib.errors import ModelError, RecipeError
+from ovsslib.export import is_exported, open_exported
 from ovsslib.recipe import Recipe, recipe_names
 from ovsslib.segmenter.segmenter import Segmenter
 
@@ -24,7 +25,8 @@ def load(
 
     Args:
         recipe: name of a shipped recipe (:func:`ovsslib.recipes`), or a Recipe; or the name of a trained model
-            (:func:`ovsslib.comparators.names`), whose weights `pretrained` names (None: those in the local cache).
+            (:func:`ovsslib.comparators.names`), whose weights `pretrained` names (None: those in the local cache); or
+            a folder that :func:`ovsslib.export.export_onnx` wrote, which holds recipe and model.
         model: "auto" (OpenAI's ViT-B/16 if its weights are in the local cache, else the embedded SceneCLIP with a
             notice; nothing is downloaded), a name for :func:`load_backbone`, or a Backbone.
         pretrained, device, precision: see :func:`load_backbone`; with model="auto", a checkpoint of OpenAI's
@@ -35,6 +37,8 @@ def load(
         RecipeError, ModelError: unknown names, missing weights.
     """
     chosen = None if isinstance(recipe, Recipe) else str(recipe)
+    if chosen is not None and chosen not in recipe_names() and is_exported(chosen):
+        return _exported(chosen, model, pretrained, device, precision, dataset)
     trained = {*comparators.names(), *(row.name for row in comparators.quoted())}
     if chosen in trained and chosen not in recipe_names():
         return _comparator(chosen, model, pretrained, device, precision, dataset)
@@ -67,6 +71,29 @@ def load(
     if chosen is not None and dataset is None and backbone.name in EMBEDDED:
         recipe = Recipe.named(chosen, "scenes")
     return Segmenter(backbone, recipe)
+
+
+def _exported(
+    folder: str,
+    model: str | Backbone,
+    pretrained: str | None,
+    device: str | None,
+    precision: str | None,
+    dataset: str | None,
+) -> Segmenter:
+    """A folder of ONNX graphs. Raises ModelError for an argument that it would ignore."""
+    asked = {"pretrained": pretrained, "device": device, "precision": precision, "dataset": dataset}
+    usual = {"device": "cpu", "precision": "fp32"}
+    if model != "auto":
+        asked["model"] = str(model)
+    for name, value in asked.items():
+        if value is not None and value != usual.get(name):
+            raise ModelError(
+                f"{name}={value!r}: {folder} was exported with its model and settings and runs on the CPU; leave "
+                f"{name} out"
+            )
+    backbone, recipe = open_exported(folder)
+    return Segmenter(backbone, recipe)  # type: ignore[arg-type]
 
 
 def _comparator(

@@ -67,7 +67,8 @@ class Segmenter:
         self._masks: Any = None
         if self.recipe.stages_with("proposer_name"):
             self.proposer()  # so that missing weights are named before any work
-        self.last_block = LastBlock(backbone, self.recipe, self.guide)
+        last_block = getattr(backbone, "last_block", LastBlock)  # an exported graph brings its own
+        self.last_block: LastBlock = last_block(backbone, self.recipe, self.guide)
 
     def __repr__(self) -> str:
         return f"Segmenter({self.backbone!r}, recipe={self.recipe.name!r})"
