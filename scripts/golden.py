@@ -76,6 +76,7 @@ RULES: dict[str, tuple[str, dict[str, Any], str]] = {
     "sinks denoised": ("sclip", {"sink_denoise": {"channels": [3, 40, 90], "sigma": 1.5}}, "scenes"),
     "sinks refocused": ("sclip", {"refocus_attention": {"threshold": 0.02}}, "scenes"),
     "threshold by entropies": ("sclip", {"entropy_threshold": True}, "scenes-object"),
+    "a guide tells the background": ("clip-diy", {}, "scenes-object"),
     "windows over the edge": ("sclip", {"windows": {"crop": 160, "stride": 100}}, "scenes"),
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import relative_error
-from test_masks import make
+from tiny_segmenters import make
 
 from ovsslib import guides
 from ovsslib.errors import ModelError, RecipeError

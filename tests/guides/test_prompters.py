@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from test_masks import make, textured
+from test_masks import textured
+from tiny_segmenters import make
 
 from ovsslib.errors import ImageError, ModelError, RecipeError
 from ovsslib.guides.prompts import ProposedMasks, load_prompter
