@@ -377,7 +377,7 @@ def test_notebooks_are_not_stored_on_another_profile(capsys):
     profile = run_notebooks.profiles()[0]
     with pytest.raises(SystemExit):
         run_notebooks.main(["--store", "--profile", profile])
-    assert "leave --profile out" in capsys.readouterr().err
+    assert "leave --profile and -p out" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run_notebooks.main(["--profile", "wrong"])
     assert f"there are: {profile}" in capsys.readouterr().err
