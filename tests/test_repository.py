@@ -118,7 +118,7 @@ def test_extras():
         "llm",
         "onnx",
     }
-    assert PROJECT["scripts"]["ovss"] == "ovsslib.cli:main"
+    assert PROJECT["scripts"]["ovss"] == "ovsslib.cli:start"
     assert PROJECT["version"] == ovsslib.__version__
 
 

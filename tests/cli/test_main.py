@@ -15,7 +15,7 @@ from ovsslib.clip import loading
 from ovsslib.evaluation import profiles
 from ovsslib.recipe import recipe_names
 
-cli = import_module("ovsslib.cli.main")  # the package's `main` is the function
+cli = import_module("ovsslib.cli.main")
 
 
 @pytest.fixture(autouse=True)
