@@ -45,7 +45,7 @@ class Profile:
     title: str = ""
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(Profile):  # a subclass answers for its own
             value = getattr(self, field.name)
             if field.name == "limit":
                 right = value is None or (type(value) is int and value >= 1)

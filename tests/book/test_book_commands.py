@@ -18,6 +18,7 @@ import yaml
 from book_texts import NOTEBOOKS, ROOT, cells, markdown
 
 import ovsslib
+from ovsslib.book.parameters import name_list
 from ovsslib.cli.main import app
 from ovsslib.errors import OvssError
 from ovsslib.evaluation.profiles import Profile
@@ -71,7 +72,7 @@ def check_parameters(values: dict[str, object], defaults: dict[str, object]) -> 
         if name.endswith("profile"):
             Profile.named(str(value))
         elif name in RECIPES:
-            for recipe in [value] if isinstance(value, str) else value:
+            for recipe in name_list(value, name, least=0):
                 Recipe.named(recipe, profile.dataset)
         elif name == "overrides":
             Recipe("overrides").but(parse_changes(value))
@@ -118,7 +119,7 @@ def check_make(words: list[str]) -> None:
         name, given, value = word.partition("=")
         pattern = rf"^{name}\s*\?=" if given else rf"^{name}:.*##"
         assert re.search(pattern, MAKEFILE, flags=re.MULTILINE), f"the Makefile has no {name}"
-        if name == "PROFILE":
+        if name == "PROFILE" and value != "path/to/own.yaml":  # the reader's own file
             Profile.named(value)
 
 
