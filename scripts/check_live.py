@@ -191,7 +191,7 @@ def _check_switches(live: LivePage) -> list[str]:
     problems = []
     live.recipe("clip")
     before = live.mask()
-    live.page.locator("details summary").click()
+    live.page.locator("#live details summary").click()
     for name in ("residual", "feed", "gaussian"):
         with live.answered():
             live.part(name).click()
