@@ -1,5 +1,6 @@
 """Shared fixtures: small random models, the recorded outputs of the official implementations."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +76,22 @@ def tiny_guide():
 
 
 @pytest.fixture(scope="session")
-def tiny_sam(tmp_path_factory):
+def segmenter_folder(tmp_path_factory):
+    """Function of "sam", "sam2" or "sam3": the folder of a tiny random one, made once."""
+
+    @functools.cache
+    def folder_of(name: str) -> Path:
+        return save_segmenter(name, tmp_path_factory.mktemp(name))
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def tiny_sam(segmenter_folder):
     """A tiny random SAM, opened."""
     from ovsslib import guides
 
-    return guides.load_sam(save_segmenter("sam", tmp_path_factory.mktemp("sam")))
+    return guides.load_sam(segmenter_folder("sam"))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ovsslib.cli.options import RecipeName
 from ovsslib.errors import DataError, RecipeError
 
 Photo = Annotated[Path, typer.Argument(help="A picture.")]
@@ -33,7 +34,6 @@ Feather = Annotated[float, typer.Option(help="Soft rim outside the mask, pixels.
 Confidence = Annotated[
     float | None, typer.Option(help="Only pixels whose score is at least this, 0 to 1.")
 ]
-RecipeName = Annotated[str, typer.Option(help="A recipe; see `ovss recipes`.")]
 Model = Annotated[str, typer.Option(help="CLIP: open_clip name, sceneclip, or auto.")]
 Pretrained = Annotated[str | None, typer.Option(help="CLIP: pretrained tag, or a checkpoint file.")]
 InpainterName = Annotated[str | None, typer.Option(help="Diffusion model: model id, or folder.")]

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ovsslib.cli.console import say
+from ovsslib.cli.options import Model, Pretrained, RecipeName, Set
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import parse_changes
 
@@ -22,17 +23,10 @@ def about() -> None:
 @export_app.command("onnx")
 def onnx(
     out: Annotated[Path, typer.Option("-o", "--out", help="A new folder.")],
-    recipe: Annotated[str, typer.Option(help="A recipe; see `ovss recipes`.")] = "sclip",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="A change: stage=true, stage=false, or stage.field=value. Repeatable."
-        ),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="open_clip model name, or sceneclip.")] = None,
-    pretrained: Annotated[
-        str | None, typer.Option(help="Pretrained tag, or a checkpoint file.")
-    ] = None,
+    recipe: RecipeName = "sclip",
+    set_: Set = None,
+    model: Model = None,
+    pretrained: Pretrained = None,
     weights: Annotated[
         str, typer.Option(help="fp32; fp16: stored in half the size; int8: dynamic, a quarter.")
     ] = "fp32",

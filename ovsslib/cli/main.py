@@ -18,6 +18,7 @@ from ovsslib.cli.data import Root, data_app, pretrain_app, scenes_app, words_app
 from ovsslib.cli.edit import edit
 from ovsslib.cli.export import export_app
 from ovsslib.cli.models import models_app
+from ovsslib.cli.options import Model, Pretrained, Set
 from ovsslib.cli.segment import segment
 from ovsslib.errors import OvssError
 from ovsslib.recipe import Recipe, parse_changes, recipes
@@ -35,14 +36,6 @@ app.add_typer(models_app, name="models")
 app.add_typer(export_app, name="export")
 app.add_typer(pretrain_app)
 
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="A change: stage=true, stage=false, or stage.field=value. Repeatable."
-    ),
-]
-Model = Annotated[str | None, typer.Option(help="open_clip model name, or sceneclip.")]
-Pretrained = Annotated[str | None, typer.Option(help="Pretrained tag, or a checkpoint file.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N.")]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
 Limit = Annotated[int | None, typer.Option(help="The first images only.")]

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ovsslib.cli.console import say, show, stderr
+from ovsslib.cli.options import Model, Pretrained, Set
 from ovsslib.errors import DataError, WordsError
 from ovsslib.recipe import parse_changes
 
@@ -22,16 +23,9 @@ def segment(
     recipe: Annotated[
         str, typer.Option(help="A recipe; see `ovss recipes`; or a folder of `ovss export`.")
     ] = "sclip",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="A change: stage=true, stage=false, or stage.field=value. Repeatable."
-        ),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="open_clip model name, or sceneclip.")] = None,
-    pretrained: Annotated[
-        str | None, typer.Option(help="Pretrained tag, or a checkpoint file.")
-    ] = None,
+    set_: Set = None,
+    model: Model = None,
+    pretrained: Pretrained = None,
     background: Annotated[
         str | None,
         typer.Option(

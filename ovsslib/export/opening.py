@@ -165,15 +165,8 @@ class ExportedBlock:
         """Nothing: the stages in the trunk are in the graph."""
         return
 
-    def context(
-        self,
-        trunk: TrunkOutput,
-        window: Tensor,
-        text: Tensor | None = None,
-        regions: Tensor | None = None,
-        kept: dict | None = None,
-    ) -> TrunkOutput:
-        """What the graph reads: the pixels."""
+    def context(self, trunk: TrunkOutput, *_: Any, **__: Any) -> TrunkOutput:
+        """What the graph reads: the pixels, whatever else a stage could look at."""
         return trunk
 
     def run(self, context: TrunkOutput) -> DenseTokens:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tiny_segmenters import save_segmenter
 
 from ovsslib.errors import ImageError, MemoryBudgetError, ModelError, RecipeError
 from ovsslib.guides import everything, load_sam, masks
@@ -159,18 +158,6 @@ def test_missing_segmenters_are_named(tmp_path, monkeypatch):
 # -- trained segmenters: tiny random ones of the real classes ------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = {}
-
-    def folder_of(name: str):
-        if name not in made:
-            made[name] = save_segmenter(name, tmp_path_factory.mktemp(name))
-        return made[name]
-
-    return folder_of
-
-
 @pytest.fixture
 def nms(monkeypatch):
     """torchvision's suppression, which the pipeline of transformers calls, in plain Python: an installation for processors
@@ -203,7 +190,7 @@ def textured() -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["sam", "sam2", "sam3"])
 def test_everything_finds_what_the_pipeline_of_transformers_finds(
-    name, folder, nms, tmp_path, monkeypatch
+    name, segmenter_folder, nms, tmp_path, monkeypatch
 ):
     import transformers
     from PIL import Image
@@ -216,13 +203,15 @@ def test_everything_finds_what_the_pipeline_of_transformers_finds(
         "stability_offset": 0.1,
         "box_overlap": 0.9,
     }
-    proposer = masks.load(name, model=folder(name), **settings)
+    proposer = masks.load(name, model=segmenter_folder(name), **settings)
     found = proposer.propose(textured())
     assert found.dtype == bool and found.shape[1:] == (100, 150) and len(found) >= 1
     model_class, processor_class, _ = everything.CLASSES[name]
     pipeline = transformers.MaskGenerationPipeline(
-        model=getattr(transformers, model_class).from_pretrained(folder(name)).eval(),
-        image_processor=getattr(transformers, processor_class).from_pretrained(folder(name)),
+        model=getattr(transformers, model_class).from_pretrained(segmenter_folder(name)).eval(),
+        image_processor=getattr(transformers, processor_class).from_pretrained(
+            segmenter_folder(name)
+        ),
     )
     theirs = pipeline(
         Image.fromarray(textured()), points_per_batch=16, points_per_crop=6, pred_iou_thresh=0.0,
@@ -234,7 +223,7 @@ def test_everything_finds_what_the_pipeline_of_transformers_finds(
     assert len(proposer.weights_hash) == 16 and not proposer.partition
 
 
-def test_thresholds_drop_masks(folder, tmp_path, monkeypatch):
+def test_thresholds_drop_masks(segmenter_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("OVSSLIB_CACHE", str(tmp_path))
     loose = {
         "points_per_side": 4,
@@ -242,17 +231,17 @@ def test_thresholds_drop_masks(folder, tmp_path, monkeypatch):
         "stability_threshold": 0.0,
         "box_overlap": 1.0,
     }
-    every = masks.load("sam2", model=folder("sam2"), **loose).propose(textured())
-    one = masks.load("sam2", model=folder("sam2"), **{**loose, "multimask": False})
-    none = masks.load("sam2", model=folder("sam2"), **{**loose, "iou_threshold": 1e9})
+    every = masks.load("sam2", model=segmenter_folder("sam2"), **loose).propose(textured())
+    one = masks.load("sam2", model=segmenter_folder("sam2"), **{**loose, "multimask": False})
+    none = masks.load("sam2", model=segmenter_folder("sam2"), **{**loose, "iou_threshold": 1e9})
     assert 1 < len(one.propose(textured())) < len(every)
     assert none.propose(textured()).shape == (0, 100, 150)
     assert not none.regions(textured()).any()
 
 
-def test_a_segmenter_of_another_kind_is_named(folder):
+def test_a_segmenter_of_another_kind_is_named(segmenter_folder):
     with pytest.raises(ModelError, match="'sam2', but sam needs sam"):
-        masks.load("sam", model=folder("sam2"))
+        masks.load("sam", model=segmenter_folder("sam2"))
 
 
 def test_suppression_keeps_the_surest():
@@ -272,8 +261,8 @@ def test_frames_are_inclusive():
 # -- SAM as a second model -------------------------------------------------------------------------------
 
 
-def test_sam_s_last_attention_mixes_its_values_as_the_block_does(folder):
-    sam = load_sam(folder("sam"))
+def test_sam_s_last_attention_mixes_its_values_as_the_block_does(segmenter_folder):
+    sam = load_sam(segmenter_folder("sam"))
     image = textured()
     look = sam.read(image)
     assert look.grid == (2, 4)  # 100x150 becomes 43x64, with patches of 16
@@ -290,10 +279,10 @@ def test_sam_s_last_attention_mixes_its_values_as_the_block_does(folder):
     torch.testing.assert_close(mixed.flatten(1), whole[0].reshape(16, 16))
 
 
-def test_sam_answers_prompts_as_its_processor_would_ask(folder):
+def test_sam_answers_prompts_as_its_processor_would_ask(segmenter_folder):
     import transformers
 
-    sam = load_sam(folder("sam"))
+    sam = load_sam(segmenter_folder("sam"))
     image = textured()
     look = sam.read(image)
     points, boxes = torch.tensor([[20.0, 30.0], [100.0, 60.0]]), torch.tensor(
@@ -319,8 +308,8 @@ def test_sam_answers_prompts_as_its_processor_would_ask(folder):
     assert float((hinted - logits).abs().max()) > 1e-3
 
 
-def test_sam_refuses_other_pictures_and_prompts(folder):
-    sam = load_sam(folder("sam"))
+def test_sam_refuses_other_pictures_and_prompts(segmenter_folder):
+    sam = load_sam(segmenter_folder("sam"))
     with pytest.raises(ImageError, match="uint8"):
         sam.read(np.zeros((4, 4, 3)))
     with pytest.raises(ImageError, match="wider"):

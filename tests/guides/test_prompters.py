@@ -4,31 +4,9 @@ import numpy as np
 import pytest
 import torch
 from test_masks import textured
-from tiny_segmenters import make
 
 from ovsslib.errors import ImageError, ModelError, RecipeError
 from ovsslib.guides.prompts import ProposedMasks, load_prompter
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = {}
-
-    def folder_of(name: str):
-        if name not in made:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(7)
-                model, processor = make(name)
-                for weight in model.parameters():
-                    if weight.ndim > 1:
-                        torch.nn.init.normal_(weight, std=0.3)
-            made[name] = tmp_path_factory.mktemp(name)
-            model.eval().save_pretrained(made[name])
-            processor.save_pretrained(made[name])
-        return made[name]
-
-    return folder_of
-
 
 PIXELS = torch.tensor([[20.0, 30.0], [100.0, 60.0]])  # x, y in the picture of 100 x 150
 BOXES = torch.tensor([[10.0, 20.0, 40.0, 50.0], [80.0, 40.0, 140.0, 90.0]])
@@ -40,10 +18,10 @@ def in_frame(places: torch.Tensor, rows: float, columns: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["sam2", "sam3"])
-def test_answers_are_those_of_the_processor_of_transformers(name, folder):
+def test_answers_are_those_of_the_processor_of_transformers(name, segmenter_folder):
     import transformers
 
-    prompter = load_prompter(f"{name}:{folder(name)}")
+    prompter = load_prompter(f"{name}:{segmenter_folder(name)}")
     assert prompter.square and len(prompter.identity) == 16
     look = prompter.look(textured())
     points, boxes = in_frame(PIXELS, 1024, 1024), in_frame(BOXES, 1024, 1024)
@@ -70,8 +48,8 @@ def test_answers_are_those_of_the_processor_of_transformers(name, folder):
     assert float((hinted - logits).abs().max()) > 1e-3
 
 
-def test_sam_gets_the_same_places_as_from_its_own_interface(folder):
-    prompter = load_prompter(f"sam:{folder('sam')}")
+def test_sam_gets_the_same_places_as_from_its_own_interface(segmenter_folder):
+    prompter = load_prompter(f"sam:{segmenter_folder('sam')}")
     assert not prompter.square and prompter.identity == prompter.sam.weights_hash
     look = prompter.look(textured())
     # 100 x 150 fill 683 x 1024 of the frame, and 43 x 64 of this model's
@@ -114,7 +92,7 @@ def test_unknown_names_and_missing_weights_name_the_remedy(tmp_path, monkeypatch
     assert load_prompter("felzenszwalb") is load_prompter("felzenszwalb")
 
 
-def test_other_pictures_are_refused(folder):
-    prompter = load_prompter(f"sam2:{folder('sam2')}")
+def test_other_pictures_are_refused(segmenter_folder):
+    prompter = load_prompter(f"sam2:{segmenter_folder('sam2')}")
     with pytest.raises(ImageError, match="uint8"):
         prompter.look(np.zeros((4, 4, 3)))
