@@ -15,8 +15,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from run_notebooks import source_hash
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "book" / "live"
@@ -122,12 +125,7 @@ def exported_model(work: Path = WORK) -> Path:
     from ovsslib.export import export_onnx
 
     backbone = ovsslib.load_backbone("sceneclip")
-    code = sorted((ROOT / "ovsslib" / "export").glob("*.py"))
-    parts = [
-        backbone.weights_hash,
-        torch.__version__,
-        *(p.read_text(encoding="utf-8") for p in code),
-    ]
+    parts = [torch.__version__, version("onnx"), source_hash()]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = work / f"model-{key}"
     if not (folder / "recipe.json").is_file():

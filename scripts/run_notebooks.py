@@ -109,15 +109,13 @@ def parameter_names(notebook: Mapping[str, Any]) -> set[str]:
 
 
 def source_hash(root: Path = ROOT) -> str:
-    """One hash of the library's code and of the data it ships; large files count by size."""
+    """One hash of the library's code and of the data it ships."""
     digest = hashlib.sha256()
     for folder in ("ovsslib", "data"):
         for path in sorted((root / folder).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
-                size = path.stat().st_size
-                content = path.read_bytes() if size < 2**20 else str(size).encode()
                 digest.update(path.relative_to(root).as_posix().encode() + b"\0")
-                digest.update(hashlib.sha256(content).digest())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
@@ -283,13 +281,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(
             "--store keeps the outputs of the notebooks' own defaults: leave --profile and -p out"
         )
+    parameters = dict(options.parameter)
+    options.profile = parameters.pop(
+        "profile", options.profile
+    )  # the same, said as papermill says it
     try:
         if options.profile:
             check_profile(options.profile, profiles())
         notebooks = find_notebooks(options.names)
     except ValueError as error:
         parser.error(str(error))
-    parameters = dict(options.parameter)
     if options.profile:
         parameters["profile"] = profile_parameter(options.profile)
     folder = ROOT / "build" / "notebooks"

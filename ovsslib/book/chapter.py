@@ -18,6 +18,7 @@ from ovsslib.datasets.dataset import SegmentationDataset
 from ovsslib.errors import Notice, RecipeError
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.results import Results, measure, stored
+from ovsslib.evaluation.store import FRESH_VARIABLE, ResultsStore
 from ovsslib.images.segmentation import Segmentation
 from ovsslib.recipe import Recipe, parse_changes
 from ovsslib.segmenter import Segmenter
@@ -82,10 +83,13 @@ class Chapter:
         return base.but({**self.changes, **(changes or {})})
 
     def for_words(self, recipe: str | Recipe, changes: Mapping[str, Any] | None = None) -> Recipe:
-        """:meth:`recipe` for words of one's own: without the data set's thresholds, which need its background."""
+        """:meth:`recipe` for words of one's own: without what needs the data set's background."""
         made = self.recipe(recipe, changes)
         off = ("probability_threshold", "area_threshold", "background_offset")
-        return made.but({f"labels.{name}": 0.0 for name in off if getattr(made["labels"], name)})
+        made = made.but({f"labels.{name}": 0.0 for name in off if getattr(made["labels"], name)})
+        stages = made.stages.items()
+        needy = [n for n, s in stages if "needs_background" in getattr(s, "capabilities", ())]
+        return made.but(dict.fromkeys(needy, False))
 
     def recipes(self, recipes: Sequence[str] | Mapping[str, Any]) -> dict[str, Recipe]:
         """Several: names, or a mapping from the name that tables print to a recipe or to (recipe, changes)."""
@@ -118,8 +122,15 @@ class Chapter:
         return measure(self.recipes(recipes), self.profile, fresh=fresh, progress=False)
 
     def stored(self, recipes: Sequence[str] | Mapping[str, Any]) -> Results:
-        """As :meth:`measure`, but only what the results store has; nothing is measured."""
-        return stored(self.recipes(recipes), self.profile)
+        """As :meth:`measure`, but only what the results store has; nothing is measured.
+
+        A build that measures everything again (OVSSLIB_FRESH) measures those that the ordinary store has.
+        """
+        wanted = self.recipes(recipes)
+        known = stored(wanted, self.profile, store=ResultsStore.ordinary())
+        if not os.environ.get(FRESH_VARIABLE):
+            return known
+        return measure({n: wanted[n] for n in known}, self.profile, progress=False)
 
     def segment(self, image: np.ndarray, recipe: str | Recipe, changes=None) -> Segmentation:
         """Segment a picture of the data set with the data set's words."""

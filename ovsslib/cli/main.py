@@ -20,7 +20,7 @@ from ovsslib.cli.export import export_app
 from ovsslib.cli.models import models_app
 from ovsslib.cli.options import Model, Pretrained, Set
 from ovsslib.cli.segment import segment
-from ovsslib.errors import OvssError
+from ovsslib.errors import OvssError, RecipeError
 from ovsslib.recipe import Recipe, parse_changes, recipes
 
 app = typer.Typer(
@@ -209,11 +209,16 @@ def show_recipes(
         from ovsslib.evaluation.results import stored
         from ovsslib.study.methods import methods_table, published_methods
 
+        if dataset is not None:
+            raise RecipeError(
+                f"--dataset {dataset} goes with one recipe's settings; with --long, name a profile: --profile"
+            )
         names = [name] if name is not None else published_methods()
         found = methods_table(stored(names, profile), names)
+        found = found.rename(columns={"value": "measured", "published": "published_coco_stuff"})
         show(
-            found.rename(columns={"value": "measured"}).fillna(""),
-            f"mIoU in percent; measured: {profile}",
+            found.fillna(""),
+            f"mIoU in percent; published: COCO-Stuff, ViT-B/16; measured: profile {profile}",
         )
         if csv is not None:
             paths.write_file(csv, found.to_csv().encode())

@@ -64,10 +64,11 @@ class TrunkOutput:
 
     def __getitem__(self, rows: slice) -> "TrunkOutput":
         """The same for some windows of the batch."""
-        taps = {
-            index: Tap(t.normed[rows], t.q[rows], t.k[rows], t.v[rows])
-            for index, t in self.taps.items()
-        }
+        taps = self.taps  # an empty one is passed on: an exported graph's says why it has none
+        if taps:
+            taps = {
+                i: Tap(t.normed[rows], t.q[rows], t.k[rows], t.v[rows]) for i, t in taps.items()
+            }
         inputs = {index: x[rows] for index, x in self.inputs.items()}
         return TrunkOutput(self.tokens[rows], self.grid, taps, inputs)
 
@@ -77,15 +78,13 @@ class TrunkOutput:
         first = parts[0]
         if len(parts) == 1:
             return first
-        taps = {
-            index: Tap(
-                *(
-                    torch.cat([getattr(p.taps[index], name) for p in parts])
-                    for name in ("normed", "q", "k", "v")
-                )
-            )
-            for index in first.taps
-        }
+        taps = first.taps
+        if taps:
+            fields = ("normed", "q", "k", "v")
+            taps = {
+                i: Tap(*(torch.cat([getattr(p.taps[i], name) for p in parts]) for name in fields))
+                for i in taps
+            }
         inputs = {index: torch.cat([p.inputs[index] for p in parts]) for index in first.inputs}
         return TrunkOutput(torch.cat([p.tokens for p in parts]), first.grid, taps, inputs)
 

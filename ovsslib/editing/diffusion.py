@@ -164,6 +164,13 @@ class Inpainter:
         known = inspect.signature(self.pipeline.__call__).parameters
         anything = any(one.kind is one.VAR_KEYWORD for one in known.values())
         further = {key: value for key, value in wished.items() if key in known or anything}
+        needed = [
+            k for k in ("num_inference_steps", "generator", "output_type") if k not in further
+        ]
+        if needed:  # without them seed and steps would be ignored, or the picture's range unknown
+            raise RecipeError(
+                f"{name} takes no {needed[0]}; choose an inpainting pipeline of diffusers"
+            )
         # Flux has the argument and follows it under a second kind of guidance only, which nobody asked for here
         ignored = "negative_prompt" not in further or "true_cfg_scale" in known
         if ignored:

@@ -92,13 +92,9 @@ def evaluate(
     wanted = list(segmenters) if several else [segmenters]
     if on_error not in ("stop", "skip"):
         raise DataError(f"on_error={on_error!r}: choose 'stop' or 'skip'")
-    if limit is not None and limit < 1:
-        raise DataError(f"limit={limit}: measure at least 1 image")
+    chosen = _first_images(dataset, limit)
     if not wanted:
         return []
-    chosen = dataset if limit is None or limit >= len(dataset) else dataset[:limit]
-    if not len(chosen):
-        raise DataError(f"the data set {dataset.name!r} has no images")
     keeper = ResultsStore() if store is True else (store or None)
     parts = _key_parts(wanted, chosen, on_error)
     found: list[Report | None] = [None] * len(wanted)
@@ -121,6 +117,36 @@ def evaluate(
                 found[index] = found[first_of[_identity(wanted[index], parts[index])]]
     found = [_named_as(report, s) for report, s in zip(found, wanted, strict=True)]
     return found if several else found[0]
+
+
+def look_up(
+    segmenters: Sequence[Segmenter],
+    dataset: Any,
+    limit: int | None = None,
+    *,
+    store: ResultsStore | bool = True,
+) -> list[Report | None]:
+    """What :func:`evaluate` would find in the store for each segmenter; None: it would measure.
+
+    Raises DataError as :func:`evaluate` does.
+    """
+    chosen = _first_images(dataset, limit)
+    keeper = ResultsStore() if store is True else (store or None)
+    if keeper is None or not segmenters:
+        return [None] * len(segmenters)
+    parts = _key_parts(segmenters, chosen, "stop")
+    found = [_stored(keeper, one, "stop") for one in parts]
+    return [r and _named_as(r, s) for r, s in zip(found, segmenters, strict=True)]
+
+
+def _first_images(dataset: Any, limit: int | None) -> Any:
+    """The data set cut to `limit` images. Raises DataError for a limit below 1 and for no images."""
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise DataError(f"limit={limit!r}: measure at least 1 image, a whole number")
+    chosen = dataset if limit is None or limit >= len(dataset) else dataset[:limit]
+    if not len(chosen):
+        raise DataError(f"the data set {dataset.name!r} has no images")
+    return chosen
 
 
 def _key_parts(segmenters: Sequence[Segmenter], dataset: Any, on_error: str) -> list[dict | None]:

@@ -131,6 +131,8 @@ def _beside(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     A bare word of `model` and `pretrained` stays a name, even where a file or folder is called so.
     """
+    if not isinstance(content, dict):
+        raise TypeError(f"it holds {type(content).__name__}")
     found = dict(content)
     for field in ("root", "pretrained", "model"):
         value = content.get(field)

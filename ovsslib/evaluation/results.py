@@ -1,6 +1,5 @@
 """`measure`: what notebooks and commands call to get numbers. Looked up in the store, computed only if missing."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,7 @@ import pandas as pd
 from ovsslib.errors import DataError, ModelError, RecipeError
 from ovsslib.evaluation import intervals
 from ovsslib.evaluation.distributed import local_device
-from ovsslib.evaluation.engine import evaluate
-from ovsslib.evaluation.keys import data_fingerprint, parts_of
+from ovsslib.evaluation.engine import evaluate, look_up
 from ovsslib.evaluation.profiles import DEFAULT, Profile
 from ovsslib.evaluation.records import change_texts
 from ovsslib.evaluation.report import CLASS_PREFIX, METRICS, Report
@@ -196,27 +194,29 @@ def measure(
     return Results(dict(zip(named, reports, strict=True)), profile)
 
 
-def stored(recipes: Recipes, profile: str | Profile = DEFAULT, limit: int | None = None) -> Results:
+def stored(
+    recipes: Recipes,
+    profile: str | Profile = DEFAULT,
+    limit: int | None = None,
+    store: ResultsStore | bool = True,
+) -> Results:
     """As :func:`measure`, but of the store alone: recipes without a record there are left out.
 
     So are recipes whose second model is not here, and those that the profile's model cannot run.
+    Raises DataError for a limit below 1, or data that cannot be read.
     """
     profile = Profile.named(profile) if isinstance(profile, str) else profile
     profile = profile.but(device=local_device(profile.device))
     dataset = profile.open_whole()
-    limit = limit if limit is not None else profile.limit
-    if limit is not None:
-        dataset = dataset[:limit]
-    backbone, store, found = profile.backbone(), ResultsStore(), {}
-    data = data_fingerprint(dataset)
+    backbone, segmenters = profile.backbone(), {}
     for name, recipe in named_recipes(recipes, profile).items():
         try:
-            parts = parts_of(Segmenter(backbone, recipe), dataset, data)
+            segmenters[name] = Segmenter(backbone, recipe)
         except (ModelError, RecipeError):
             continue
-        report = store.get(parts) if parts is not None else None
-        if report is not None:
-            found[name] = dataclasses.replace(report, recipe=recipe)
+    limit = limit if limit is not None else profile.limit
+    reports = look_up(list(segmenters.values()), dataset, limit, store=store)
+    found = {n: r for n, r in zip(segmenters, reports, strict=True) if r is not None}
     return Results(found, profile)
 
 

@@ -46,6 +46,11 @@ class ResultsStore:
             shipped = self.folder / "none.sqlite" if fresh else paths.data(SHIPPED)
         self.shipped = RecordsFile(Path(shipped))
 
+    @staticmethod
+    def ordinary() -> "ResultsStore":
+        """The user's and the library's records, whatever OVSSLIB_FRESH says."""
+        return ResultsStore(paths.cache_path("results"), paths.data(SHIPPED))
+
     def __repr__(self) -> str:
         return f"ResultsStore({str(self.folder)!r}, shipped={str(self.shipped.path)!r})"
 

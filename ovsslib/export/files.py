@@ -15,6 +15,8 @@ FORMAT = 1
 DESCRIPTION, VISION, TEXT = "recipe.json", "vision.onnx", "text.onnx"
 MERGES, VOCABULARY = "merges.txt", "vocab.json"
 KNOWN_TOKENS = "known_tokens.json"
+DATA = ".data"
+FILES = {DESCRIPTION, VISION, TEXT, VISION + DATA, TEXT + DATA, MERGES, VOCABULARY, KNOWN_TOKENS}
 GRAPH_POINTS = ("trunk", "attention", "picture")
 """Points of the flow whose stages are inside the vision graph."""
 

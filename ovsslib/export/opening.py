@@ -14,6 +14,7 @@ from torch import Tensor
 from ovsslib.clip.backbone import Tap, TrunkOutput
 from ovsslib.errors import ImageError, ModelError, RecipeError, require
 from ovsslib.export.files import (
+    DATA,
     KNOWN_TOKENS,
     TEXT,
     VISION,
@@ -222,8 +223,11 @@ def _session(runtime: Any, file: Path) -> tuple[Any, str]:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     try:
-        content = file.read_bytes()
-        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        digest = hashlib.sha256(file.read_bytes())
+        beside = file.with_name(file.name + DATA)  # where a graph of over 2 GB has its weights
+        if beside.exists():
+            digest.update(beside.read_bytes())
+        session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except OSError as error:
         raise ModelError(
             f"cannot read {file} ({error.strerror}); export the folder again: ovss export onnx"
@@ -232,4 +236,4 @@ def _session(runtime: Any, file: Path) -> tuple[Any, str]:
         raise ModelError(
             f"{file} cannot be run: {str(error).splitlines()[0]}; export the folder again: ovss export onnx"
         ) from None
-    return session, hashlib.sha256(content).hexdigest()
+    return session, digest.hexdigest()

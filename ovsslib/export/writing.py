@@ -1,6 +1,7 @@
 """Writing an exported folder: trace, write, compare with PyTorch, put in place. All or nothing."""
 
 import json
+import re
 import secrets
 import shutil
 import warnings
@@ -14,7 +15,7 @@ import torch
 
 from ovsslib import paths
 from ovsslib.errors import DataError, ModelError, OvssError, RecipeError, require
-from ovsslib.export.files import DESCRIPTION, TEXT, VISION, description, is_exported
+from ovsslib.export.files import DESCRIPTION, FILES, TEXT, VISION, description, read_description
 from ovsslib.export.graphs import SwitchedVisionGraph, TextGraph, VisionGraph
 from ovsslib.export.opening import open_exported, switches_of, why_not_switched
 from ovsslib.export.refusing import why_not_one_graph
@@ -88,7 +89,12 @@ def export_onnx(
     """
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, "onnx", "exporting a recipe")
-    folder = Path(folder).expanduser()
+    try:
+        folder = Path(folder).expanduser().resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{str(folder)!r} is no folder ({error}); choose another") from None
+    if pictures < 1:
+        raise DataError(f"pictures={pictures}: compare at least 1")
     _check_request(segmenter, folder, weights, switches)
     part = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.part")
     try:
@@ -98,9 +104,7 @@ def export_onnx(
         content = json.loads((part / DESCRIPTION).read_text(encoding="utf-8"))
         content["check"] = {k: v for k, v in asdict(report).items() if k != "folder"}
         _write_description(part, content)
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
+        _put_in_place(part, folder)
     except OSError as error:
         raise DataError(
             f"cannot write {folder}: {error.strerror or error}; make room, or choose another folder"
@@ -125,11 +129,37 @@ def _check_request(segmenter: Any, folder: Path, weights: str, switches: bool) -
         raise RecipeError(f"recipe {recipe.name!r} cannot be one graph: {why}")
     if switches and (why := why_not_switched(recipe)):
         raise RecipeError(f"recipe {recipe.name!r} cannot be a graph with switches: {why}")
-    empty = folder.is_dir() and not any(folder.iterdir())
-    if folder.exists() and not empty and not is_exported(folder):
+    _check_folder(folder)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises DataError for a path that is no folder, or one that holds more than an export."""
+    if not folder.exists():
+        return
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else {"no folder"}
+    if not names:
+        return
+    foreign = sorted(names - FILES) if DESCRIPTION in names else sorted(names)
+    if foreign:
         raise DataError(
-            f"{folder} holds something that was not exported; choose a new or an empty folder"
+            f"{folder} holds what was not exported ({', '.join(foreign[:3])}); choose a new or an empty folder"
         )
+    read_description(folder)
+
+
+def _put_in_place(part: Path, folder: Path) -> None:
+    """Give the finished folder its name; what had it is deleted last, so that one of the two is always there."""
+    if not folder.exists():
+        part.rename(folder)
+        return
+    old = part.with_suffix(".old")
+    folder.rename(old)
+    try:
+        part.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old)
 
 
 def _write(segmenter: Any, folder: Path, weights: str, switches: bool) -> None:
@@ -178,12 +208,23 @@ def _trace(
     except OvssError:
         raise
     except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        own = _cause(error)
+        if own is not None:
+            raise RecipeError(f"recipe {recipe!r} cannot be one graph: {own}") from error
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without colours of a terminal
+        lines = [line for line in plain.splitlines() if line.strip()] or [type(error).__name__]
         raise RecipeError(
             f"recipe {recipe!r} cannot be one graph: a stage's code cannot be traced for windows of any size "
             f"({lines[0].strip()[:200]})"
         ) from error
     made.save(str(file))
+
+
+def _cause(error: BaseException | None) -> OvssError | None:
+    """The library's own error behind one that the tracer raised."""
+    while error is not None and not isinstance(error, OvssError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _write_description(folder: Path, content: dict[str, Any]) -> None:
@@ -202,16 +243,15 @@ def _compare(segmenter: Any, part: Path, folder: Path, weights: str, pictures: i
     """Segment drawn scenes with both. Raises ModelError if they agree too little."""
     backbone, recipe = open_exported(part)
     exported = type(segmenter)(backbone, recipe)
-    labels = recipe["labels"]
-    needs = labels.probability_threshold or labels.area_threshold or labels.background_offset
-    words = Vocabulary.named("scenes-object" if needs else "scenes")
+    words = Vocabulary.named("scenes-object" if recipe.has("needs_background") else "scenes")
     same = total = equal = 0
     errors = [0.0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # notices about words and near ties are no part of this
         text, exported_text = segmenter.text(words), exported.text(words)
         text_error = _relative(exported_text.features, text.features)
-        for file in sorted(paths.data("scenes/images/val").glob("*.jpg"))[:pictures]:
+        files = sorted(paths.data("scenes/images/val").glob("*.jpg"))[:pictures]
+        for file in files:
             image = read_picture(file)
             theirs = exported.segment(image, exported_text).mask
             equal_here = theirs == segmenter.segment(image, text).mask
@@ -221,7 +261,7 @@ def _compare(segmenter: Any, part: Path, folder: Path, weights: str, pictures: i
             errors.append(_relative(exported.features(pixels), segmenter.features(pixels)))
     size = sum((part / name).stat().st_size for name in (VISION, TEXT)) / 1e6
     report = ExportReport(
-        str(folder), recipe.name, backbone.name, weights, round(size, 3), pictures,
+        str(folder), recipe.name, backbone.name, weights, round(size, 3), len(files),
         same / max(total, 1), equal, max(errors), text_error,
     )  # fmt: skip
     worst = max(report.image_error, report.text_error)

@@ -61,6 +61,7 @@ CAPABILITIES = {
     "one_map": (),  # gives one map of the whole picture, so that stages per window have none to look at
     "per_pixel": (),  # makes a pixel's class scores from its own logits alone
     "ignores_windows": (),  # takes the picture as it is, whatever `windows` says
+    "needs_background": (),  # falls back to the words' background class, and raises without one
     "merges_synonyms": (),  # makes class scores by itself, whatever `labels.merge` says
 }
 """What a stage may say of itself in a class attribute `capabilities`, so that no stage asks another's name."""

@@ -1,7 +1,9 @@
 """Many pictures, the same segmenter: read ahead by threads, segmented one after another, bad files set aside."""
 
 import csv
+import io
 import os
+import re
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,13 +59,16 @@ def find_pictures(source: str | os.PathLike | Iterable[str | os.PathLike]) -> di
 def read_words_by_picture(path: str | os.PathLike) -> dict[str, list[str]]:
     """Words per picture from a CSV file: its first column is the picture's name, the further ones its words.
 
-    A single further column may hold several words, separated by ";" or ",". A first row that begins with "picture",
+    A single further column may hold several words, separated by ";" or ",". Columns are separated by ",", or by ";"
+    where that comes first in every row (as spreadsheets write it in many countries). A first row that begins with "picture",
     "name", "file" or "image" is a heading. Raises WordsError for a file that cannot be read, a row without words or
     a picture that has two rows.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+        text = Path(path).read_text(encoding="utf-8-sig")
+        firsts = {found[0] for line in text.splitlines() if (found := re.search("[,;]", line))}
+        reader = csv.reader(io.StringIO(text), delimiter=";" if firsts == {";"} else ",")
+        rows = [[cell.strip() for cell in row] for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise WordsError(f"cannot read the words of {path}: {error}") from None
     found: dict[str, list[str]] = {}
@@ -108,10 +113,18 @@ class Many:
             raise DataError(f"workers={workers}: at least one thread must read pictures")
         self.segmenter, self.keep_scores, self.workers = segmenter, keep_scores, workers
         done = set(skip)
-        self.pictures = {n: p for n, p in find_pictures(source).items() if n not in done}
+        every = find_pictures(source)
+        self.pictures = {n: p for n, p in every.items() if n not in done}
         self.names = list(self.pictures)
         self.failed: dict[str, str] = {}
         self._by_picture = isinstance(words, WordsByPicture)
+        unused = words.unused(every) if self._by_picture else []
+        if unused:
+            listed = ", ".join(repr(name) for name in unused[:3])
+            warnings.warn(
+                f"words are listed for {len(unused)} picture(s) that are not here: {listed}; check the names",
+                stacklevel=3,
+            )
         self._words, self._background = words, background
         self._text = None if self._by_picture else segmenter.text(words, background)
         self._run = self._results()
@@ -175,11 +188,20 @@ class WordsByPicture:
     def __init__(self, words: Mapping[str, Sequence[str]], usual: Any = None):
         self.words, self.usual = dict(words), usual
 
+    def unused(self, names: Iterable[str]) -> list[str]:
+        """Listed pictures that are none of these."""
+        used = {self._key(name) for name in names}
+        return [key for key in self.words if key not in used]
+
+    def _key(self, name: str) -> str | None:
+        keys = (name, Path(name).name, Path(name).stem)
+        return next((key for key in keys if key in self.words), None)
+
     def of(self, name: str) -> Any:
         """Words of a picture. Raises WordsError for one that has none."""
-        for key in (name, Path(name).name, Path(name).stem):
-            if key in self.words:
-                return self.words[key]
+        key = self._key(name)
+        if key is not None:
+            return self.words[key]
         if self.usual is None:
             raise WordsError(f"no words are listed for {name!r}; add a line for it")
         return self.usual

@@ -33,7 +33,7 @@ class EntropyThresholdSettings:
     """
 
     version: ClassVar[int] = 1
-    capabilities: ClassVar[frozenset[str]] = frozenset({"reads_probabilities"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"reads_probabilities", "needs_background"})
     base: float = 0.5
     factor: float = 2.5
     logit_scale: float = 50.0

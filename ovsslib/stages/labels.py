@@ -122,10 +122,15 @@ class LabelSettings:
             labels = labels.masked_fill(best < least, background)
         return labels.to(torch.int32)
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """A rule that falls back to the background class, or moves its logits, needs one."""
+        rules = (self.probability_threshold, self.area_threshold, self.background_offset)
+        return frozenset({"needs_background"} if any(rules) else ())
+
     def check_background(self, background: int | None) -> None:
         """Raise RecipeError if a threshold is set and the words have no background to fall back to."""
-        needs = self.probability_threshold or self.area_threshold or self.background_offset
-        if background is None and needs:
+        if background is None and self.capabilities:
             raise RecipeError(
                 f"labels.probability_threshold={self.probability_threshold}, labels.area_threshold="
                 f"{self.area_threshold} and labels.background_offset={self.background_offset} need a background "

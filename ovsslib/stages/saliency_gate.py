@@ -123,6 +123,7 @@ class SaliencyGate:
     """
 
     version: ClassVar[int] = 1
+    capabilities: ClassVar[frozenset[str]] = frozenset({"needs_background"})
 
     source: Literal["guide", "maps"] = "guide"
     guide: str = "scenedino"

@@ -256,7 +256,7 @@ def canonical_model(name: str) -> str | None:
     if re.fullmatch(r"((OpenCLIP|MetaCLIP|BLIP) )?ViT-[SBLH](/\d+(@\d+)?)?", name):
         return name
     found = re.match(r"ViT-([BLH])-(\d+)(-336)?(?=[^0-9])", name)
-    if not found or "random" in name:
+    if not found or "random" in name or "exported" in name:  # an export need not be as exact
         return None
     tags = name[found.end() :].lower()
     families = (("metaclip", "MetaCLIP "), ("laion", "OpenCLIP "), ("openai", ""))

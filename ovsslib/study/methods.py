@@ -1,5 +1,6 @@
 """All methods in one table: what was published, what is measured, by the kind of help each takes."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 
 from ovsslib.evaluation.results import Results
 from ovsslib.recipe import Recipe, recipe_names
-from ovsslib.study.claims import load_claims
+from ovsslib.study.claims import configuration_key, load_claims
 from ovsslib.study.rank_agreement import RankTest, rank_test
 
 GROUPS = {
@@ -30,8 +31,8 @@ def published_methods() -> list[str]:
 def published_miou(dataset: str = "coco_stuff", model: str = COUNTED) -> pd.Series:
     """mIoU in percent that a method's own paper or release reports, by recipe; others where it reports none.
 
-    A recipe's own source is one whose name begins with the recipe's. Among several numbers the first
-    in the claims files is taken. Numbers that a source changes settings for are left out.
+    A recipe's own sources are called after it ("sclip-paper", "sclip-repo"). Among several numbers the first in
+    the claims files is taken. Numbers for settings other than the recipe's are left out.
     """
     claims = load_claims()
     kept = claims[
@@ -39,11 +40,16 @@ def published_miou(dataset: str = "coco_stuff", model: str = COUNTED) -> pd.Seri
         & (claims["metric"] == "miou")
         & (claims["kind"] == "reported")
         & (claims["model"] == model)
-        & (claims["changes"] == "")
         & (claims["recipe"] != "")
     ]
+    rows = list(zip(kept["recipe"], kept["changes"], strict=True))
+    as_shipped = [
+        configuration_key(recipe, changes, dataset) == configuration_key(recipe, "", dataset)
+        for recipe, changes in rows
+    ]
+    kept = kept[as_shipped]
     own = [
-        source.startswith(recipe)
+        re.sub("-(paper|repo|note|issues)$", "", source) == recipe
         for source, recipe in zip(kept["source"], kept["recipe"], strict=True)
     ]
     kept = kept.assign(own=own).sort_values("own", ascending=False, kind="stable")
@@ -53,8 +59,9 @@ def published_miou(dataset: str = "coco_stuff", model: str = COUNTED) -> pd.Seri
 def methods_table(results: Results, names: Sequence[str] | None = None) -> pd.DataFrame:
     """One row per method, in the order of :func:`published_methods`.
 
-    Columns: group, year, published (percent, NaN: none), value, low, high (measured mIoU in percent, NaN: not in
-    `results`), boundary (boundary F1, percent), licence.
+    Columns: group, year, published (mIoU on COCO-Stuff with ViT-B/16 in percent, NaN: none; see
+    :func:`published_miou`), value, low, high (measured mIoU in percent, NaN: not in `results`), boundary (boundary
+    F1, percent), licence.
 
     Args:
         results: measured ones; methods that are not among them keep empty cells.
@@ -67,15 +74,15 @@ def methods_table(results: Results, names: Sequence[str] | None = None) -> pd.Da
     for name in names if names is not None else published_methods():
         recipe = Recipe.named(name)
         row = {
-            "recipe": name,
+            "recipe": recipe.name,
             "group": recipe.group,
             "year": recipe.year,
-            "published": published.get(name, np.nan),
+            "published": published.get(recipe.name, np.nan),
             "licence": recipe.licence,
         }
         for column in ("value", "low", "high"):
-            row[column] = measured[column].get(name, np.nan) if len(measured) else np.nan
-        row["boundary"] = boundary["value"].get(name, np.nan) if len(boundary) else np.nan
+            row[column] = measured[column].get(recipe.name, np.nan) if len(measured) else np.nan
+        row["boundary"] = boundary["value"].get(recipe.name, np.nan) if len(boundary) else np.nan
         rows.append(row)
     return pd.DataFrame(rows).set_index("recipe")
 

@@ -381,3 +381,6 @@ def test_notebooks_are_not_stored_on_another_profile(capsys):
     with pytest.raises(SystemExit):
         run_notebooks.main(["--profile", "wrong"])
     assert f"there are: {profile}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run_notebooks.main(["-p", "profile", "mine/none.yaml"])  # as papermill says it
+    assert "there is no profile file" in capsys.readouterr().err

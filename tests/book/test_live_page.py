@@ -147,6 +147,10 @@ def test_recipes_that_the_page_cannot_run_are_named():
     assert made[:5] == [None] * 5
     assert "itaclip has stages that run in Python only: image_engineering" in made[5]
     assert made[6] and made[7] == "recipe changed sets labels.closing, which the page does not know"
+    code = "return [settings.whyNot(one, alike), settings.whyNot(one, unlike)];"
+    alike = {kind: ["a {}."] for kind in ("thing", "stuff", "material")}
+    made = node(code, one=recipes["sclip"], alike=alike, unlike={**alike, "stuff": ["much {}."]})
+    assert made[0] is None and "prompts by kind of word" in made[1]
     block = node("return settings.settingsOf(one);", one=recipes["naclip"])
     assert block["block"] == {
         "terms": ["kk"],

@@ -103,8 +103,13 @@ class LikeFlux(OtherPipeline):
         return self._paint(**{k: v for k, v in locals().items() if k != "self"})
 
 
+class Unseeded(OtherPipeline):
+    def __call__(self, prompt, image, mask_image, num_inference_steps=50, output_type="pil"):
+        return self._paint(**{k: v for k, v in locals().items() if k != "self"})
+
+
 class Bare(OtherPipeline):
-    def __call__(self, prompt, image, mask_image, output_type="pil"):
+    def __call__(self, prompt, image, mask_image, num_inference_steps=50, generator=None, output_type="pil"):  # fmt: skip
         return self._paint(**{k: v for k, v in locals().items() if k != "self"})
 
 
@@ -142,6 +147,8 @@ def test_what_a_pipeline_has_not_is_refused_only_if_asked_for(result):
         RecipeError, match="Bare has no guidance .3: leave it out|Bare has no guidance"
     ):
         editing.replace(result.image, mask, "a fox", Inpainter(Bare(cells=4)), guidance=3, **QUICK)
+    with pytest.raises(RecipeError, match="takes no generator"):  # or the seed would be ignored
+        editing.replace(result.image, mask, "a fox", Inpainter(Unseeded(cells=4)), **QUICK)
 
 
 def test_a_mask_of_one_pixel_survives_scaling_down(inpainter):

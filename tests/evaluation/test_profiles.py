@@ -45,6 +45,10 @@ def test_unknown_profiles_and_fields(tmp_path):
     own = tmp_path / "mine.yaml"
     own.write_text("dataset: voc21\nlimit: 3\n")
     assert Profile.named(str(own)).name == "mine" and Profile.named(str(own)).limit == 3
+    for text in ("voc21", "- voc21\n", ""):  # no mapping
+        own.write_text(text)
+        with pytest.raises(RecipeError, match="not a profile"):
+            Profile.named(str(own))
     own.write_text("data: voc21\n")
     with pytest.raises(RecipeError, match="not a profile"):
         Profile.named(str(own))

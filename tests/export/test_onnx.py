@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ import ovsslib
 from ovsslib.clip.backbone import POSITIONS, Backbone
 from ovsslib.clip.loading import build_model
 from ovsslib.errors import DataError, ImageError, ModelError, RecipeError
-from ovsslib.export import export_onnx, open_exported, why_not_one_graph
+from ovsslib.export import export_onnx, open_exported, why_not_one_graph, writing
 from ovsslib.export.graphs import Positions
 from ovsslib.export.opening import switches_of, why_not_switched
 from ovsslib.export.weights import apply_weights
@@ -201,7 +202,34 @@ def test_nothing_is_left_behind_by_a_refusal(backbone, plain, tmp_path, monkeypa
     (tmp_path / "b" / "thesis.txt").write_text("kept")
     with pytest.raises(DataError, match="new or an empty folder"):
         export_onnx(segmenter, tmp_path / "b")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["b", "thesis.txt"]
+    (tmp_path / "b" / "recipe.json").write_text("{}")  # a project of its own, called as ours is
+    with pytest.raises(DataError, match="thesis.txt"):
+        export_onnx(segmenter, tmp_path / "b")
+    with pytest.raises(DataError, match="pictures=0"):
+        export_onnx(segmenter, tmp_path / "a", pictures=0)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["b", "recipe.json", "thesis.txt"]
+
+
+def test_an_export_takes_the_place_of_another_and_of_nothing_else(plain, tmp_path, monkeypatch):
+    folder, part = tmp_path / "out", tmp_path / ".out.part"
+    shutil.copytree(plain[0], folder)
+    (folder / "merges.txt").write_text("old")
+    shutil.copytree(plain[0], part)
+    rename = Path.rename
+
+    def fails(self, target):
+        if self == part:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="No space"):
+        writing._put_in_place(part, folder)
+    assert (folder / "merges.txt").read_text() == "old"
+    monkeypatch.undo()
+    writing._put_in_place(part, folder)
+    assert (folder / "merges.txt").read_text() != "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def _with_recipe(segmenter: Segmenter, name: str) -> Segmenter:

@@ -125,6 +125,13 @@ def test_words_per_picture(segmenter, folder, tmp_path):
     }  # fmt: skip
     assert "no words are listed" in run.failed["b.png"]
     assert sorted(segment_folder(segmenter, folder, words, tmp_path / "o").done) == sorted(named)
+    table.write_text(
+        "picture;words\na.png;cat, dog\nnone.png;sea\n"
+    )  # a spreadsheet's other separator
+    listed = read_words_by_picture(table)
+    assert listed == {"a.png": ["cat", "dog"], "none.png": ["sea"]}
+    with pytest.warns(UserWarning, match="1 picture.s. that are not here: 'none.png'"):
+        segmenter.many(folder, WordsByPicture(listed, usual=["sky", "sea"]))
     table.write_text("a.png,cat\na.png,dog\n")
     with pytest.raises(WordsError, match="line 2.*has words already"):
         read_words_by_picture(table)

@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ovsslib import paths
+from ovsslib.errors import DataError
 from ovsslib.evaluation.results import measure, stored
 from ovsslib.recipe import Recipe, recipe_names
 from ovsslib.study.methods import (
@@ -28,10 +30,14 @@ def test_a_methods_own_source_is_taken_before_others():
     assert published["sclip"] == 22.4 and published["clearclip"] == 23.9  # their papers
     assert published["clip-surgery"] == 21.9  # ResCLIP's table: its own reports none
     assert published["corrclip"] == 30.7  # ViT-B/16 of OpenAI, not of MetaCLIP
+    assert (
+        published["naclip"] == 25.69 and published["itaclip"] == 27.0
+    )  # pamr=true is the recipe's own
+    assert published["clip"] == 4.4 and published["cliptrase"] == 22.84
     assert "thesis-full" not in published  # projected numbers are not reported ones
 
 
-def test_measured_ones_are_looked_up_and_others_stay_empty():
+def test_measured_ones_are_looked_up_and_others_stay_empty(tmp_path):
     names = ["clip", "sclip", "car"]
     results = stored(["clip", "sclip"], "embedded")
     assert set(results) == {"clip", "sclip"}
@@ -41,6 +47,13 @@ def test_measured_ones_are_looked_up_and_others_stay_empty():
     assert table.loc["sclip", "low"] < table.loc["sclip", "value"] < table.loc["sclip", "high"]
     assert np.isnan(table.loc["car", "value"]) and table.loc["car", "group"] == "clip"
     assert len(stored(["sclip"], "embedded", limit=7)) == 0  # nobody has measured seven pictures
+    for limit in (0, -1, "2", 1.5):
+        with pytest.raises(DataError, match=f"limit={limit!r}"):
+            stored(["sclip"], "embedded", limit=limit)
+    own = tmp_path / "mine.yaml"
+    own.write_text(paths.data("recipes/sclip.yaml").read_text())
+    found = methods_table(stored([str(own)], "embedded"), [str(own)])
+    assert found.loc["sclip", "value"] == pytest.approx(again.miou)
 
 
 def test_agreement_counts_methods_with_both_numbers():

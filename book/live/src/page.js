@@ -65,16 +65,20 @@ async function load() {
 async function loadFolder(list) {
   const files = {};
   for (const file of list) files[file.name] = file;
+  if (!files["recipe.json"]) throw new Error("the folder has no recipe.json: choose one that “ovss export onnx” wrote");
   say("Opening the folder …");
-  const opened = await runner.ask("loadFolder", { base, files });
-  const own = { name: opened.recipe.name, summary: opened.recipe.summary, stages: opened.recipe.stages };
-  const wrong = whyNot(own);
+  // Looked at before the worker lets go of the model it has.
+  const { recipe, graph, prompts } = JSON.parse(await files["recipe.json"].text());
+  const own = { name: recipe.name, summary: recipe.summary, stages: recipe.stages };
+  const wrong = whyNot(own, prompts);
   if (wrong) throw new Error(`${wrong}; export another recipe, such as sclip`);
+  const opened = await runner.ask("loadFolder", { base, files });
   about = opened;
   const kind = opened.model.pretrained === "embedded" ? "scenes" : "plain";
-  recipes = opened.switches
-    ? site.recipes.map((one) => ({ name: one.name, summary: one.summary, stages: one[kind] }))
-    : [own];
+  const others = site.recipes
+    .map((one) => ({ name: one.name, summary: one.summary, stages: one[kind] }))
+    .filter((one) => one.name !== own.name && one.stages.windows.positions === graph.positions);
+  recipes = opened.switches ? [own, ...others] : [own];
   Object.assign(state, { recipe: own.name, compare: "", block: null });
   fillRecipes();
   find("model").textContent = `${opened.model.name}, recipe ${own.name}`;
