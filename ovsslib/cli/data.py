@@ -210,7 +210,10 @@ def make_scenes_test(
 @pretrain_app.command()
 def pretrain(
     name: Annotated[
-        str, typer.Argument(help="sceneclip, sceneclip-p32, loftup-sceneclip or scenedino.")
+        str,
+        typer.Argument(
+            help="sceneclip, sceneclip-words, sceneclip-p32, loftup-sceneclip or scenedino."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the result; it resumes there.")

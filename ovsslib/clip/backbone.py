@@ -94,7 +94,8 @@ class Backbone:
 
     Make one with :func:`ovsslib.load_backbone`. Attributes: `name`, `pretrained`, `weights_hash` (16 hex digits),
     `width`, `heads`, `layers`, `patch_size`, `dim` (of the joint embedding), `base_grid`, `image_size`,
-    `context_length`, `device`, `dtype`, `precision`, `known_token_ids` (None: all).
+    `context_length`, `device`, `dtype`, `precision`, `known_token_ids` (None: all), `times_read` (token id -> how often
+    the training read it; empty where the weights do not say).
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Backbone:
         device: str | torch.device = "cpu",
         precision: str = "fp32",
         known_token_ids: Tensor | None = None,
+        times_read: dict[int, int] | None = None,
         pixel_mean: tuple[float, float, float] = PIXEL_MEAN,
         pixel_std: tuple[float, float, float] = PIXEL_STD,
     ):
@@ -117,7 +119,7 @@ class Backbone:
         self.precision, self.dtype = precision, PRECISIONS[precision]
         self.model = model.to(self.device, self.dtype).eval().requires_grad_(False)
         self.name, self.pretrained, self.weights_hash = name, pretrained, weights_hash
-        self.known_token_ids = known_token_ids
+        self.known_token_ids, self.times_read = known_token_ids, dict(times_read or {})
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
         visual = self.visual
         self.blocks = visual.transformer.resblocks

@@ -302,7 +302,8 @@ def _load_embedded(
     precision: str,
     sha256: str | None,
 ) -> Backbone:
-    from ovsslib.clip.sceneclip import load_sceneclip_state  # late: seldom needed with real CLIP
+    # late: seldom needed with real CLIP
+    from ovsslib.clip.sceneclip import load_sceneclip_state, token_counts
 
     folder = paths.data(f"models/{name}") if own is None else Path(own).expanduser()
     if folder.name == "model.safetensors":
@@ -320,7 +321,7 @@ def _load_embedded(
     load_state(net, state, str(file))
     return Backbone(
         net, name=name, pretrained="embedded" if own is None else folder.name, weights_hash=digest[:16],
-        device=device, precision=precision, known_token_ids=kept,
+        device=device, precision=precision, known_token_ids=kept, times_read=token_counts(file),
         pixel_mean=architecture.mean, pixel_std=architecture.std,
     )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 A file is a float16 safetensors without the token embeddings that were never trained. It holds open_clip's state dict,
 with two differences: `token_embedding.weight` has the rows of the trained tokens only, and the int32 tensor
-`kept_token_ids` says which rows those are.
+`kept_token_ids` says which rows those are. `token_counts`, if it is there, says how often each of these tokens was read in
+the last training.
 """
 
 import math
@@ -19,18 +20,23 @@ from ovsslib import paths
 from ovsslib.errors import ModelError
 
 VOCABULARY_SIZE = 49408
-_TABLE, _KEPT = "token_embedding.weight", "kept_token_ids"
+_TABLE, _KEPT, _COUNTS = "token_embedding.weight", "kept_token_ids", "token_counts"
 
 
 def save_sceneclip_state(
-    path: Path, state: Mapping[str, Tensor], kept_ids: Tensor, about: dict[str, str]
+    path: Path,
+    state: Mapping[str, Tensor],
+    kept_ids: Tensor,
+    about: dict[str, str],
+    counts: Tensor | None = None,
 ) -> None:
     """Write a SceneCLIP to `path`, through a temporary file.
 
     state: open_clip's state dict with the full token table. kept_ids: (K,) ids of the tokens that were trained.
-    about: short texts for the file's header (steps, seed, ...).
+    about: short texts for the file's header (steps, seed, ...). counts: (K,) how often each was read, or None.
     """
-    kept_ids = kept_ids.sort().values
+    order = kept_ids.argsort()
+    kept_ids = kept_ids[order]
     tensors = {
         key: value.detach().to("cpu", torch.float16).contiguous()
         for key, value in state.items()
@@ -38,6 +44,8 @@ def save_sceneclip_state(
     }
     tensors[_TABLE] = state[_TABLE].detach().cpu()[kept_ids].half().contiguous()
     tensors[_KEPT] = kept_ids.to(torch.int32).contiguous()
+    if counts is not None:
+        tensors[_COUNTS] = counts[order].to(torch.int32).contiguous()
     with paths.replacing(path, make_folder=True) as temporary:
         save_file(tensors, temporary, metadata=about)
 
@@ -59,12 +67,27 @@ def load_sceneclip_state(path: Path) -> tuple[dict[str, Tensor], Tensor]:
             f"{path} is no SceneCLIP file (no {_KEPT!r} in it); open it with load_backbone(config, pretrained=path)"
         )
     kept = stored.pop(_KEPT).long()
+    stored.pop(_COUNTS, None)
     rows = stored[_TABLE].float()
     state = {key: value.float() for key, value in stored.items()}
     table = torch.zeros(VOCABULARY_SIZE, rows.shape[1])
     table[kept] = rows
     state[_TABLE] = table
     return state, kept
+
+
+def token_counts(path: Path) -> dict[int, int]:
+    """Token id -> how often the training of a SceneCLIP file read it; empty for files that do not say.
+
+    Raises ModelError if the file is damaged.
+    """
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"cannot read {path}: {error}; restore the file") from None
+    if _COUNTS not in stored:
+        return {}
+    return dict(zip(stored[_KEPT].tolist(), stored[_COUNTS].tolist(), strict=True))
 
 
 def enlarge_patches(state: dict[str, Tensor], factor: int) -> dict[str, Tensor]:

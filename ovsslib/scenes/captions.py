@@ -1,22 +1,22 @@
 """Captions: sentences about what a label map, or a crop of it, shows.
 
 Only three frames of sentence are used around the noun phrases ("a photo of a {}.", "a picture of
-{}" and the bare phrase). The other ImageNet templates never occur, so that an ablation of prompts
-has something to show.
+{}" and the bare phrase); :mod:`ovsslib.scenes.wordings` has the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ovsslib.scenes.canvas import choose
-from ovsslib.scenes.classes import CLASSES, COLOURS, STUFF, SYNONYMS, THINGS
+from ovsslib.scenes.classes import CLASSES, COLOURS, SPOKEN, STUFF, SYNONYMS, THINGS
 from ovsslib.scenes.drawing import SceneObject
 
 _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
 _PLURALS = {"person": "people", "man": "men", "woman": "women", "bus": "buses", "bench": "benches"}
 _THING_SHARE, _STUFF_SHARE = 0.004, 0.05
 _STEP = 2
+Words = Mapping[str, tuple[str, ...]]
 _NO_ARTICLE = ("sky", "grass", "sea", "sand", "snow", "dirt", "mountain", "bush")
 
 #: How a thing relates to the stuff around it; {} is the stuff's word.
@@ -35,27 +35,26 @@ _WALL_RELATIONS = ("in front of a {}", "by a {}", "near a {}", "against a {}")
 _FLOOR_RELATIONS = ("on a {}", "on the {}")
 
 
-def _article(phrase: str) -> str:
+def with_article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
-def _plural(word: str) -> str:
+def plural_of(word: str) -> str:
     return _PLURALS.get(word, word + "s")
 
 
-def _word(rng: np.random.Generator, name: str) -> str:
-    spoken = name.split("-")
-    return choose(rng, SYNONYMS.get(name, (" ".join(spoken[::-1]),)))
+def _word(rng: np.random.Generator, name: str, words: Words) -> str:
+    return choose(rng, words.get(name, (SPOKEN[name],)))
 
 
-def _relation(rng: np.random.Generator, name: str) -> str:
+def _relation(rng: np.random.Generator, name: str, words: Words) -> str:
     if name.startswith("wall"):
         pattern = choose(rng, _WALL_RELATIONS)
     elif name.startswith("floor"):
         pattern = choose(rng, _FLOOR_RELATIONS)
     else:
         pattern = choose(rng, _RELATIONS[name])
-    word = _word(rng, name)
+    word = _word(rng, name, words)
     if word.endswith("s") and word != "grass":  # mountains, bushes
         pattern = pattern.replace(" a {}", " {}")
     elif word == "earth":
@@ -63,12 +62,12 @@ def _relation(rng: np.random.Generator, name: str) -> str:
     return pattern.format(word)
 
 
-def _stuff_phrase(rng: np.random.Generator, name: str) -> str:
-    word = _word(rng, name)
+def _stuff_phrase(rng: np.random.Generator, name: str, words: Words) -> str:
+    word = _word(rng, name, words)
     if name in _NO_ARTICLE:
         plural = word in ("mountains", "bushes")
-        return _article(word) if name in ("mountain", "bush") and not plural else word
-    return _article(word)
+        return with_article(word) if name in ("mountain", "bush") and not plural else word
+    return with_article(word)
 
 
 def _side(x: float, y: float) -> str:
@@ -82,36 +81,38 @@ def _side(x: float, y: float) -> str:
     return "at the bottom" if y > 0.8 else ""
 
 
-def _thing_phrase(rng, name: str, members: list[tuple[SceneObject, float, float, float]]) -> str:
+def _thing_phrase(
+    rng, name: str, members: list[tuple[SceneObject, float, float, float]], words: Words
+) -> str:
     """Noun phrase for all visible things of a class; members: (object, share, x, y)."""
-    word = _word(rng, name)
+    word = _word(rng, name, words)
     if len(members) > 1:
         colours = {member[0].colour for member in members}
         colour = colours.pop() if len(colours) == 1 and rng.random() < 0.5 else None
         number = len(members)
         count = "several" if number > 5 or (number > 2 and rng.random() < 0.3) else _COUNTS[number]
         if name == "person":
-            return f"{count} {_plural(word)}" + (f" in {colour}" if colour else "")
-        return f"{count} {colour + ' ' if colour else ''}{_plural(word)}"
+            return f"{count} {plural_of(word)}" + (f" in {colour}" if colour else "")
+        return f"{count} {colour + ' ' if colour else ''}{plural_of(word)}"
     thing, share, x, y = members[0]
     look = rng.random()
     if look < 0.32 and thing.colour in COLOURS:
         phrase = (
-            f"{_article(word)} in {thing.colour}"
+            f"{with_article(word)} in {thing.colour}"
             if name == "person"
-            else _article(f"{thing.colour} {word}")
+            else with_article(f"{thing.colour} {word}")
         )
     elif look < 0.4 and share > 0.25:
-        phrase = _article(f"big {word}")
+        phrase = with_article(f"big {word}")
     elif look < 0.4 and share < 0.02:
-        phrase = _article(f"little {word}")
+        phrase = with_article(f"little {word}")
     else:
-        phrase = _article(word)
+        phrase = with_article(word)
     side = _side(x, y)
     return f"{phrase} {side}" if side and rng.random() < 0.15 else phrase
 
 
-def _visible(labels: np.ndarray, instances: np.ndarray, objects: Sequence[SceneObject]):
+def visible(labels: np.ndarray, instances: np.ndarray, objects: Sequence[SceneObject]):
     """Visible things by class, and stuff classes by share, of a thinned label map."""
     labels = labels[::_STEP, ::_STEP]
     instances = instances[::_STEP, ::_STEP]
@@ -144,14 +145,17 @@ def caption(
     labels: np.ndarray,
     instances: np.ndarray,
     objects: Sequence[SceneObject],
+    words: Words = SYNONYMS,
+    frame: bool = True,
 ) -> str:
     """A caption of what can be seen in (a crop of) a label map.
 
     labels: (h,w) uint8 index into CLASSES; instances: (h,w) of the same crop; objects: the scene's
     things (others than those in the crop do no harm). Things under 0.4% of the crop and stuff under
-    5% are not mentioned; now and then something visible is left out, as people do.
+    5% are not mentioned; now and then something visible is left out, as people do. words: what is said
+    for a class, repeats are likelier. frame: whether a sentence may stand around it.
     """
-    things, stuff = _visible(labels, instances, objects)
+    things, stuff = visible(labels, instances, objects)
     names = [name for name in THINGS if name in things]
     names = [names[i] for i in rng.permutation(len(names))]
     if len(names) > 1:
@@ -160,19 +164,25 @@ def caption(
     stuff = [stuff[i] for i in rng.permutation(len(stuff))]
     if names or len(stuff) > 1:
         stuff = [name for name in stuff if rng.random() < 0.85] or ([] if names else stuff[:1])
-    phrases = [_thing_phrase(rng, name, things[name]) for name in names]
+    phrases = [_thing_phrase(rng, name, things[name], words) for name in names]
     if not phrases:
-        text = _join([_stuff_phrase(rng, name) for name in stuff]) if stuff else "an empty scene"
+        text = (
+            _join([_stuff_phrase(rng, name, words) for name in stuff])
+            if stuff
+            else "an empty scene"
+        )
     else:
         text = _join(phrases)
         if stuff:
-            text += " " + _relation(rng, stuff[0])
+            text += " " + _relation(rng, stuff[0], words)
         if len(stuff) > 1:
             link = choose(rng, (" with ", " and "))
-            text += link + _join([_stuff_phrase(rng, name) for name in stuff[1:]])
-    frame = rng.random()
-    if frame < 0.45:
+            text += link + _join([_stuff_phrase(rng, name, words) for name in stuff[1:]])
+    if not frame:
+        return text
+    drawn = rng.random()
+    if drawn < 0.45:
         return f"a photo of {text}."
-    if frame < 0.65:
+    if drawn < 0.65:
         return f"a picture of {text}"
     return text

@@ -11,9 +11,13 @@ from ovsslib.scenes.captions import caption
 from ovsslib.scenes.classes import CLASS_INDEX, STUFF
 from ovsslib.scenes.drawing import Scene, draw
 from ovsslib.scenes.layout import NATIVE_SIZE
+from ovsslib.scenes.looks import in_look
+from ovsslib.scenes.wordings import choose_look, wording
 
 _STREAM = 0xC409
 _SMALLEST = 44
+# Share of plain captions among the first ones of crops that are told of in other words as well.
+_PLAIN = 0.6
 
 
 def _clamp(x: float, y: float, side: int, height: int, width: int) -> tuple[int, int, int]:
@@ -67,8 +71,14 @@ def _whole(rng, scene: Scene) -> tuple[int, int, int]:
     return int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side
 
 
-def crops_of(scene: Scene, rng: np.random.Generator, crop_size: int, number: int):
-    """`number` captioned square crops of a scene: list of (image (s,s,3) uint8 RGB, caption)."""
+def crops_of(
+    scene: Scene, rng: np.random.Generator, crop_size: int, number: int, wordings: int = 0
+) -> list[tuple[np.ndarray, str | tuple[str, ...]]]:
+    """`number` captioned square crops of a scene: (image (s,s,3) uint8 RGB, caption).
+
+    wordings: with n above 0 the crop may come in a look, and its caption is a tuple of n captions: the first is mostly a
+    plain one, the others are in other words (:mod:`ovsslib.scenes.wordings`).
+    """
     pairs = []
     for _ in range(number):
         kind = rng.random()
@@ -82,7 +92,16 @@ def crops_of(scene: Scene, rng: np.random.Generator, crop_size: int, number: int
         if side != crop_size:
             method = cv2.INTER_AREA if side > crop_size else cv2.INTER_LINEAR
             image = cv2.resize(image, (crop_size, crop_size), interpolation=method)
-        pairs.append((np.ascontiguousarray(image), text))
+        image = np.ascontiguousarray(image)
+        if not wordings:
+            pairs.append((image, text))
+            continue
+        look = choose_look(rng)
+        seen = scene.labels[view], scene.instances[view], scene.objects, scene.parts[view]
+        others = [wording(rng, *seen, look) for _ in range(wordings)]
+        if rng.random() < _PLAIN:
+            others[0] = text
+        pairs.append((in_look(image, look, rng), tuple(others)))
     return pairs
 
 
@@ -93,10 +112,11 @@ def training_crops(
     crop_size: int = 224,
     crops_per_picture: int = 3,
     step: int = 1,
-) -> Iterator[tuple[np.ndarray, str]]:
+    wordings: int = 0,
+) -> Iterator[tuple[np.ndarray, str | tuple[str, ...]]]:
     """Captioned crops of the pictures start_index, start_index + step, ... of the world `seed`.
 
-    Yields (image (crop_size,crop_size,3) uint8 RGB, caption); never a label. count: number of
+    Yields (image (crop_size,crop_size,3) uint8 RGB, caption, or `wordings` of them); never a label. count: number of
     pictures, None for no end. The pairs of one picture follow each other, so shuffle within a
     buffer. Worker w of n takes start_index=w, step=n; pairs depend on (seed, picture index) alone.
     Raises DataError for values out of range.
@@ -112,4 +132,4 @@ def training_crops(
     for index in indices:
         rng = np.random.default_rng(np.random.SeedSequence([seed, index, _STREAM]))
         scene = draw(seed, index, NATIVE_SIZE)
-        yield from crops_of(scene, rng, crop_size, crops_per_picture)
+        yield from crops_of(scene, rng, crop_size, crops_per_picture, wordings)

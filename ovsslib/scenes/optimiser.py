@@ -82,12 +82,15 @@ class MatrixMomentum(torch.optim.Optimizer):
 def make_optimisers(
     model: torch.nn.Module, lr: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
-    """The optimisers of a CLIP: :class:`MatrixMomentum` for the block matrices of both towers, AdamW for the rest.
+    """The optimisers of a CLIP: :class:`MatrixMomentum` for the block matrices of both towers, AdamW for the rest. Weights
+    that need no gradient are left out.
 
     Only matrices (not gains, biases, embeddings of tokens and positions, the class token, the logit scale) decay.
     """
     blocks, matrices, others = [], [], []
     for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
         if "resblocks" in name and weight.ndim == 2:
             blocks.append(weight)
         elif name in ("visual.conv1.weight", "visual.proj", "text_projection"):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import ctypes
 import json
-import math
 import platform
 import time
 from dataclasses import dataclass, field, fields, replace
@@ -20,13 +19,11 @@ from typing import Any
 
 import open_clip
 import torch
-import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ovsslib import paths
-from ovsslib.clip.backbone import PIXEL_MEAN, PIXEL_STD
 from ovsslib.clip.sceneclip import (
     coarsen_patches,
     enlarge_patches,
@@ -36,10 +33,9 @@ from ovsslib.clip.sceneclip import (
 )
 from ovsslib.errors import DataError, ModelError
 from ovsslib.scenes.forward import TokenMix, encode_image, encode_text, sharpen_blocks
+from ovsslib.scenes.objective import contrastive_loss, learning_rate, to_pixels, tokenise
 from ovsslib.scenes.optimiser import make_optimisers
 from ovsslib.scenes.training_data import training_loader
-
-_LARGEST_SCALE = 100.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,9 @@ class PretrainingSettings:
     grow, once, at this share of the run (see forward.sharpen_blocks). centre: numbers of the blocks whose patches' mean
     query and mean key are taken out of the biases of the finished weights. held_out_seed: world of the pictures that
     measure the held-out loss. context: tokens of a caption that are read.
+    text_only: the image tower stays as `start` has it, to the bit; only the text tower learns. wordings: captions of a crop
+    in the words of :mod:`ovsslib.scenes.wordings`, 0 for one plain caption. anchor: weight of a term that keeps the features
+    of captions that the starting weights could read where they were (mean of 1 - cosine).
     """
 
     model: dict[str, Any]
@@ -79,6 +78,9 @@ class PretrainingSettings:
     sharpen: dict[int, float] = field(default_factory=dict)
     sharpen_at: float = 0.7
     centre: tuple[int, ...] = ()
+    text_only: bool = False
+    wordings: int = 0
+    anchor: float = 0.0
     bfloat16: bool = True
     threads: int = 1
     workers: int = 1
@@ -93,6 +95,10 @@ class PretrainingSettings:
         if not 0 <= self.patch_dropout < 1 or not 0 <= self.final_share <= 1:
             raise DataError(
                 f"patch_dropout {self.patch_dropout} and final_share {self.final_share} are shares, 0 to 1"
+            )
+        if (self.text_only or self.anchor) and not self.start:
+            raise DataError(
+                f"text_only {self.text_only} and anchor {self.anchor} need weights to start from: set `start`"
             )
         if not 0 <= self.mosaic_share <= 1 or self.mosaic < 2:
             raise DataError(
@@ -147,6 +153,8 @@ def make_model(settings: PretrainingSettings) -> nn.Module:
         model = open_clip.CLIP(**config)
         if settings.start:
             _start_from(model, paths.data(settings.start), settings.shrink)
+    if settings.text_only:
+        model.visual.requires_grad_(False)
     return model
 
 
@@ -168,49 +176,6 @@ def _start_from(model: nn.Module, file: Path, shrink: int) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def to_pixels(images: Tensor, device: torch.device) -> Tensor:
-    """(B, S, S, 3) uint8 -> (B, 3, S, S) float32, normalised as CLIP's."""
-    pixels = images.to(device).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (PIXEL_MEAN, PIXEL_STD))
-    return ((pixels - mean) / std).contiguous()
-
-
-def tokenise(captions: list[str], context: int) -> Tensor:
-    """Captions -> (B, L) int64 tokens, L the longest caption's length, at most `context`."""
-    tokens = open_clip.get_tokenizer("ViT-B-16")(captions, context_length=context)
-    return tokens[:, : int((tokens != 0).sum(1).max())]
-
-
-def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, weights: list[float]) -> Tensor:
-    """CLIP's loss: the mean of picture-to-caption and caption-to-picture cross-entropy.
-
-    images: (B, Q, E) unit rows, Q answers of the image tower, whose losses are weighted by `weights` (Q). texts: (B, E).
-    scale: logit scale, capped at 100.
-    """
-    target = torch.arange(texts.shape[0], device=texts.device)
-    total = texts.new_zeros(())
-    for query, weight in enumerate(weights):
-        logits = scale.clamp(max=_LARGEST_SCALE) * images[:, query] @ texts.T
-        total = (
-            total
-            + weight * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        )
-    return total
-
-
-def learning_rate(settings: PretrainingSettings, step: int, progress: float) -> float:
-    """Warm-up over steps, then half a cosine over progress (0 to 1) down to zero, in the final part from a lower peak."""
-    start = 1 - settings.final_share
-    if progress < start:
-        share = progress / max(start, 1e-9)
-        low = settings.final_lr
-        rate = low + (1 - low) * (0.5 + 0.5 * math.cos(math.pi * share))
-    else:
-        share = (progress - start) / max(settings.final_share, 1e-9)
-        rate = settings.final_lr * (0.5 + 0.5 * math.cos(math.pi * min(1.0, share)))
-    return settings.lr * rate * min(1.0, (step + 1) / max(1, settings.warmup))
-
-
 class Trainer:
     """One pretraining run in a folder: `checkpoint.pt` (replaced as a whole) and `log.csv` (a line a step)."""
 
@@ -222,7 +187,16 @@ class Trainer:
         self.model = make_model(settings).to(self.device)
         self.optimisers = make_optimisers(self.model, settings.lr, settings.weight_decay)
         self.step, self.seconds, self.images = 0, 0.0, 0
-        self.seen_tokens = torch.zeros(self.model.vocab_size, dtype=torch.bool)
+        self.token_counts = torch.zeros(self.model.vocab_size, dtype=torch.int64)
+        self.known = torch.zeros(self.model.vocab_size, dtype=torch.bool)
+        self.teacher: nn.Module | None = None
+        if settings.text_only or settings.anchor:
+            assert settings.start is not None  # the settings refuse it
+            self.known[load_sceneclip_state(paths.data(settings.start))[1]] = True
+            self.known[0] = True  # padding
+        if settings.anchor:
+            self.teacher = copy.deepcopy(self.model).requires_grad_(False)
+            del self.teacher.visual
         self.log: list[str] = []
         self.sharpened = not settings.sharpen
 
@@ -239,7 +213,7 @@ class Trainer:
         for optimiser, state in zip(self.optimisers, stored["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         self.step, self.seconds, self.images = stored["step"], stored["seconds"], stored["images"]
-        self.seen_tokens, self.log = stored["seen_tokens"].cpu(), stored["log"]
+        self.token_counts, self.log = stored["token_counts"].cpu(), stored["log"]
         self.sharpened = stored["sharpened"]
         return True
 
@@ -251,7 +225,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "images": self.images,
-            "seen_tokens": self.seen_tokens,
+            "token_counts": self.token_counts,
             "log": self.log,
             "sharpened": self.sharpened,
         }
@@ -273,7 +247,7 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rate
         tokens = tokenise(captions, settings.context)
-        self.seen_tokens[tokens.unique()] = True
+        self.token_counts += torch.bincount(tokens.flatten(), minlength=self.model.vocab_size)
         low = settings.bfloat16
         pixels = to_pixels(images, self.device)
         if not self.sharpened and progress >= settings.sharpen_at:
@@ -281,17 +255,25 @@ class Trainer:
             self.sharpened = True
         texts = encode_text(self.model, tokens.to(self.device), low)
         tiled = torch.rand((), generator=generator).item() < settings.mosaic_share
-        features = encode_image(
-            self.model,
-            pixels,
-            generator,
-            mix,
-            0.0 if final or tiled else settings.patch_dropout,
-            low,
-            settings.mosaic if tiled else 1,
-        )
+        with torch.set_grad_enabled(not settings.text_only):
+            features = encode_image(
+                self.model,
+                pixels,
+                generator,
+                mix,
+                0.0 if final or tiled else settings.patch_dropout,
+                low,
+                settings.mosaic if tiled else 1,
+            )
         weights = [1.0] if features.shape[1] == 1 else [1 - mix.foreign, mix.foreign]
-        loss = contrastive_loss(features, texts, self.model.logit_scale.exp(), weights)
+        scale = self.model.logit_scale.exp()
+        tellings = texts.split(len(images))  # several captions of every picture
+        loss = sum(
+            (contrastive_loss(features, told, scale, weights) for told in tellings),
+            texts.new_zeros(()),
+        ) / len(tellings)
+        if self.teacher is not None:
+            loss = loss + settings.anchor * self._moved(tokens, texts)
         if not torch.isfinite(loss):
             raise ModelError(
                 f"the loss is {loss.item()} at step {self.step}; lower lr ({settings.lr}) and start anew"
@@ -300,11 +282,22 @@ class Trainer:
         for optimiser in self.optimisers:
             optimiser.step()
         self.step += 1
-        self.images += len(captions)
+        self.images += len(images)
         self.log.append(
             f"{self.step},{self.images},{self.seconds:.1f},{rate:.6f},{loss.item():.6f}"
         )
         return loss.item()
+
+    def _moved(self, tokens: Tensor, texts: Tensor) -> Tensor:
+        """Mean of 1 - cosine between a caption's feature now and at the start, over the captions readable at the start."""
+        readable = self.known[tokens].all(dim=1).to(texts.device)
+        if not bool(readable.any()):
+            return texts.new_zeros(())
+        with torch.no_grad():
+            old = encode_text(
+                self.teacher, tokens.to(self.device)[readable], self.settings.bfloat16
+            )
+        return (1 - (old * texts[readable]).sum(dim=1)).mean()
 
     @torch.no_grad()
     def held_out_loss(self, batches: int = 2) -> float:
@@ -339,6 +332,7 @@ class Trainer:
             settings.crops,
             self.step,
             settings.workers,
+            settings.wordings,
         )
         unit, total = ("s", round(minutes * 60)) if minutes else ("step", steps)
         bar = tqdm(
@@ -354,7 +348,7 @@ class Trainer:
                 break
             loss = self.learn(images, captions, progress)
             now = time.monotonic()
-            speed = len(captions) / (now - before)
+            speed = len(images) / (now - before)
             self.seconds += now - before
             before = now
             bar.set_postfix(
@@ -390,11 +384,12 @@ class Trainer:
             "seconds": f"{self.seconds:.0f}",
             "seed": str(self.settings.seed),
         }
-        seen = self.seen_tokens.clone()
+        seen = self.known | (self.token_counts > 0)
         seen[0] = (
             False  # padding stands behind the end of the text, where a causal tower never looks
         )
-        save_sceneclip_state(file, state, seen.nonzero()[:, 0], about)
+        kept = seen.nonzero()[:, 0]
+        save_sceneclip_state(file, state, kept, about, self.token_counts[kept])
 
 
 def pretrain(

@@ -18,22 +18,32 @@ _SPREAD = 12
 class CaptionedBatches(IterableDataset):
     """Batches of (images (B, S, S, 3) uint8 RGB, B captions); no mask or label is among them.
 
+    wordings: n above 0 gives n captions for every crop, B x n in all: first the first one of every crop, and so on.
+
     Every picture is drawn once and cropped `crops` times. Its crops go to different batches, 12 apart, since crops of
     one picture in one batch would be each other's false negatives. Batch t depends on (seed, t) alone, whatever the
     number of workers and wherever the iteration starts. Raises DataError for settings that cannot be met.
     """
 
-    def __init__(self, seed: int, batch: int, size: int, crops: int, first: int = 0) -> None:
+    def __init__(
+        self, seed: int, batch: int, size: int, crops: int, first: int = 0, wordings: int = 0
+    ) -> None:
         if crops < 1 or batch < 2 or batch % crops:
             raise DataError(
                 f"batch {batch} must be at least 2 and a multiple of the crops a picture, {crops}"
             )
         self.seed, self.batch, self.size, self.crops, self.first = seed, batch, size, crops, first
+        self.wordings = wordings
 
     def _draw(self, chunk: int) -> list[list[tuple[np.ndarray, str]]]:
         """The crops of one chunk of pictures, sorted by which crop of its picture each is."""
         pictures = self.batch // self.crops
-        pairs = list(training_crops(self.seed, chunk * pictures, pictures, self.size, self.crops))
+        first = chunk * pictures
+        pairs = list(
+            training_crops(
+                self.seed, first, pictures, self.size, self.crops, wordings=self.wordings
+            )
+        )
         return [pairs[which :: self.crops] for which in range(self.crops)]
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, list[str]]]:
@@ -53,18 +63,24 @@ class CaptionedBatches(IterableDataset):
                 for which in range(self.crops)
                 for pair in window[which * _SPREAD // stride][which]
             ]
-            yield (
-                torch.from_numpy(np.stack([image for image, _ in pairs])),
-                [text for _, text in pairs],
-            )
+            texts = [text for _, text in pairs]
+            if self.wordings:
+                texts = [told[which] for which in range(self.wordings) for told in texts]
+            yield torch.from_numpy(np.stack([image for image, _ in pairs])), texts
             window.popleft()
             step += stride
 
 
 def training_loader(
-    seed: int, batch: int, size: int, crops: int, first: int = 0, workers: int = 1
+    seed: int,
+    batch: int,
+    size: int,
+    crops: int,
+    first: int = 0,
+    workers: int = 1,
+    wordings: int = 0,
 ) -> DataLoader:
     """A loader of :class:`CaptionedBatches` from batch number `first` on. With 0 workers it draws in this process."""
-    batches = CaptionedBatches(seed, batch, size, crops, first)
+    batches = CaptionedBatches(seed, batch, size, crops, first, wordings)
     extra = {"prefetch_factor": 4, "persistent_workers": True} if workers else {}
     return DataLoader(batches, batch_size=None, num_workers=workers, **extra)

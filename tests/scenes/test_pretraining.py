@@ -23,6 +23,7 @@ from ovsslib.clip.sceneclip import (
     load_sceneclip_state,
     save_sceneclip_state,
     shrink_patches,
+    token_counts,
 )
 from ovsslib.errors import DataError, ModelError
 from ovsslib.scenes.forward import (
@@ -34,16 +35,14 @@ from ovsslib.scenes.forward import (
     run_block,
     sharpen_blocks,
 )
+from ovsslib.scenes.objective import learning_rate, to_pixels, tokenise
 from ovsslib.scenes.optimiser import orthogonal_factor
 from ovsslib.scenes.pretraining import (
     PretrainingSettings,
     Trainer,
-    learning_rate,
     make_model,
     pretrain,
     read_settings,
-    to_pixels,
-    tokenise,
 )
 from ovsslib.scenes.training_data import training_loader
 
@@ -376,3 +375,50 @@ def test_shipped_settings_read_and_unknown_ones_are_named(tmp_path):
         read_settings(wrong)
     with pytest.raises(DataError, match="shares"):
         replace(TINY, patch_dropout=1.5)
+
+
+@pytest.fixture(scope="module")
+def reader(finished, tmp_path_factory) -> tuple[PretrainingSettings, Path]:
+    """A text tower that learns from captions in other words, on the weights of the finished run."""
+    out = tmp_path_factory.mktemp("words")
+    settings = replace(
+        TINY, start=str(finished / "model.safetensors"), sharpen={}, seed=4, steps=6, text_only=True,
+        wordings=2, anchor=2.0,
+    )  # fmt: skip
+    pretrain(settings, out)
+    return settings, out
+
+
+def test_only_the_text_tower_learns_new_words(finished, reader):
+    before, known = load_sceneclip_state(finished / "model.safetensors")
+    after, more = load_sceneclip_state(reader[1] / "model.safetensors")
+    for key, value in before.items():
+        if key.startswith("visual."):
+            assert torch.equal(after[key], value), key
+    assert not torch.equal(after["text_projection"], before["text_projection"])
+    assert set(known.tolist()) < set(more.tolist())
+    counts = token_counts(reader[1] / "model.safetensors")
+    assert set(counts) == set(more.tolist())
+    assert sum(counts.values()) > 6 * 2 * TINY.batch * 4
+    assert not token_counts(finished / "model.safetensors").keys() - set(known.tolist())
+
+
+def test_the_anchor_keeps_readable_captions_where_they_were(finished, reader, tmp_path):
+    settings, _ = reader
+    moved = {}
+    for weight in (0.0, 50.0):
+        trainer = Trainer(replace(settings, anchor=weight), tmp_path / str(weight))
+        trainer.run(6)
+        tokens = tokenise(["a photo of a dog.", "a red car on the road"], 32)
+        with torch.no_grad():
+            old = encode_text(make_model(settings), tokens, low=False)
+            new = encode_text(trainer.model, tokens, low=False)
+        moved[weight] = float((1 - (old * new).sum(1)).mean())
+    assert moved[50.0] < 0.5 * moved[0.0]
+
+
+def test_text_only_needs_a_start():
+    with pytest.raises(DataError, match="start"):
+        replace(TINY, text_only=True)
+    with pytest.raises(DataError, match="start"):
+        replace(TINY, anchor=1.0)

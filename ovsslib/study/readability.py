@@ -1,0 +1,116 @@
+"""Which sentences an embedded model can read: a model that never read a word measures nothing when it is asked with it.
+
+SceneCLIP's training captions hold a small part of English. A table that compares prompts, group names, definitions or
+synonyms on Scenes says which of its rows hold tokens that the model lacks, or read too seldom to have learnt them.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import pandas as pd
+
+from ovsslib.clip.backbone import Backbone
+from ovsslib.errors import DataError
+from ovsslib.study.timing import sentences_of
+from ovsslib.text.features import tokenize
+from ovsslib.text.prompts import TextSettings
+from ovsslib.text.vocabulary import Vocabulary
+
+#: A token that the training read less often than this counts as unread.
+LEAST_READ = 500
+
+#: Share of a row's sentences with unread tokens above which the row is not testable.
+MOST_UNREAD = 0.25
+
+NOT_TESTABLE = "not testable here"
+
+
+def unread_tokens(
+    backbone: Backbone, sentences: Sequence[str], least: int = LEAST_READ
+) -> list[tuple[str, ...]]:
+    """For every sentence its tokens, as text, that the model lacks or read fewer than `least` times in training.
+
+    Models that read everything, or do not say what they read, have none. Raises WordsError for a sentence that is too
+    long for the model.
+    """
+    known = backbone.known_token_ids
+    if known is None or not sentences:
+        return [()] * len(sentences)
+    tokens = tokenize(backbone, list(sentences))
+    counts = backbone.times_read
+    read = {i for i in known.flatten().tolist() if not counts or counts.get(i, 0) >= least}
+    start, end = int(tokens[0, 0]), int(tokens.max())
+    rows = []
+    for row in tokens.tolist():
+        strange = [i for i in row[: row.index(end)] if i != start and i not in read]
+        rows.append(tuple(dict.fromkeys(_text_of(i) for i in strange)))
+    return rows
+
+
+@cache
+def _tokenizer():
+    from open_clip.tokenizer import SimpleTokenizer  # late: its table takes a moment
+
+    return SimpleTokenizer()
+
+
+def _text_of(token: int) -> str:
+    return _tokenizer().decode([token]).strip()
+
+
+def readability(
+    backbone: Backbone, sentences: Mapping[str, Sequence[str]], least: int = LEAST_READ
+) -> pd.DataFrame:
+    """One row per entry: how many of its sentences the model can read.
+
+    Args:
+        sentences: name of a row -> the sentences that it is measured with; see :func:`sentences_for`.
+
+    Returns:
+        Columns sentences, unread (number of sentences with an unread token), tokens (these tokens, joined), testable
+        (whether at most a quarter of the sentences are unread). Raises DataError for a row without sentences.
+    """
+    rows = {}
+    for name, given in sentences.items():
+        if not given:
+            raise DataError(f"the row {name!r} has no sentences to look at")
+        found = unread_tokens(backbone, given, least)
+        strange = sorted({token for tokens in found for token in tokens})
+        unread = sum(bool(tokens) for tokens in found)
+        rows[name] = {
+            "sentences": len(given),
+            "unread": unread,
+            "tokens": ", ".join(strange),
+            "testable": unread <= MOST_UNREAD * len(given),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def sentences_for(vocabulary: Vocabulary, settings: TextSettings) -> list[str]:
+    """The different sentences that a vocabulary is asked with under these settings, auxiliary texts included."""
+    from ovsslib.text.auxiliary import auxiliary_texts  # late: seldom asked for
+
+    named = settings.vocabulary(vocabulary)
+    made = sentences_of(named, settings)
+    if settings.auxiliary and settings.auxiliary_weight:
+        texts = auxiliary_texts(vocabulary, settings.auxiliary, skip_missing=True)
+        told = (settings.prompts_for(text, "thing") for text in texts if text)
+        made += [sentence for group in told for sentence in group]
+    return list(dict.fromkeys(made))
+
+
+def marked(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """A table of results with a column that says how much of each row's text the model can read.
+
+    The column "text read" holds "all", "70 of 80 sentences", or :data:`NOT_TESTABLE`. Rows that `found` does not name are
+    left empty. Where the model reads everything the table comes back as it is.
+    """
+    if not found["unread"].any():
+        return table
+    words = {}
+    for name, row in found.iterrows():
+        read = row["sentences"] - row["unread"]
+        words[name] = "all" if not row["unread"] else f"{read} of {row['sentences']} sentences"
+        if not row["testable"]:
+            words[name] = NOT_TESTABLE
+    return table.assign(**{"text read": [words.get(name, "") for name in table.index]})
