@@ -50,7 +50,9 @@ class SmallDeepLab(nn.Module):
             )
         layers: list[nn.Module] = [Conv2dNormActivation(3, stem, 3, stride=2)]
         width = stem
-        for narrow, count, stride, dilation in zip(planes, blocks, (2, 2, 1), (1, 1, 2), strict=True):
+        for narrow, count, stride, dilation in zip(
+            planes, blocks, (2, 2, 1), (1, 1, 2), strict=True
+        ):
             for index in range(count):
                 step = stride if index == 0 else 1
                 wide = narrow * Bottleneck.expansion

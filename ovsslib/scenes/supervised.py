@@ -321,7 +321,9 @@ class SupervisedTrainer:
             "blocks": list(s.blocks),
             "rates": list(s.rates),
         }
-        paths.write_file(file.parent / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        paths.write_file(
+            file.parent / "config.json", (json.dumps(config, indent=2) + "\n").encode()
+        )
         return file
 
 

@@ -223,7 +223,9 @@ def claims_of(target: str, dataset: str | None = None) -> pd.DataFrame:
         return wanted
     if dataset not in set(wanted["dataset"]):
         known = ", ".join(one for one in dict.fromkeys(wanted["dataset"]) if one)
-        raise DataError(f"{target!r} holds nothing about {dataset!r}; its data sets: {known or 'none'}")
+        raise DataError(
+            f"{target!r} holds nothing about {dataset!r}; its data sets: {known or 'none'}"
+        )
     return wanted[wanted["dataset"] == dataset]
 
 

@@ -33,7 +33,12 @@ VIEW_OF = {
 """The view of Scenes that stands for a data set: all classes, things and a background, or things alone."""
 MODEL_OF = {"ViT-B/16": "sceneclip", "ViT-B/32": "sceneclip-p32"}
 """The embedded model that stands for a published one."""
-RECIPE_OF = {"ReCo": "reco", "CLIP-DIY": "clip-diy", "TagCLIP\N{ASTERISK OPERATOR}": "tagclip", "CaR": "car"}
+RECIPE_OF = {
+    "ReCo": "reco",
+    "CLIP-DIY": "clip-diy",
+    "TagCLIP\N{ASTERISK OPERATOR}": "tagclip",
+    "CaR": "car",
+}
 """Recipes of rows whose published number is of another implementation, so that the claim itself names none."""
 SUPERVISED = "deeplabv3-scenes"
 """The comparator that stands below tables of trained models: on Scenes, trained with masks of Scenes."""
@@ -309,9 +314,7 @@ class _Work:
         if row["metric"] == "gigabytes":
             peak = float(times["peak_gb"].max())
             return _answer(peak, f"{peak:.2f} GB", "of the whole process, on this machine")
-        name, unit = (
-            ("share", " %") if row["metric"] == "share_of_time" else ("seconds", " s")
-        )
+        name, unit = ("share", " %") if row["metric"] == "share_of_time" else ("seconds", " s")
         value = float(times[name].sum())
         return _answer(value, f"{value:.2f}{unit}", "on this machine, one picture")
 
