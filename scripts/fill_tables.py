@@ -70,7 +70,7 @@ def _place(one: Published) -> str:
     link = f"{{ref}}`{one.title} <{one.figure}>`"
     if one.section:
         link = f"[{one.title}]({page}.ipynb#{one.anchor})"
-    return f"| {one.number} | {link} | {{doc}}`{page}` | `{one.command}` |"
+    return f"| {one.kind.title()} {one.number} | {link} | {{doc}}`{page}` | `{one.command}` |"
 
 
 def filled(text: str, begin: str = BEGIN, end: str = END, made: str | None = None) -> str:

@@ -117,7 +117,7 @@ def _switch(axes, left: float, middle: float, on: bool) -> None:
             facecolor=INK if on else "white",
             edgecolor=INK,
             linewidth=0.8,
-        )  # fmt: skip
+        )
     )
     place = left + (width - 0.035 if on else 0.035)
     axes.plot([place], [middle], "o", markersize=5, color="white" if on else INK)
