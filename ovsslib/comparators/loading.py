@@ -286,6 +286,11 @@ def _embedded_network(about: Known, pretrained: str | Path | None) -> tuple[Any,
     from torchvision.transforms._presets import SemanticSegmentation
 
     folder = paths.data(about.hub) if pretrained is None else Path(pretrained).expanduser()
+    if pretrained is None and not (folder / "model.safetensors").is_file():
+        raise ModelError(
+            f"the weights of {about.title} are not in {folder}; `ovss pretrain {about.name} --out FOLDER` trains them, and "
+            f"load({about.name!r}, pretrained=FOLDER) takes them"
+        )
     shape = ("stem", "planes", "blocks", "rates")
     config, file = _folder_of_weights(about, folder, ("architecture", "labels", "resize", *shape))
     labels = tuple(str(label) for label in config["labels"])
