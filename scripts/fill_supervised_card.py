@@ -27,7 +27,8 @@ def trained(file) -> str:
     """What the weights say of their training, as a table."""
     with safe_open(file, "pt") as weights:
         about = weights.metadata()
-        count = sum(int(np.prod(weights.get_slice(name).get_shape())) for name in weights.keys())
+        names = list(weights.keys())
+        count = sum(int(np.prod(weights.get_slice(name).get_shape())) for name in names)
     rows = {
         "weights": f"float16, {file.stat().st_size / 1e6:.1f} MB, {count / 1e6:.2f} million numbers",
         "pictures": f"{int(about['pictures']):,} drawn ones, of worlds that are never evaluated",

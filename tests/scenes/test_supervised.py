@@ -1,15 +1,20 @@
 """The supervised reference: it learns from masks, it resumes exactly, and it never sees an evaluated world."""
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from book_texts import ROOT
+from test_store import report
 
 from ovsslib import comparators, paths
+from ovsslib.comparators import loading
 from ovsslib.errors import DataError, ModelError
 from ovsslib.networks.deeplab import SmallDeepLab
+from ovsslib.recipe import Recipe
 from ovsslib.scenes import SPLIT_SEEDS
 from ovsslib.scenes.classes import CLASSES
 from ovsslib.scenes.drawing import draw
@@ -76,6 +81,29 @@ def test_what_is_written_is_the_comparator(finished):
     there = model.network.model.trunk[0][0].weight
     torch.testing.assert_close(there, own.detach().contiguous(), atol=1e-3, rtol=1e-3)
     assert (finished / "model.safetensors").stat().st_size < 5e6
+
+
+def test_the_card_is_filled_from_the_weights_and_the_reports(finished):
+    spec = importlib.util.spec_from_file_location("card", ROOT / "scripts/fill_supervised_card.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    told = script.trained(finished / "model.safetensors")
+    assert "| steps | 12, seed 3 |" in told and "| views | 48, with labels" in told
+    assert "| pictures | 6 drawn ones" in told
+    one = report(Recipe("deeplabv3-scenes"), seed=4)
+    stuff = np.arange(len(one.names)) == 0
+    text = script.measured(dict.fromkeys(script.PROFILES, one), stuff)
+    assert text.count(f"| {one.images} |") == 3 and f"{one.miou:.1f}" in text
+    assert f"Mean IoU of stuff and materials {one.per_class.iloc[0]:.1f} %" in text
+    card = (paths.data("models/deeplabv3-scenes/card.md")).read_text(encoding="utf-8")
+    assert card.count(script.BEGIN) == 1 and card.count(script.END) == 1
+
+
+def test_without_shipped_weights_it_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "data", lambda name: tmp_path / name)
+    about = comparators.known("deeplabv3-scenes")
+    with pytest.raises(ModelError, match="ovss pretrain deeplabv3-scenes --out FOLDER"):
+        loading._embedded_network(about, None)
 
 
 def test_the_shipped_settings_make_a_small_network_and_draw_training_worlds_only():
