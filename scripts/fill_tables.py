@@ -1,4 +1,5 @@
-"""Write the table of recipes into README.md and book/recipes.csv, from the recipes themselves.
+"""Write the table of recipes into README.md and book/recipes.csv, from the recipes themselves, and the tables of the
+page "Where to find it" from data/sources.yaml.
 
 python scripts/fill_tables.py
 """
@@ -9,9 +10,11 @@ import re
 from pathlib import Path
 
 from ovsslib.recipe import Recipe, recipe_names
+from ovsslib.study.sources import KINDS, Published, published
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- recipes: begin (scripts/fill_tables.py) -->", "<!-- recipes: end -->"
+WHERE_BEGIN, WHERE_END = "<!-- places: begin (scripts/fill_tables.py) -->", "<!-- places: end -->"
 GROUPS = {
     "clip": "CLIP alone",
     "guide": "With a self-supervised second model",
@@ -47,14 +50,41 @@ def as_csv() -> str:
     return out.getvalue()
 
 
-def filled(readme: str) -> str:
-    """README.md with the table of this checkout's recipes."""
-    found = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", flags=re.DOTALL)
-    assert found.search(readme), f"README.md has no line {BEGIN}"
-    return found.sub(lambda _: f"{BEGIN}\n{table()}\n{END}", readme)
+def places() -> str:
+    """Markdown: per source its tables and its figures, each with a link to the place and the command."""
+    parts = []
+    for source in dict.fromkeys(one.source for one in published()):
+        for kind in KINDS:
+            rows = [one for one in published() if (one.source, one.kind) == (source, kind)]
+            first = rows[0]
+            title = first.source_title[0].upper() + first.source_title[1:]
+            lines = [f"## {title}: {kind}s", "", f"Numbered as in {{cite}}`{first.key}`.", ""]
+            lines += [f"| {kind} | what it is | chapter | command |", "|---|---|---|---|"]
+            parts.append("\n".join([*lines, *map(_place, rows)]))
+    return "\n\n".join(parts)
+
+
+def _place(one: Published) -> str:
+    page = f"../notebooks/{one.chapter}"
+    # A figure is found by its name, a section by the heading's own anchor.
+    link = f"{{ref}}`{one.title} <{one.figure}>`"
+    if one.section:
+        link = f"[{one.title}]({page}.ipynb#{one.anchor})"
+    return f"| {one.kind.title()} {one.number} | {link} | {{doc}}`{page}` | `{one.command}` |"
+
+
+def filled(text: str, begin: str = BEGIN, end: str = END, made: str | None = None) -> str:
+    """A page with what stands between two of its lines made anew; README.md with the table of recipes."""
+    found = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", flags=re.DOTALL)
+    assert found.search(text), f"the page has no line {begin}"
+    content = table() if made is None else made
+    return found.sub(lambda _: f"{begin}\n{content}\n{end}", text)
 
 
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
     (ROOT / "book/recipes.csv").write_text(as_csv(), encoding="utf-8")
+    where = ROOT / "book/where.md"
+    page = filled(where.read_text(encoding="utf-8"), WHERE_BEGIN, WHERE_END, places())
+    where.write_text(page, encoding="utf-8")

@@ -154,3 +154,25 @@ def save_tiny_deeplab(folder: Path, labels=("background", *LABELS), seed: int = 
     config = {"architecture": architecture, "labels": list(labels), "resize": 64}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def save_tiny_scenes(folder: Path, labels=LABELS, seed: int = 0) -> Path:
+    """A folder with the narrowest network of the embedded world's own kind, random weights, in half precision."""
+    from safetensors.torch import save_file
+
+    from ovsslib.networks.deeplab import SmallDeepLab
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    shape = {"stem": 4, "planes": [2, 2, 2], "blocks": [1, 1, 1], "rates": [1, 2]}
+    state = SmallDeepLab(len(labels), **shape).state_dict()
+    state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    save_file(state, folder / "model.safetensors")
+    config = {
+        "architecture": "small_deeplabv3",
+        "labels": list(labels),
+        "resize": 64,
+        **shape,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

@@ -212,7 +212,7 @@ def pretrain(
     name: Annotated[
         str,
         typer.Argument(
-            help="sceneclip, sceneclip-words, sceneclip-p32, loftup-sceneclip or scenedino."
+            help="sceneclip, sceneclip-words, sceneclip-p32, loftup-sceneclip, scenedino or deeplabv3-scenes."
         ),
     ],
     out: Annotated[
@@ -239,13 +239,19 @@ def pretrain(
         pretrain_upsampler(read_upsampler_settings(settings), target, device)
         say(f"written: {target / 'model.safetensors'}")
         return
+    if chosen in ("scenedino", "deeplabv3-scenes") and device != "cpu":
+        raise DataError(f"--device {device}: {chosen} is trained on a processor; leave it out")
     if chosen == "scenedino":
         from ovsslib.scenes.scenedino import pretrain_scenedino, read_scenedino_settings
 
-        if device != "cpu":
-            raise DataError(f"--device {device}: scenedino is trained on a processor; leave it out")
         own = read_scenedino_settings(settings)
         say(f"written: {pretrain_scenedino(own, target, steps=steps, minutes=minutes)}")
+        return
+    if chosen == "deeplabv3-scenes":
+        from ovsslib.scenes.supervised import pretrain_supervised, read_supervised_settings
+
+        masks = read_supervised_settings(settings)
+        say(f"written: {pretrain_supervised(masks, target, steps=steps, minutes=minutes)}")
         return
     from ovsslib.scenes.pretraining import pretrain as run
     from ovsslib.scenes.pretraining import read_settings

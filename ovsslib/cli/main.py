@@ -20,7 +20,7 @@ from ovsslib.cli.export import export_app
 from ovsslib.cli.models import models_app
 from ovsslib.cli.options import Model, Pretrained, Set
 from ovsslib.cli.segment import segment
-from ovsslib.errors import OvssError, RecipeError
+from ovsslib.errors import DataError, OvssError, RecipeError
 from ovsslib.recipe import Recipe, parse_changes, recipes
 
 app = typer.Typer(
@@ -171,18 +171,29 @@ def ablate(
 
 @app.command()
 def reproduce(
-    target: Annotated[str, typer.Argument(help="A published table, such as itaclip-table1.")],
+    target: Annotated[
+        str | None, typer.Argument(help="A published table, such as itaclip-table1.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="One data set of it.")] = None,
     profile: ProfileName = None,
     limit: Limit = None,
     workers: Workers = 2,
     csv: Annotated[Path | None, typer.Option(help="Write the comparison to a CSV file.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show the tables there are.")] = False,
 ) -> None:
-    """Run what a published table claims, and print claimed beside measured."""
+    """Run what a published table claims, and print claimed beside measured; `--profile embedded` needs no download."""
     from ovsslib.study.reproduce import reproduce as run
+    from ovsslib.study.reproduce import targets
 
+    if list_:
+        show(targets(), "ovss reproduce TARGET [--profile embedded]", index=False)
+        return
+    if target is None:
+        raise DataError("name a published table: ovss reproduce thesis-table4.1; --list shows them")
     found = run(target, dataset, profile, limit, workers=workers)
     show(found.table(), f"{target}: claimed and measured, percent, 95 % intervals", index=False)
+    for row, why in getattr(found, "quoted", ()):
+        say(f"{row} is quoted only: {one_line(why)}")
     for model, recipe, changes, why in found.failed:
         say(f"not run: {model} on {recipe}, {changes}: {one_line(why)}")
     if csv is not None:

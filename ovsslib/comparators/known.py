@@ -20,8 +20,9 @@ class Known:
     Attributes:
         name, title: how commands and tables call it. source: citation key. year: of the paper.
         group: one of `GROUPS`.
-        library: "transformers" or "torchvision". classes: names of its classes or constructors there.
-        hub: where the default weights are.
+        library: "transformers", "torchvision", or "ovsslib" for those of the embedded world. classes: names of its
+            classes or constructors there.
+        hub: where the default weights are; of the embedded ones the folder that comes with the library.
         prompts: strategy of the sentences that words are put into, for open vocabularies; "" for closed ones.
     """
 

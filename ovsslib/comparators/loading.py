@@ -9,6 +9,7 @@ import torch
 
 from ovsslib import (
     _torchvision,  # noqa: F401 - must come before anything that imports torchvision
+    paths,
 )
 from ovsslib.clip.backbone import PRECISIONS, check_device
 from ovsslib.comparators.closed_words import DeepLab, MaskQueries
@@ -16,6 +17,7 @@ from ovsslib.comparators.comparator import Comparator, ComparatorModel
 from ovsslib.comparators.known import Known, known
 from ovsslib.comparators.open_words import ClipSeg, GroupViT
 from ovsslib.errors import ModelError, require
+from ovsslib.networks.deeplab import SmallDeepLab
 
 NETWORKS = {
     "clipseg": ClipSeg, "groupvit": GroupViT,
@@ -46,7 +48,8 @@ def load(
         name: out of :func:`ovsslib.comparators.names`.
         pretrained: None looks for the usual weights in the local cache and fetches nothing. A folder as
             `save_pretrained` writes it (for "deeplabv3": `config.json` with `architecture`, `labels` and `resize`, and
-            `model.safetensors`; or torchvision's own .pth file). A hub entry with a slash
+            `model.safetensors`; or torchvision's own .pth file; for "deeplabv3-scenes", whose weights come with the
+            library, a folder that `ovss pretrain deeplabv3-scenes` wrote). A hub entry with a slash
             ("CIDAS/clipseg-rd64-refined"; "deeplabv3_resnet50/COCO_WITH_VOC_LABELS_V1") is fetched if need be.
         device, precision: see :func:`ovsslib.load_backbone`.
 
@@ -60,6 +63,8 @@ def load(
         raise ModelError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
     if about.library == "torchvision":
         network, origin, digest, configuration = _torchvision_network(about, pretrained)
+    elif about.library == "ovsslib":
+        network, origin, digest, configuration = _embedded_network(about, pretrained)
     else:
         network, origin, digest, configuration = _transformers_network(about, pretrained)
     network.model = network.model.to(place, PRECISIONS[precision]).eval().requires_grad_(False)
@@ -251,11 +256,16 @@ def _open_model(architecture: str, labels: int, state: dict[str, torch.Tensor], 
     model = get_model(
         architecture, weights=None, weights_backbone=None, num_classes=labels, aux_loss=auxiliary
     )
+    return _filled(model, state, origin, f"{architecture} with {labels} labels")
+
+
+def _filled(model: Any, state: dict[str, torch.Tensor], origin: str, what: str) -> Any:
+    """The model with these weights. Raises ModelError if they are another model's."""
     try:
         model.load_state_dict(state)
     except (RuntimeError, AttributeError, TypeError) as error:
         raise ModelError(
-            f"{origin} does not fit {architecture} with {labels} labels: {str(error).splitlines()[-1].strip()[:160]}"
+            f"{origin} does not fit {what}: {str(error).splitlines()[-1].strip()[:160]}"
         ) from None
     return model
 
@@ -264,18 +274,43 @@ def _segmentation_folder(about: Known, folder: Path) -> tuple[Any, str, str, dic
     """A network trained elsewhere: config.json with `architecture`, `labels`, `resize`, and model.safetensors."""
     from torchvision.transforms._presets import SemanticSegmentation
 
+    config, file = _folder_of_weights(about, folder, ("architecture", "labels", "resize"))
+    labels = tuple(str(label) for label in config["labels"])
+    model = _open_model(config["architecture"], len(labels), _state_of(file), str(folder))
+    transforms = SemanticSegmentation(resize_size=config["resize"])
+    return DeepLab(model, transforms, labels), folder.name, _hash_of([file], str(folder)), config
+
+
+def _embedded_network(about: Known, pretrained: str | Path | None) -> tuple[Any, str, str, dict]:
+    """A network of the embedded world: from the library's own folder, or from one that `ovss pretrain` wrote."""
+    from torchvision.transforms._presets import SemanticSegmentation
+
+    folder = paths.data(about.hub) if pretrained is None else Path(pretrained).expanduser()
+    if pretrained is None and not (folder / "model.safetensors").is_file():
+        raise ModelError(
+            f"the weights of {about.title} are not in {folder}; `ovss pretrain {about.name} --out FOLDER` trains them, and "
+            f"load({about.name!r}, pretrained=FOLDER) takes them"
+        )
+    shape = ("stem", "planes", "blocks", "rates")
+    config, file = _folder_of_weights(about, folder, ("architecture", "labels", "resize", *shape))
+    labels = tuple(str(label) for label in config["labels"])
+    model = SmallDeepLab(len(labels), **{key: config[key] for key in shape})
+    model = _filled(model, _state_of(file), str(folder), f"{about.name} with {len(labels)} labels")
+    transforms = SemanticSegmentation(resize_size=config["resize"])
+    return DeepLab(model, transforms, labels), folder.name, _hash_of([file], str(folder)), config
+
+
+def _folder_of_weights(about: Known, folder: Path, keys: tuple[str, ...]) -> tuple[dict, Path]:
+    """What a folder's config.json says, and the file of its weights. Raises ModelError if something is missing."""
     config, file = _read_json(folder / "config.json"), folder / "model.safetensors"
-    missing = [key for key in ("architecture", "labels", "resize") if key not in config]
+    missing = [key for key in keys if key not in config]
     if missing or not file.is_file():
         raise ModelError(
             f"{folder} is no {about.name!r} folder: it lacks {missing[0] if missing else file.name}; it holds config.json "
-            "with architecture, labels and resize, and model.safetensors"
+            f"with {', '.join(keys[:-1])} and {keys[-1]}, and model.safetensors"
         )
     if config["architecture"] not in about.classes:
         raise ModelError(
             f"{folder}: unknown architecture {config['architecture']!r}; known: {', '.join(about.classes)}"
         )
-    labels = tuple(str(label) for label in config["labels"])
-    model = _open_model(config["architecture"], len(labels), _state_of(file), str(folder))
-    transforms = SemanticSegmentation(resize_size=config["resize"])
-    return DeepLab(model, transforms, labels), folder.name, _hash_of([file], str(folder)), config
+    return config, file

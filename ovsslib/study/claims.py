@@ -205,6 +205,30 @@ def target_name(source: str, table: str) -> str:
     return f"{source}-table{slug}" if slug[0].isdigit() else f"{source}-{slug}"
 
 
+def claims_of(target: str, dataset: str | None = None) -> pd.DataFrame:
+    """The claims of a published table, on one of its data sets or on all (None).
+
+    Raises DataError for an unknown table, which names the closest, and for a data set that the table does not have.
+    """
+    claims = load_claims()
+    names = [target_name(s, t) for s, t in zip(claims["source"], claims["table"], strict=True)]
+    if target not in names:
+        close = get_close_matches(target, sorted(set(names)), n=3)
+        hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+        raise DataError(
+            f"unknown target {target!r}{hint}; `ovss reproduce --list` shows all {len(set(names))}"
+        )
+    wanted = claims[[name == target for name in names]]
+    if dataset is None:
+        return wanted
+    if dataset not in set(wanted["dataset"]):
+        known = ", ".join(one for one in dict.fromkeys(wanted["dataset"]) if one)
+        raise DataError(
+            f"{target!r} holds nothing about {dataset!r}; its data sets: {known or 'none'}"
+        )
+    return wanted[wanted["dataset"] == dataset]
+
+
 def runs_for(target: str, dataset: str | None = None) -> pd.DataFrame:
     """The evaluations that a published table needs: unique (model, dataset, recipe, changes).
 
@@ -217,15 +241,10 @@ def runs_for(target: str, dataset: str | None = None) -> pd.DataFrame:
         configuration it is over; that one is a row too.
 
     Raises:
-        DataError: for an unknown target (lists the known ones), or one that this library cannot
-        run.
+        DataError: for an unknown target (names the closest), or one that this library cannot run.
     """
-    claims = load_claims()
-    names = [target_name(s, t) for s, t in zip(claims["source"], claims["table"], strict=True)]
-    if target not in names:
-        raise DataError(f"unknown target {target!r}; known: {sorted(set(names))}")
     needed: dict[tuple[str, str, str, str], list[str]] = {}
-    for row in claims[[name == target for name in names]].to_dict("records"):
+    for row in claims_of(target).to_dict("records"):
         wanted = row["recipe"] and row["dataset"] in DATASETS and dataset in (None, row["dataset"])
         if not wanted:
             continue

@@ -12,7 +12,9 @@ from ovsslib.evaluation.report import CLASS_PREFIX, METRICS, Report
 from ovsslib.evaluation.results import measure
 from ovsslib.evaluation.store import ResultsStore
 from ovsslib.recipe import Recipe, parse_changes
-from ovsslib.study.claims import assess, load_claims, runs_for, target_name
+from ovsslib.study.claims import assess, claims_of, load_claims, runs_for, target_name
+from ovsslib.study.on_scenes import TableOnScenes, is_embedded, reproduce_on_scenes
+from ovsslib.study.sources import published
 
 MODELS = {
     "ViT-B/16": ("ViT-B-16-quickgelu", "openai"),
@@ -67,21 +69,26 @@ def reproduce(
     workers: int = 0,
     progress: bool = True,
     store: ResultsStore | bool = True,
-) -> Reproduction:
+) -> Reproduction | TableOnScenes:
     """Measure what a published table claims and compare.
 
     Args:
         target: such as "itaclip-table1"; `claims.target_name` of a source and its table.
         dataset: one data set of the table, or None for all.
         profile: where to run: its model, root, device and precision are used if given; None takes the profile
-            "openai-vitb16-<dataset>" with the model that each claim is about.
+            "openai-vitb16-<dataset>" with the model that each claim is about. A profile of Scenes ("embedded") gives the
+            table's counterpart there, from the results store where it has it.
         limit: the first images only; then nothing settles a claim.
 
     Raises:
         DataError: unknown target, nothing that can be run, or no evaluation could be run (says why).
     """
-    runs = runs_for(target, dataset)
     given = Profile.named(profile) if isinstance(profile, str) else profile
+    if given is not None and is_embedded(given):
+        return reproduce_on_scenes(
+            target, claims_of(target, dataset), given, limit, workers=workers, progress=progress, store=store
+        )  # fmt: skip
+    runs = runs_for(target, dataset)
     measured: dict[tuple[str, str, str, str], Report] = {}
     failed = []
     for (model, name), group in runs.groupby(["model", "dataset"], sort=False):
@@ -103,13 +110,31 @@ def reproduce(
             measured |= {keys[label]: report for label, report in found.reports.items()}
     if not measured:
         raise DataError(f"nothing of {target!r} could be run: {failed[0][-1]}")
-    claims = load_claims()
-    names = [target_name(s, t) for s, t in zip(claims["source"], claims["table"], strict=True)]
-    wanted = claims[[name == target for name in names]]
-    if dataset is not None:
-        wanted = wanted[wanted["dataset"] == dataset]
+    wanted = claims_of(target, dataset)
     results = results_frame(wanted, measured)
     return Reproduction(target, assess(wanted, results), results, tuple(failed))
+
+
+def targets() -> pd.DataFrame:
+    """What can be reproduced: one row per table, those of the thesis and of ITACLIP first, with title and chapter.
+
+    Columns: target, what it is, chapter, claims (how many numbers it has).
+    """
+    claims = load_claims()
+    names = [target_name(s, t) for s, t in zip(claims["source"], claims["table"], strict=True)]
+    counts = pd.Series(names).value_counts()
+    rows = [
+        {"target": one.target, "what it is": one.title, "chapter": one.chapter}
+        for one in published()
+        if one.kind == "table"
+    ]
+    listed = {row["target"] for row in rows}
+    for name, source, table in zip(names, claims["source"], claims["table"], strict=True):
+        if name not in listed:
+            listed.add(name)
+            rows.append({"target": name, "what it is": f"{source}: {table}", "chapter": ""})
+    frame = pd.DataFrame(rows)
+    return frame.assign(claims=[int(counts[name]) for name in frame["target"]])
 
 
 def _profile_for(model: str, dataset: str) -> Profile:

@@ -76,6 +76,12 @@ def test_an_error_is_one_red_line_and_exit_code_1(folder, tmp_path, capsys):
         (["words", "show", "voc22"], "unknown vocabulary"),
         (["pretrain", "sceneclop"], "no model 'sceneclop'"),
         (["reproduce", "thesis-table99"], "unknown target"),
+        (["reproduce", "thesis-tabel4.6"], "did you mean thesis-table4.6"),
+        (
+            ["reproduce", "thesis-table4.6", "--profile", "embedded", "--dataset", "voc21"],
+            "coco_stuff",
+        ),
+        (["reproduce"], "--list shows them"),
         (["ablate", tmp_path / "none.yaml"], "cannot read the ablation"),
     ):
         assert run(*arguments) == 1, arguments
@@ -293,6 +299,28 @@ def test_pretrain_scenedino_calls_its_own_trainer(tmp_path, monkeypatch, capsys)
     assert asked == [(8, tmp_path, None, 2.0)]
     assert "model.safetensors" in capsys.readouterr().out
     assert run("pretrain", "scenedino", "--device", "cuda") == 1 and len(asked) == 1
+
+
+def test_pretrain_deeplab_calls_its_own_trainer(tmp_path, monkeypatch, capsys):
+    from ovsslib.scenes import supervised
+
+    asked = []
+
+    def trainer(settings, out, steps, minutes):
+        asked.append((settings.rates, out, steps, minutes))
+        return out / "model.safetensors"
+
+    monkeypatch.setattr(supervised, "pretrain_supervised", trainer)
+    assert run("pretrain", "deeplabv3-scenes", "--steps", 5, "--out", tmp_path) == 0
+    assert asked == [((4, 8, 12), tmp_path, 5, None)]
+    assert "model.safetensors" in capsys.readouterr().out
+    assert run("pretrain", "deeplabv3-scenes", "--device", "cuda") == 1 and len(asked) == 1
+
+
+def test_the_tables_that_can_be_reproduced_are_listed(capsys):
+    assert run("reproduce", "--list") == 0
+    shown = capsys.readouterr().out
+    assert "thesis-table4.9" in shown and "10_itaclip" in shown and "sclip-paper-main" in shown
 
 
 def test_pretrain_loftup_calls_its_own_trainer(tmp_path, monkeypatch, capsys):

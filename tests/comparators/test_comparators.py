@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from comparator_cases import LABELS, MAKERS, save_tiny, save_tiny_deeplab
+from comparator_cases import LABELS, MAKERS, save_tiny, save_tiny_deeplab, save_tiny_scenes
 from PIL import Image
 
 import ovsslib
@@ -20,6 +20,7 @@ from ovsslib.segmenter import Segmenter
 from ovsslib.text.vocabulary import Vocabulary
 
 OPEN, CLOSED = ("clipseg", "groupvit"), ("maskformer", "mask2former", "oneformer")
+PIXELS = ("deeplabv3", "deeplabv3-scenes")  # closed vocabularies without queries
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,7 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     made = {name: save_tiny(name, root / name) for name in MAKERS}
     made["deeplabv3"] = save_tiny_deeplab(root / "deeplabv3")
+    made["deeplabv3-scenes"] = save_tiny_scenes(root / "deeplabv3-scenes")
     return made
 
 
@@ -75,7 +77,7 @@ def test_background_words_are_one_class_of_an_open_vocabulary(name, loaded, imag
     assert np.allclose(result.scores[0], flat.scores[:2].max(axis=0), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", (*CLOSED, "deeplabv3"))
+@pytest.mark.parametrize("name", (*CLOSED, *PIXELS))
 def test_other_labels_are_the_background_of_a_closed_vocabulary(name, loaded, image):
     comparator = loaded[name]
     result = comparator(image, ["cat", "sofa"], background="auto", keep_scores=True)
@@ -131,6 +133,30 @@ def test_deeplab_is_as_torchvision_runs_it(loaded, image):
     assert torch.equal(network.label_scores(image), expected)
 
 
+def test_the_embedded_one_is_read_from_half_precision(loaded, image, folders, tmp_path):
+    network = loaded["deeplabv3-scenes"].network
+    pixels = network.transforms(Image.fromarray(image))[None]
+    with torch.no_grad():
+        logits = network.model(pixels)["out"]
+        coarse = network.model.logits(pixels)
+    assert logits.shape == (1, len(LABELS), 64, 79) and coarse.shape == (1, len(LABELS), 8, 10)
+    assert torch.equal(network.label_scores(image), logits[0].softmax(dim=0))
+    folder = shutil.copytree(folders["deeplabv3-scenes"], tmp_path / "short")
+    config = json.loads((folder / "config.json").read_text())
+    for key, match in (("rates", "it lacks rates"), ("architecture", "it lacks architecture")):
+        (folder / "config.json").write_text(
+            json.dumps({k: v for k, v in config.items() if k != key})
+        )
+        with pytest.raises(ModelError, match=match):
+            comparators.load("deeplabv3-scenes", folder)
+    (folder / "config.json").write_text(json.dumps({**config, "planes": [2, 2, 4]}))
+    with pytest.raises(ModelError, match="does not fit deeplabv3-scenes with 5 labels"):
+        comparators.load("deeplabv3-scenes", folder)
+    (folder / "config.json").write_text(json.dumps({**config, "planes": [2, 2]}))
+    with pytest.raises(ModelError, match="three planes"):
+        comparators.load("deeplabv3-scenes", folder)
+
+
 # -- words and labels ----------------------------------------------------------------------------------------
 
 
@@ -170,7 +196,7 @@ def test_a_label_goes_to_the_word_of_its_own_name_first():
     )
 
 
-@pytest.mark.parametrize("name", (*CLOSED, "deeplabv3"))
+@pytest.mark.parametrize("name", (*CLOSED, *PIXELS))
 def test_words_that_a_closed_vocabulary_lacks_are_named(name, loaded, image):
     comparator = loaded[name]
     assert comparator.lacks(["cat", "otter", "rug"]) == ["otter", "rug"]

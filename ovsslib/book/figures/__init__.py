@@ -1,7 +1,7 @@
 """Figures of the book: every function takes measured data or pictures and returns a matplotlib Figure.
 
 `style` sets fonts and colours once; `panels` shows pictures and label maps; `plots` shows numbers with their
-intervals; `pipeline` draws the flow of a recipe from the recipe itself.
+intervals; `pipeline` draws the flow of a recipe from the recipe itself, `phases` the thesis's phases with their switches.
 """
 
 from ovsslib.book.figures.attention import attention_map, plot_attention
@@ -11,8 +11,10 @@ from ovsslib.book.figures.panels import (
     feature_panel,
     label_sheet,
     mask_panel,
+    mask_rows,
     picture_row,
 )
+from ovsslib.book.figures.phases import phase_flow
 from ovsslib.book.figures.pipeline import pipeline
 from ovsslib.book.figures.plots import (
     bars,
@@ -22,6 +24,7 @@ from ovsslib.book.figures.plots import (
     pareto,
     reliability,
     scatter_claims,
+    side_by_side,
 )
 from ovsslib.book.figures.style import figure_style
 
@@ -37,10 +40,13 @@ __all__ = [
     "figure_style",
     "label_sheet",
     "mask_panel",
+    "mask_rows",
     "pareto",
+    "phase_flow",
     "picture_row",
     "pipeline",
     "plot_attention",
     "reliability",
     "scatter_claims",
+    "side_by_side",
 ]

@@ -108,6 +108,39 @@ def label_sheet(
     return figure
 
 
+def mask_rows(
+    rows: Sequence[tuple[str, np.ndarray, Mapping[str, np.ndarray]]],
+    names: Sequence[str],
+    height: float = 1.5,
+    ignore: int = 255,
+) -> Figure:
+    """Rows of a picture and label maps of it, each under its own title, with one legend of the classes that occur.
+
+    Args:
+        rows: (title of the picture, picture (H, W, 3) uint8, title -> label map (H, W)); as many maps in each row.
+        names: class names in label order.
+    """
+    palette = np.asarray(class_colours(list(names)), dtype=np.uint8)
+    across = 1 + max(len(masks) for _, _, masks in rows)
+    first = rows[0][1]
+    width = height * first.shape[1] / first.shape[0] * across
+    figure, axes = new_figure(width, (height + 0.3) * len(rows), len(rows), across, squeeze=False)
+    present: set[int] = set()
+    for places, (title, picture, masks) in zip(axes, rows, strict=True):
+        for place in places:
+            place.set_axis_off()
+        shown = {title: picture} | {t: paint(mask, palette, ignore) for t, mask in masks.items()}
+        for place, (text, one) in zip(places, shown.items(), strict=False):
+            place.set_axis_on()
+            bare(place).imshow(one, interpolation="nearest")
+            place.set_title(text, fontsize=8)
+            place.spines[:].set(visible=True, color=FAINT, linewidth=0.6)
+        for mask in masks.values():
+            present |= {int(label) for label in np.unique(mask)} - {ignore}
+    _legend_below(figure, {names[label]: palette[label] for label in sorted(present)})
+    return figure
+
+
 def _legend_below(figure: Figure, colours: Mapping[str, np.ndarray]) -> None:
     """One legend under all pictures, the figure made taller by it; `colours`: name -> (3,) uint8."""
     handles = [

@@ -85,6 +85,34 @@ def bars(
     return figure
 
 
+def side_by_side(panels: Mapping[str, pd.DataFrame], width: float = 8.4) -> Figure:
+    """Several quantities of the same things: a panel each, the things in one order from top to bottom.
+
+    `panels`: title of the axis -> table (index = names, the same in all) with `value`; with `low` and `high` it is drawn
+    as a dot with its interval, else as a bar with its number.
+    """
+    first = next(iter(panels.values()))
+    names = [str(name) for name in first.index]
+    figure, axes = new_figure(
+        width, 0.34 * len(names) + 1.1, 1, len(panels), sharey=True, squeeze=False
+    )
+    places = np.arange(len(names))[::-1]
+    for place, (title, table) in zip(axes[0], panels.items(), strict=True):
+        values = table["value"].to_numpy(float)
+        if "low" in table:
+            spread = np.abs(np.stack([values - table["low"], table["high"] - values]).astype(float))
+            place.errorbar(values, places, xerr=spread, fmt="o", color="#0072b2", capsize=3)
+            place.margins(x=0.15)
+        else:
+            drawn = place.barh(places, values, color="#0072b2")
+            place.bar_label(drawn, fmt="%.3g", padding=3, fontsize=9)
+            place.margins(x=0.25)
+        place.set_xlabel(title)
+        place.grid(axis="y", visible=False)
+    axes[0][0].set_yticks(places, names)
+    return figure
+
+
 def columns(
     values: Mapping[str, float], label: str, groups: Mapping[str, str] | None = None
 ) -> Figure:
@@ -118,10 +146,12 @@ def pareto(
     x_label: str = "seconds per image",
     y_label: str = "mIoU (%)",
     x_limits: Interval | None = None,
+    ceiling: tuple[str, float] | None = None,
 ) -> Figure:
     """Accuracy against cost, with intervals, names beside the points and the frontier of the undominated ones.
 
-    `x_limits`: ends of the cost axis, to give several figures the same one; None: what the points need.
+    `x_limits`: ends of the cost axis, to give several figures the same one; None: what the points need. `ceiling`: name
+    and accuracy of something that the points are not compared with, drawn as a dotted line.
     """
     figure, axes = new_figure(7.0, 4.4)
     table = table.sort_values(x)
@@ -142,6 +172,8 @@ def pareto(
         linestyle="--",
         label="frontier",
     )
+    if ceiling is not None:
+        axes.axhline(ceiling[1], color="#d55e00", linewidth=1.2, linestyle=":", label=ceiling[0])
     for name, row in table.iterrows():
         axes.plot(
             row[x], row[y], "o", color=recipe_colour(str(name)), markersize=8, markeredgecolor=INK
@@ -151,7 +183,10 @@ def pareto(
     axes.margins(x=0.15, y=0.12)
     if x_limits is not None:
         axes.set_xlim(*x_limits)
-    axes.legend(loc="lower right")
+    if ceiling is None:
+        axes.legend(loc="lower right")
+    else:  # beside the points, which the line may leave no room
+        figure.legend(loc="outside upper center", ncols=2)
     _label_points(axes, table, x, y)  # last: it needs the final places of the points
     return figure
 
