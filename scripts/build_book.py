@@ -11,6 +11,7 @@ lock file (`build_live.py`); nothing else is fetched from the network.
 """
 
 import argparse
+import html
 import json
 import os
 import pkgutil
@@ -43,6 +44,8 @@ from run_notebooks import (
 )
 
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
+# Three rows of numbers in columns, as a printed data frame has them.
+NUMBERS = re.compile(r"(?:^.*(?: {2,}-?\d[\d.]*){2,}.*\n){3}", flags=re.MULTILINE)
 
 
 class BookError(Exception):
@@ -114,7 +117,8 @@ def readable(
     """A run notebook as the book shows it.
 
     The `parameters` cell shows the values it ran with, papermill's own cell is hidden, widgets keep
-    only their static picture, and the alternative text that a figure carries reaches the page.
+    only their static picture, the alternative text that a figure carries reaches the page, folded cells say what is in
+    them, and the numbers that a cell prints above its figure are folded.
     """
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
@@ -128,6 +132,7 @@ def readable(
                     cell.source,
                     flags=re.MULTILINE,
                 )
+        _name_folds(cell, tags)
         if "outputs" in cell:
             cell.outputs = [
                 out
@@ -136,7 +141,31 @@ def readable(
                 or any(kind in out.data for kind in IMAGES)
             ]
             _pass_alternative_text(cell)
+            _fold_numbers(cell)
     return without_traces(notebook)
+
+
+def _name_folds(cell: nbformat.NotebookNode, tags: Sequence[str]) -> None:
+    """What a reader opens: a solution, or the code behind an output."""
+    if cell.cell_type != "code" or not {"hide-cell", "hide-input"} & set(tags):
+        return
+    what = "solution" if "hide-cell" in tags else "code"
+    settings = cell.metadata.setdefault("mystnb", nbformat.NotebookNode())
+    settings["code_prompt_show"], settings["code_prompt_hide"] = f"Show {what}", f"Hide {what}"
+
+
+def _fold_numbers(cell: nbformat.NotebookNode) -> None:
+    """What a cell prints beside its figure is often the figure's numbers again: kept, and folded, if it is a table."""
+    if not cell.metadata.get("mystnb", {}).get("figure"):
+        return
+    for place, out in enumerate(cell.outputs):
+        text = "".join(out.get("text", ""))
+        if out.output_type == "stream" and NUMBERS.search(text):
+            folded = (
+                f"<summary>The numbers of this figure</summary>\n<pre>{html.escape(text)}</pre>"
+            )
+            data = {"text/html": f'<details class="numbers">{folded}</details>', "text/plain": text}
+            cell.outputs[place] = nbformat.v4.new_output("display_data", data)
 
 
 def _pass_alternative_text(cell: nbformat.NotebookNode) -> None:

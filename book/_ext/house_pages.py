@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from house_tables import mend_tables
+
 
 def _correct(app: Any, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Drops the scripts of Thebe and says which colour scheme a page begins with.
@@ -10,6 +12,8 @@ def _correct(app: Any, pagename: str, template: str, context: dict[str, Any], do
     its set-up is written twice by the version at hand, an error in the console of every page.
     """
     context["default_mode"] = "auto"
+    if "body" in context:
+        context["body"] = mend_tables(context["body"])
     context["script_files"] = [
         script
         for script in context.get("script_files", [])
