@@ -19,9 +19,11 @@ from ovsslib.book.figures.plots import (
     columns,
     cumulative,
     dots,
+    heat_map,
     pareto,
     reliability,
     scatter_claims,
+    slopes,
 )
 from ovsslib.book.figures.style import figure_style
 
@@ -35,6 +37,7 @@ __all__ = [
     "dots",
     "feature_panel",
     "figure_style",
+    "heat_map",
     "label_sheet",
     "mask_panel",
     "pareto",
@@ -43,4 +46,5 @@ __all__ = [
     "plot_attention",
     "reliability",
     "scatter_claims",
+    "slopes",
 ]
