@@ -20,6 +20,8 @@ from ovsslib.study.cumulative import steps
 from ovsslib.study.factorial import Factorial
 
 COLUMNS = ("value", "low", "high", "verdict")
+HEADLINE = ("maskclip", "sclip", "clearclip", "naclip", "resclip", "cliptrase", "gem", "itaclip")
+"""Methods of the sentence on the first page: all with CLIP alone."""
 NAMED = 6
 """So many entries are named in one sentence; of the others only the number is told."""
 
@@ -247,3 +249,26 @@ def _renamed(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _between(low: float, high: float) -> intervals.Interval:
     return intervals.Interval(float("nan"), low, high, 0.95, 0)
+
+
+def headline(book: Chapter, recipes: Sequence[str] = HEADLINE, baseline: str = "clip") -> str:
+    """One result for the book's first page: plain CLIP and the best of some methods, in a sentence of Markdown.
+
+    From the results store alone; without a record of the baseline and of another recipe, it says so.
+    """
+    results = book.stored([baseline, *recipes])
+    if baseline not in results.reports or len(results) < 2:
+        return f"No method has a record yet of {book.backbone.name} on {book.profile.dataset}."
+    others = [name for name in results if name != baseline]
+    best = max(others, key=lambda name: results[name].miou)
+    levels = [results[name].interval("miou") for name in (baseline, best)]
+    plain, first = (intervals.written(one.value, one.low, one.high, ".1f", " %") for one in levels)
+    gain = results[best].difference(results[baseline])
+    ahead = {intervals.BETTER: "ahead of it", intervals.WORSE: "behind it"}.get(
+        str(intervals.verdict(gain)), "no difference shown"
+    )
+    apart = intervals.written(gain.value, gain.low, gain.high, "+.1f", " points")
+    return (
+        f"CLIP's patches as they are: **{plain}** mIoU. The best of {len(others)} training-free methods that repair "
+        f"them, {best}: **{first}**, {ahead} by {apart}. {_about(book, None, True)}"
+    )
