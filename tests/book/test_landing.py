@@ -85,7 +85,7 @@ def test_a_page_is_described_by_its_first_sentences():
 
 
 def test_previews_have_title_picture_and_quotes_that_do_not_end_them():
-    tags = preview('A "title"', f"<p>{'a "b" ' * 10}</p>", "", "_images/x.png", "The book")
+    tags = preview('A "title"', "<p>" + 'a "b" ' * 10 + "</p>", "", "_images/x.png", "The book")
     assert '<meta property="og:title" content="A &quot;title&quot;" />' in tags
     assert '<meta property="og:image" content="_images/x.png" />' in tags
     assert "og:url" not in tags and tags.count('content="a &quot;b&quot;') == 2
