@@ -4,6 +4,7 @@ Drawn by seaborn. Intervals come with the numbers (they are paired, or made by t
 value with its ends and makes none itself.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -318,7 +319,7 @@ def slopes(
             )  # fmt: skip
     axes.set_xlim(-1.1, 2.1)
     axes.set_ylim(len(table) + 0.6, 0.4)
-    axes.set_xticks([0, 1], [left_label, right_label])
+    axes.set_xticks([0, 1], [textwrap.fill(one, 24) for one in (left_label, right_label)])
     axes.set(xlabel="", ylabel="", yticks=[])
     axes.tick_params(axis="x", length=0)
     axes.spines[:].set_visible(False)
