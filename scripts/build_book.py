@@ -11,6 +11,7 @@ lock file (`build_live.py`); nothing else is fetched from the network.
 """
 
 import argparse
+import html
 import json
 import os
 import pkgutil
@@ -43,6 +44,8 @@ from run_notebooks import (
 )
 
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
+# Three rows of numbers in columns, as a printed data frame has them.
+NUMBERS = re.compile(r"(?:^.*(?: {2,}-?\d[\d.]*){2,}.*\n){3}", flags=re.MULTILINE)
 
 
 class BookError(Exception):
@@ -114,7 +117,8 @@ def readable(
     """A run notebook as the book shows it.
 
     The `parameters` cell shows the values it ran with, papermill's own cell is hidden, widgets keep
-    only their static picture, and the alternative text that a figure carries reaches the page.
+    only their static picture, the alternative text that a figure carries reaches the page, folded cells say what is in
+    them, and the numbers that a cell prints above its figure are folded.
     """
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
@@ -128,6 +132,7 @@ def readable(
                     cell.source,
                     flags=re.MULTILINE,
                 )
+        _name_folds(cell, tags)
         if "outputs" in cell:
             cell.outputs = [
                 out
@@ -136,7 +141,31 @@ def readable(
                 or any(kind in out.data for kind in IMAGES)
             ]
             _pass_alternative_text(cell)
+            _fold_numbers(cell)
     return without_traces(notebook)
+
+
+def _name_folds(cell: nbformat.NotebookNode, tags: Sequence[str]) -> None:
+    """What a reader opens: a solution, or the code behind an output."""
+    if cell.cell_type != "code" or not {"hide-cell", "hide-input"} & set(tags):
+        return
+    what = "solution" if "hide-cell" in tags else "code"
+    settings = cell.metadata.setdefault("mystnb", nbformat.NotebookNode())
+    settings["code_prompt_show"], settings["code_prompt_hide"] = f"Show {what}", f"Hide {what}"
+
+
+def _fold_numbers(cell: nbformat.NotebookNode) -> None:
+    """What a cell prints beside its figure is often the figure's numbers again: kept, and folded, if it is a table."""
+    if not cell.metadata.get("mystnb", {}).get("figure"):
+        return
+    for place, out in enumerate(cell.outputs):
+        text = "".join(out.get("text", ""))
+        if out.output_type == "stream" and NUMBERS.search(text):
+            folded = (
+                f"<summary>The numbers of this figure</summary>\n<pre>{html.escape(text)}</pre>"
+            )
+            data = {"text/html": f'<details class="numbers">{folded}</details>', "text/plain": text}
+            cell.outputs[place] = nbformat.v4.new_output("display_data", data)
 
 
 def _pass_alternative_text(cell: nbformat.NotebookNode) -> None:
@@ -198,9 +227,50 @@ def write_api_pages(pages: Mapping[str, Sequence[str]], folder: Path) -> None:
         (folder / f"{page}.md").write_text("\n".join(text))
 
 
-def configuration(root: Path, repository: str, branch: str) -> dict[str, Any]:
-    """`_config.yml`, with launch and source buttons if the repository has an address."""
+def repository_of(root: Path) -> str:
+    """The repository's address: $REPOSITORY, else `Repository` among the addresses of pyproject.toml, else ""."""
+    project = root / "pyproject.toml"
+    text = project.read_text(encoding="utf-8") if project.is_file() else ""
+    section = re.search(r"^\[project\.urls\]\n((?:[^\[\n].*\n?|\n)*)", text, flags=re.MULTILINE)
+    named = (
+        re.search(r'^Repository\s*=\s*"([^"]+)"', section[1], flags=re.MULTILINE)
+        if section
+        else None
+    )
+    return os.environ.get("REPOSITORY") or (named[1] if named else "")
+
+
+def how_to_get(repository: str) -> str:
+    """A sentence of Markdown for the first page: where the code is."""
+    if not repository:
+        return "The code is the folder that this book was made from: `make book` builds the pages, `make lab` opens the notebooks."
+    address = repository.rstrip("/")
+    return f"The code: `git clone {address}` ([look at it]({address})), then `make book` or `make lab`."
+
+
+def result_for(root: Path, profile: str) -> str:
+    """The result on the first page, if the page asks for it: see :func:`ovsslib.book.findings.headline`."""
+    page = root / "book" / "index.md"
+    if not page.is_file() or "{{ headline }}" not in page.read_text(encoding="utf-8"):
+        return ""
+    from ovsslib.book.chapter import chapter
+    from ovsslib.book.findings import headline
+
+    return headline(chapter(profile_parameter(profile)))
+
+
+def configuration(
+    root: Path, repository: str, branch: str, site: str = "", headline: str = ""
+) -> dict[str, Any]:
+    """`_config.yml`, with launch and source buttons if the repository has an address, and what pages fill in.
+
+    `site`: the pages' own public address, which previews of links need; `headline`: the result on the first page.
+    """
     config = yaml.safe_load((root / "_config.yml").read_text())
+    filled = {"headline": headline, "code": how_to_get(repository)}
+    config.setdefault("parse", {})["myst_substitutions"] = filled
+    if site:
+        config.setdefault("html", {})["baseurl"] = site.rstrip("/") + "/"
     if repository:
         config["repository"] = {"url": repository.rstrip("/"), "branch": branch, "path_to_book": ""}
         config["html"]["use_repository_button"] = True
@@ -282,7 +352,8 @@ def build(options: argparse.Namespace, root: Path = ROOT) -> Path:
     failed = report_failures(runs)
     if failed:
         raise BookError(f"{failed} of {len(runs)} notebooks failed")
-    config = configuration(root, options.repository, options.branch)
+    headline = result_for(root, profile)
+    config = configuration(root, options.repository, options.branch, options.site, headline)
     stage(root, work / "source", runs, profile, config)
     print("building the live page", flush=True)
     try:
@@ -308,7 +379,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--output", type=Path, default=ROOT / "public")
     parser.add_argument(
-        "--repository", default=os.environ.get("REPOSITORY", ""), help="its web address"
+        "--repository", default=repository_of(ROOT), help="its web address (pyproject.toml)"
+    )
+    parser.add_argument(
+        "--site", default=os.environ.get("SITE", ""), help="the pages' own web address"
     )
     parser.add_argument("--branch", default="main")
     try:

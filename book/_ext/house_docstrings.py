@@ -98,8 +98,7 @@ def convert(lines: list[str]) -> list[str]:
 
 
 def _end_of_item(lines: list[str], start: int) -> int:
-    """Index after the item that begins at `start`: it ends at a blank line or where another begins.
-    """
+    """Index after the item that begins at `start`: it ends at a blank line or where another begins."""
     index = start + 1
     while index < len(lines):
         line = lines[index]

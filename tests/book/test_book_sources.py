@@ -57,6 +57,7 @@ HARMLESS = [
         r"\b95 ?% (?:bootstrap )?interval",  # the level of every interval
         r"\bintervals?,? \(95 ?%\)",
         r"^\d\.\d full system:",  # rows of a table, named after sections of the thesis
+        r"\bTime: about \d+ minutes to read",  # the head of a chapter: its reader's time
     )
 ]
 

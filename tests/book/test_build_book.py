@@ -384,3 +384,31 @@ def test_notebooks_are_not_stored_on_another_profile(capsys):
     with pytest.raises(SystemExit):
         run_notebooks.main(["-p", "profile", "mine/none.yaml"])  # as papermill says it
     assert "there is no profile file" in capsys.readouterr().err
+
+
+def test_solutions_and_hidden_code_say_what_they_are():
+    content = notebook("1", "2", "3", tags={0: ["hide-cell"], 1: ["hide-input"]})
+    shown = [cell.metadata.get("mystnb") for cell in build_book.readable(content, {}).cells]
+    assert [one and one["code_prompt_show"] for one in shown] == [
+        "Show solution",
+        "Show code",
+        None,
+    ]
+    assert [one and one["code_prompt_hide"] for one in shown] == [
+        "Hide solution",
+        "Hide code",
+        None,
+    ]
+
+
+def test_numbers_printed_above_their_figure_are_folded_and_sentences_are_not():
+    table = "        value    low\nclip     8.30   7.37\nsclip   62.63  61.56\na<b      1.00  61.56\ngem     1.00   2.00\n"
+    content = notebook("1", "2", "3")
+    for cell, text in zip(content.cells, (table, "one of 3 pictures\n", table), strict=True):
+        cell.outputs = [nbformat.v4.new_output("stream", text=text), picture("a")]
+    for cell in content.cells[:2]:
+        cell.metadata["mystnb"] = {"figure": {"caption": "a figure"}}
+    first, second, third = (cell.outputs[0] for cell in build_book.readable(content, {}).cells)
+    assert first.data["text/html"].startswith('<details class="numbers"><summary>')
+    assert "a&lt;b" in first.data["text/html"] and first.data["text/plain"] == table
+    assert (second.output_type, third.output_type) == ("stream", "stream")

@@ -182,3 +182,56 @@ def test_maps_with_limits_share_one_scale_and_its_bar():
     drawn = [axes.images[0].get_clim() for axes in figure.axes if axes.get_title() in ("a", "b")]
     assert drawn == [(0, 1), (0, 1)]
     assert figure.axes[-1].get_xlabel() == "confidence"
+
+
+def test_dots_draw_the_intervals_that_they_are_given():
+    """Not symmetric, with a value outside its interval, one without an interval, two of one name."""
+    table = pd.DataFrame(
+        {"value": [10.0, 30.0, 32.0], "low": [9.0, 31.0, np.nan], "high": [14.0, 33.0, np.nan]},
+        index=["a", "b", "b"],
+    )
+    axes = figures.dots(table).axes[0]
+    spans = [line.get_xdata() for line in axes.lines if line.get_marker() in ("None", "", None)]
+    ends = {(min(x), max(x)) for x in spans if np.isfinite(x).any()}
+    assert {(9.0, 14.0), (31.0, 33.0)} <= ends
+    points = next(line for line in axes.lines if line.get_marker() == "o")
+    assert list(points.get_xdata()) == [10.0, 30.0, 32.0]
+    top, bottom = axes.get_yticks()[[0, -1]]
+    assert axes.transData.transform((0, top))[1] > axes.transData.transform((0, bottom))[1]
+
+
+def test_slopes_rank_both_sides_and_tell_rising_from_falling():
+    figure = figures.slopes([10, 20, 30], [5, 9, 7], ["a", "b", "c"], "published", "measured")
+    axes = figure.axes[0]
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 2]
+    ends = {tuple(line.get_ydata()) for line in lines}
+    assert ends == {(3, 3), (2, 1), (1, 2)}
+    tints = {tuple(line.get_ydata()): line.get_color() for line in lines}
+    assert len(set(tints.values())) == 3
+    said = [text.get_text() for text in axes.texts]
+    assert said[:3] == ["c 30.0", "b 20.0", "a 10.0"] and said[3:] == ["b 9.0", "c 7.0", "a 5.0"]
+    assert axes.transData.transform((0, 1))[1] > axes.transData.transform((0, 3))[1]
+    tied = figures.slopes([1, 1, 2], [1, 2, 3], ["a", "b", "c"], "x", "y")
+    assert "a 1.0, b 1.0" in [text.get_text() for text in tied.axes[0].texts]
+
+
+def test_a_heat_map_has_every_number_and_its_label():
+    table = pd.DataFrame([[1.25, np.nan], [-3.0, 4.0]], index=["off", "on"], columns=["x", "y"])
+    figure = figures.heat_map(table, "gain (points)", 0.0, "+.2f")
+    axes, bar = figure.axes
+    assert sorted(text.get_text() for text in axes.texts) == ["+1.25", "+4.00", "-3.00"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["off", "on"]
+    assert bar.get_ylabel() == "gain (points)"
+    mesh = axes.collections[0]
+    assert mesh.norm.vmin + mesh.norm.vmax == 0  # losses and gains of one size are equally strong
+
+
+def test_letters_of_a_wide_figure_are_larger():
+    picture = np.zeros((20, 30, 3), np.uint8)
+    sizes = [
+        figures.picture_row({str(n): picture for n in range(count)}, columns=5)
+        .axes[0]
+        .title.get_fontsize()
+        for count in (2, 5)
+    ]
+    assert sizes[0] == 10 and sizes[1] > 12

@@ -21,10 +21,12 @@ from ovsslib.book.figures.plots import (
     columns,
     cumulative,
     dots,
+    heat_map,
     pareto,
     reliability,
     scatter_claims,
     side_by_side,
+    slopes,
 )
 from ovsslib.book.figures.style import figure_style
 
@@ -38,6 +40,7 @@ __all__ = [
     "dots",
     "feature_panel",
     "figure_style",
+    "heat_map",
     "label_sheet",
     "mask_panel",
     "mask_rows",
@@ -49,4 +52,5 @@ __all__ = [
     "reliability",
     "scatter_claims",
     "side_by_side",
+    "slopes",
 ]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
-from ovsslib.book.figures.style import FAINT, INK, bare, new_figure
+from ovsslib.book.figures.style import FAINT, INK, bare, lettering, new_figure
 from ovsslib.images.palette import class_colours
 
 IGNORED = (255, 255, 255)
@@ -36,7 +36,7 @@ def picture_row(
     width = height * first.shape[1] / first.shape[0]
     bar = 0.0 if limits is None else 0.6
     figure, axes = new_figure(
-        width * columns, (height + 0.25) * rows + bar, rows, columns, squeeze=False
+        width * columns, (height + 0.3) * rows + bar, rows, columns, squeeze=False
     )
     low, high = limits or (None, None)
     for place in axes.flat:
@@ -49,10 +49,7 @@ def picture_row(
         # a white picture would be lost on the white page
         place.spines[:].set(visible=True, color=FAINT, linewidth=0.6)
     if limits is not None:
-        scale = ScalarMappable(Normalize(low, high), "cividis")
-        figure.colorbar(
-            scale, ax=list(axes.flat), location="bottom", shrink=0.5, aspect=40, label=label
-        )
+        _bar_below(figure, ScalarMappable(Normalize(low, high), "cividis"), label)
     return figure
 
 
@@ -141,21 +138,29 @@ def mask_rows(
     return figure
 
 
+def _bar_below(figure: Figure, scale: ScalarMappable, label: str) -> None:
+    """The colour bar of all maps of a figure."""
+    size = lettering(figure)
+    bar = figure.colorbar(scale, ax=figure.axes, location="bottom", shrink=0.5, aspect=40)
+    bar.set_label(label, size=size)
+    bar.ax.tick_params(labelsize=0.9 * size)
+
+
 def _legend_below(figure: Figure, colours: Mapping[str, np.ndarray]) -> None:
     """One legend under all pictures, the figure made taller by it; `colours`: name -> (3,) uint8."""
     handles = [
         Patch(facecolor=colour / 255, edgecolor=INK, linewidth=0.4, label=name)
         for name, colour in colours.items()
     ]
-    width = figure.get_size_inches()[0]
-    across = max(2, min(len(handles), int(width / 1.25)))
+    width, size = figure.get_size_inches()[0], lettering(figure)
+    across = max(2, min(len(handles), int(width / (0.125 * size))))
     rows = -(-len(handles) // across)
-    figure.set_size_inches(width, figure.get_size_inches()[1] + 0.24 * rows + 0.1)
+    figure.set_size_inches(width, figure.get_size_inches()[1] + 0.024 * size * rows + 0.1)
     figure.legend(
         handles=handles,
         loc="outside lower center",
         ncols=across,
-        fontsize=9,
+        fontsize=0.9 * size,
         handlelength=1.2,
         handleheight=1.0,
         frameon=False,
@@ -212,14 +217,7 @@ def attention_panel(
         place.add_patch(
             Rectangle(corner, cell[1], cell[0], fill=False, edgecolor="#00ffff", linewidth=2)
         )
-    figure.colorbar(
-        shown,
-        ax=list(axes.flat),
-        location="bottom",
-        shrink=0.5,
-        aspect=40,
-        label="attention, share of the map's maximum",
-    )
+    _bar_below(figure, shown, "attention, share of the map's maximum")
     return figure
 
 

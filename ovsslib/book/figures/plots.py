@@ -1,17 +1,62 @@
-"""Plots of measured numbers: every accuracy with its 95% interval, claims in another mark, never mixed."""
+"""Plots of measured numbers: every accuracy with its 95% interval, claims in another mark, never mixed.
 
+Drawn by seaborn. Intervals come with the numbers (they are paired, or made by the jackknife), so seaborn is handed each
+value with its ends and makes none itself.
+"""
+
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
 from ovsslib.book.figures.style import FAINT, INK, new_figure
-from ovsslib.images.palette import recipe_colour
 
 Interval = tuple[float, float]
+MEASURED, CLAIMED, TIME = "#0072b2", "#d55e00", "#009e73"
+"""Colours of what was measured, what was only claimed, and of seconds."""
+
+
+def _with_ends(table: pd.DataFrame, value: str, low: str, high: str) -> pd.DataFrame:
+    """Columns place (0, 1, ...) and number: of each row the value, then both ends of its interval."""
+    numbers = table[[value, low, high]].to_numpy(float)
+    places = np.repeat(np.arange(len(table)), 3)
+    return pd.DataFrame({"place": places, "number": numbers.ravel()}).dropna()
+
+
+def _intervals(axes: Axes, table: pd.DataFrame, columns: tuple[str, str, str], **more) -> None:
+    """Points with their intervals, one place for each row: across (orient "h") or upright (orient "v")."""
+    across = more.pop("orient") == "h"
+    sns.pointplot(
+        _with_ends(table, *columns),
+        x="number" if across else "place",
+        y="place" if across else "number",
+        order=list(range(len(table))),
+        orient="h" if across else "v",
+        estimator=lambda three: three.iloc[0],
+        errorbar=lambda three: (three.iloc[1], three.iloc[2]),
+        color=MEASURED,
+        markersize=5,
+        err_kws={"linewidth": 1.4},
+        ax=axes,
+        **more,
+    )
+
+
+def _measured_and_claimed(figure: Figure, claimed: str | None, line: str = "none") -> None:
+    """One legend for both marks, above the plot."""
+    marks = {"color": MEASURED, "marker": "o", "markersize": 5, "label": "measured, 95% interval"}
+    handles = [Line2D([], [], linestyle=line.replace("--", "-"), **marks)]
+    if claimed:
+        hollow = {"color": CLAIMED, "marker": "D", "markerfacecolor": "white", "label": claimed}
+        handles.append(Line2D([], [], linestyle=line, **hollow))
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
 
 
 def dots(
@@ -35,37 +80,18 @@ def dots(
     """
     count = len(table)
     figure, axes = new_figure(7.0, spacing * count + 1.1)
-    places = np.arange(count)[::-1]
-    values = table[value].to_numpy(float)
-    spread = np.abs(np.stack([values - table[low], table[high] - values]).astype(float))
-    axes.errorbar(
-        values,
-        places,
-        xerr=spread,
-        fmt="o",
-        color="#0072b2",
-        ecolor="#0072b2",
-        capsize=3,
-        markersize=5,
-        label="measured, 95% interval",
-    )
+    places = np.arange(count)
+    _intervals(axes, table, (value, low, high), orient="h", linestyle="none", capsize=0.25)
     if claimed is not None and table[claimed].notna().any():
-        axes.plot(
-            table[claimed],
-            places,
-            "D",
-            markerfacecolor="white",
-            markeredgecolor="#d55e00",
-            label=claimed_label,
-        )
+        axes.plot(table[claimed], places, "D", markerfacecolor="white", markeredgecolor=CLAIMED)
     if reference is not None:
         axes.axvline(reference, color=INK, linewidth=0.8, linestyle="--")
     axes.set_yticks(places, [str(name) for name in table.index])
-    axes.set_ylim(-0.6, count - 0.4)
-    axes.set_xlabel(label)
+    axes.set_ylim(count - 0.4, -0.6)
+    axes.set(xlabel=label, ylabel="")
     axes.grid(axis="y", visible=False)
     if claimed is not None:
-        figure.legend(loc="outside upper center", ncols=2)
+        _measured_and_claimed(figure, claimed_label if table[claimed].notna().any() else None)
     return figure
 
 
@@ -74,11 +100,12 @@ def bars(
 ) -> Figure:
     """Horizontal bars of plain numbers (shares, times), labelled with their values."""
     figure, axes = new_figure(7.0, 0.34 * len(values) + 1.0)
-    names = list(values)[::-1]
-    numbers = [float(values[name]) for name in names]
-    tint = [(colours or {}).get(name, "#0072b2") for name in names]
-    drawn = axes.barh(names, numbers, color=tint)
-    axes.bar_label(drawn, fmt="%.3g", padding=3, fontsize=9)
+    names = list(values)
+    tint = [(colours or {}).get(name, MEASURED) for name in names]
+    shared = {"hue": names, "palette": tint, "saturation": 1, "legend": False}
+    sns.barplot(x=[float(values[name]) for name in names], y=names, orient="h", ax=axes, **shared)
+    for drawn in axes.containers:
+        axes.bar_label(drawn, fmt="%.3g", padding=3, fontsize=9)
     axes.set_xlabel(label)
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
@@ -126,7 +153,9 @@ def columns(
     }
     places = np.arange(len(values))
     numbers = [float(value) for value in values.values()]
-    axes.bar(places, numbers, color=[tint.get(groups.get(n), "#0072b2") for n in values])
+    colours = [tint.get(groups.get(name), MEASURED) for name in values]
+    shared = {"hue": places, "palette": colours, "saturation": 1, "legend": False}
+    sns.barplot(x=places, y=numbers, ax=axes, **shared)
     axes.set_xticks(places, list(values), rotation=90, fontsize=9)
     axes.set_xlim(-0.7, len(values) - 0.3)
     axes.set_ylabel(label)
@@ -159,25 +188,13 @@ def pareto(
     axes.errorbar(
         table[x], table[y], yerr=spread, fmt="none", ecolor="#999999", capsize=3, linewidth=1
     )
-    best, front = -np.inf, []
-    for name, row in table.iterrows():
-        if row[y] > best:
-            best = row[y]
-            front.append(name)
-    axes.plot(
-        table.loc[front, x],
-        table.loc[front, y],
-        color=INK,
-        linewidth=1,
-        linestyle="--",
-        label="frontier",
-    )
+    best = table[y].cummax()
+    front = table[best.gt(best.shift(fill_value=-np.inf))]
+    frontier = {"color": INK, "linewidth": 1, "linestyle": "--", "label": "frontier"}
+    sns.lineplot(front, x=x, y=y, estimator=None, sort=False, ax=axes, **frontier)
+    sns.scatterplot(table, x=x, y=y, color=MEASURED, edgecolor=INK, s=60, zorder=3, ax=axes)
     if ceiling is not None:
         axes.axhline(ceiling[1], color="#d55e00", linewidth=1.2, linestyle=":", label=ceiling[0])
-    for name, row in table.iterrows():
-        axes.plot(
-            row[x], row[y], "o", color=recipe_colour(str(name)), markersize=8, markeredgecolor=INK
-        )
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.margins(x=0.15, y=0.12)
@@ -240,29 +257,17 @@ def cumulative(
     figure, axes = new_figure(7.0, 2.6 * rows + 0.6, rows, 1, sharex=True, squeeze=False)
     places = np.arange(len(table))
     top = axes[0][0]
-    spread = np.abs(np.stack([table[value] - table[low], table[high] - table[value]]).astype(float))
-    top.errorbar(
-        places,
-        table[value],
-        yerr=spread,
-        fmt="o-",
-        color="#0072b2",
-        capsize=3,
-        label="measured, 95% interval",
+    _intervals(
+        top, table, (value, low, high), orient="v", linestyle="-", linewidth=1.5, capsize=0.08
     )
+    claims = "claimed (other data set and model)" if claimed is not None else None
     if claimed is not None:
-        top.plot(
-            places,
-            table[claimed],
-            "D--",
-            color="#d55e00",
-            markerfacecolor="white",
-            label="claimed (other data set and model)",
-        )
-    top.set_ylabel(label)
-    figure.legend(loc="outside upper center", ncols=2)
+        top.plot(places, table[claimed], "D--", color=CLAIMED, markerfacecolor="white")
+    top.set(xlabel="", ylabel=label)
+    _measured_and_claimed(figure, claims, "--")
     if seconds:
-        axes[1][0].plot(places, table[seconds], "s-", color="#009e73")
+        times = {"marker": "s", "markeredgecolor": TIME, "color": TIME, "ax": axes[1][0]}
+        sns.lineplot(x=places, y=table[seconds].to_numpy(float), **times)
         axes[1][0].set_ylabel("seconds per image")
         axes[1][0].set_ylim(bottom=0)
     axes[-1][0].set_xticks(places, [str(name) for name in table.index], rotation=25, ha="right")
@@ -278,9 +283,10 @@ def reliability(curves: Mapping[str, pd.DataFrame]) -> Figure:
             curve["confidence"], curve["share"], width=0.05, color=FAINT, label="share of pixels"
         )
         used = curve[curve["share"] > 0]
-        place.plot(used["confidence"], used["accuracy"], "o-", color="#0072b2", label="accuracy")
+        shown = {"marker": "o", "markeredgecolor": MEASURED, "color": MEASURED, "label": "accuracy"}
+        sns.lineplot(used, x="confidence", y="accuracy", ax=place, legend=False, **shown)
         place.set_title(title)
-        place.set_xlabel("confidence")
+        place.set(xlabel="confidence", ylabel="")
         place.set_xlim(0, 1)
         place.set_ylim(0, 1)
     axes[0][0].set_ylabel("accuracy, share")
@@ -302,11 +308,86 @@ def scatter_claims(
     figure, axes = new_figure(6.4, 4.6)
     places = {"x": np.asarray(claimed, dtype=float), "y": np.asarray(measured, dtype=float)}
     table = pd.DataFrame(places, index=list(names))
-    for name, row in table.iterrows():
-        colour = recipe_colour(str(name).lower())
-        axes.plot(row["x"], row["y"], "o", color=colour, markeredgecolor=INK)
+    for _, row in table.iterrows():
+        axes.plot(row["x"], row["y"], "o", color=MEASURED, markeredgecolor=INK)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.margins(x=0.15, y=0.12)
     _label_points(axes, table, "x", "y")
+    return figure
+
+
+def slopes(
+    left: Sequence[float],
+    right: Sequence[float],
+    names: Sequence[str],
+    left_label: str,
+    right_label: str,
+) -> Figure:
+    """Two rankings of the same entries side by side, the highest value on top, a line for each entry.
+
+    A line that rises to the right has a better place there, one that falls a worse one. Names stand at both ends, with
+    the values; entries of one value share their place.
+
+    Args:
+        left, right: the values that rank the entries, taken by position.
+        names: of the entries.
+    """
+    table = pd.DataFrame({"left": np.asarray(left, float), "right": np.asarray(right, float)})
+    ranks = table.rank(ascending=False)
+    moves = np.sign(ranks["left"] - ranks["right"]).map({1.0: "rises", -1.0: "falls", 0.0: "stays"})
+    both = pd.concat(
+        [pd.DataFrame({"side": n, "rank": ranks[s]}) for n, s in enumerate(ranks)]
+    ).assign(entry=lambda rows: rows.index, move=lambda rows: moves.loc[rows.index].to_numpy())
+    figure, axes = new_figure(7.0, 0.32 * len(table) + 1.0)
+    tints = {"rises": MEASURED, "falls": CLAIMED, "stays": "#777777"}
+    sns.lineplot(
+        both, x="side", y="rank", units="entry", hue="move", palette=tints, estimator=None,
+        marker="o", markeredgecolor="none", hue_order=[m for m in tints if (moves == m).any()], ax=axes,
+    )  # fmt: skip
+    for side, place, end in (("left", 0, "right"), ("right", 1, "left")):
+        for rank, rows in table.groupby(ranks[side]):
+            said = ", ".join(f"{names[row]} {table[side][row]:.1f}" for row in rows.index)
+            axes.annotate(
+                said, (place, rank), xytext=(-8 if place == 0 else 8, 0), ha=end, va="center",
+                textcoords="offset points", fontsize=9,
+            )  # fmt: skip
+    axes.set_xlim(-1.1, 2.1)
+    axes.set_ylim(len(table) + 0.6, 0.4)
+    axes.set_xticks([0, 1], [textwrap.fill(one, 24) for one in (left_label, right_label)])
+    axes.set(xlabel="", ylabel="", yticks=[])
+    axes.tick_params(axis="x", length=0)
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
+    axes.legend(title="", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    return figure
+
+
+def heat_map(
+    table: pd.DataFrame, label: str, centre: float | None = None, number: str = ".1f"
+) -> Figure:
+    """A table of numbers as colours, each with its number: rows and columns are those of the table.
+
+    Args:
+        label: what the numbers are, with their unit; at the colour bar.
+        centre: the value that is neither of two colours (0, for gains and losses); None: one colour, from light to dark.
+        number: how the numbers are written; cells without one stay empty.
+    """
+    rows, columns = table.shape
+    figure, axes = new_figure(max(4.0, 1.0 * columns + 2.6), 0.55 * rows + 1.5)
+    colours = {"cmap": "cividis"}
+    if centre is not None:
+        span = float(np.nanmax(np.abs(table.to_numpy(float) - centre))) or 1.0
+        colours = {"cmap": "vlag", "vmin": centre - span, "vmax": centre + span}
+    sns.heatmap(
+        table.astype(float), annot=True, fmt=number, linewidths=1, linecolor="white", ax=axes,
+        cbar_kws={"label": label}, annot_kws={"size": 9}, **colours,
+    )  # fmt: skip
+    axes.set(xlabel=table.columns.name or "", ylabel=table.index.name or "")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.set_yticks(axes.get_yticks(), [str(name) for name in table.index], rotation=0)
+    columns_fit = max(len(str(name)) for name in table.columns) <= 10
+    ends = {} if columns_fit else {"rotation": 25, "ha": "right"}
+    axes.set_xticks(axes.get_xticks(), [str(name) for name in table.columns], **ends)
     return figure

@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 INK = "#222222"
 FAINT = "#d9d9d9"
@@ -43,12 +44,17 @@ def new_figure(width: float = 7.0, height: float = 3.5, rows: int = 1, columns: 
     return figure, axes
 
 
+def lettering(figure: Figure) -> float:
+    """Points of a figure's letters: 10, and more where the page will shrink a wide figure (its text is 7 inches wide)."""
+    return max(10.0, 0.9 * float(figure.get_size_inches()[0]))
+
+
 def bare(axes: Axes, title: str = "") -> Axes:
-    """Axes for a picture: no ticks, no frame, a title."""
+    """Axes for a picture: no ticks, no frame, a title as large as the figure needs it."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_title(title)
+    axes.set_title(title, fontsize=lettering(axes.figure))
     return axes

@@ -1,0 +1,122 @@
+"""Tables of pages: one row of headings, units in it, numbers aligned, every verdict with its heading."""
+
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from house_tables import MANY_ROWS, UNIT, mend, mend_tables
+
+
+def mended(frame: pd.DataFrame) -> BeautifulSoup:
+    return BeautifulSoup(
+        mend_tables(f"<p>before</p>{frame._repr_html_()}<p>after</p>"), "html.parser"
+    )
+
+
+def cells(soup: BeautifulSoup, part: str) -> list[list[str]]:
+    rows = soup.find(part).find_all("tr")
+    return [[cell.get_text() for cell in row.find_all(["td", "th"])] for row in rows]
+
+
+@pytest.fixture
+def measured() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "mIoU": ["8.30 % [7.37, 9.67]", "64.00 % (too few images for an interval)"],
+            "against clip": ["", "+55.68 points [+54.12, +56.74]"],
+            "verdict": ["", "better"],
+        },
+        index=pd.Index(["clip", "maskclip"], name="scenes, 400 images"),
+    )
+
+
+def test_the_name_of_the_index_moves_into_the_one_row_of_headings(measured):
+    soup = mended(measured)
+    heads = cells(soup, "thead")
+    assert heads == [["scenes, 400 images", "mIoU, %", "against clip, points", "verdict"]]
+    assert not [cell for cell in soup.find_all("th") if not cell.get_text(strip=True)]
+    assert soup.get_text().startswith("before") and soup.get_text().endswith("after")
+
+
+def test_units_leave_the_cells_and_numbers_stay(measured):
+    rows = cells(mended(measured), "tbody")
+    assert rows[0] == ["clip", "8.30 [7.37, 9.67]", "", ""]
+    assert rows[1][1:] == [
+        "64.00 (too few images for an interval)", "+55.68 [+54.12, +56.74]", "better",
+    ]  # fmt: skip
+
+
+def test_numbers_are_aligned_and_unbroken_but_for_long_remarks(measured):
+    soup = mended(measured)
+    level = [row.find_all("td")[0]["class"] for row in soup.tbody.find_all("tr")]
+    assert level == [["number", "short"], ["number", "short"]]
+    words = mended(pd.DataFrame({"what": ["a", "b"], "n": [1, 20]}, index=["x", "y"]))
+    heads = {th.get_text(): th.get("class") for th in words.thead.find_all("th")}
+    assert heads == {"what": None, "n": ["number"]}
+    long = pd.DataFrame({"n": ["1.00 (" + "w" * 40 + ")"]}, index=["x"])
+    assert mended(long).tbody.td["class"] == ["number"]
+
+
+def test_an_index_that_only_counts_goes_and_a_named_one_stays():
+    frame = pd.DataFrame({"reason": ["a", "b"], "claims": [3, 4]})
+    assert cells(mended(frame), "tbody") == [["a", "3"], ["b", "4"]]
+    assert cells(mended(frame), "thead") == [["reason", "claims"]]
+    other = frame.set_axis([1, 0], axis=0)
+    assert cells(mended(other), "tbody")[0] == ["1", "a", "3"]
+    named = frame.rename_axis("place")
+    assert cells(mended(named), "tbody")[0] == ["0", "a", "3"]
+
+
+def test_different_units_and_units_already_said_are_left():
+    frame = pd.DataFrame({"a": ["1 s", "2 %"], "b, %": ["3 %", "4 %"], "c": ["0.57 GB, fits", ""]})
+    soup = mended(frame.set_axis(["x", "y"], axis=0))
+    assert cells(soup, "thead") == [["", "a", "b, %", "c"]]
+    assert [row[1:] for row in cells(soup, "tbody")] == [
+        ["1 s", "3", "0.57 GB, fits"],
+        ["2 %", "4", ""],
+    ]
+    assert soup.thead.find("td").get_text() == ""  # an empty heading is none
+
+
+@pytest.mark.parametrize(
+    "text", ["+5\N{EN DASH}8 points (expected)", "22.77 % (projected)", "9.2 s"]
+)
+def test_claims_have_units_too(text):
+    assert UNIT.fullmatch(text)
+    assert not UNIT.fullmatch(f"about {text}")
+
+
+def test_cells_of_a_table_with_verdicts_know_their_heading(measured):
+    soup = mended(measured)
+    assert "has-verdict" in soup.table["class"]
+    last = soup.tbody.find_all("tr")[1].find_all("td")[-1]
+    assert (last["data-label"], last.get_text()) == ("verdict", "better")
+    assert "has-verdict" not in mended(measured.drop(columns="verdict")).table["class"]
+
+
+def test_two_levels_of_an_index_keep_their_names_and_their_spans():
+    frame = pd.DataFrame(
+        {"precision": ["13.4 [8.9, 18.0]", "15.0 [9.4, 20.3]"]},
+        index=pd.MultiIndex.from_tuples([("clip", "a"), ("clip", "b")], names=["recipe", "mask"]),
+    )
+    soup = mended(frame)
+    assert cells(soup, "thead") == [["recipe", "mask", "precision"]]
+    assert soup.tbody.th["rowspan"] == "2"
+    assert [row.td["class"] for row in soup.tbody.find_all("tr")] == [["number", "short"]] * 2
+
+
+def test_headings_of_two_levels_are_left_as_they_are():
+    frame = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_tuples([("a", "x"), ("a", "y")]))
+    html = frame.to_html(border=1)
+    assert mend(html) == html
+
+
+def test_only_long_tables_are_called_so():
+    frame = pd.DataFrame({"n": range(MANY_ROWS)}, index=[f"r{n}" for n in range(MANY_ROWS)])
+    assert "long" in mended(frame).table["class"]
+    assert "long" not in mended(frame.head(MANY_ROWS - 1)).table["class"]
+
+
+def test_the_name_of_the_columns_gives_way_to_that_of_the_index():
+    frame = pd.DataFrame({"mIoU": ["89.9 %"]}, index=pd.Index(["14x14"], name="grid"))
+    frame.columns.name = "metric"
+    assert cells(mended(frame), "thead") == [["grid", "mIoU, %"]]
