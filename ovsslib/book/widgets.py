@@ -1,4 +1,4 @@
-"""Controls for the class room: choose a recipe, words, a patch, a block, a head, and see the result.
+"""Controls for the class room: choose a recipe, words, a patch, a block, a head, switches, and see the result.
 
 Controls appear where a person can use them (a notebook opened in Jupyter). Elsewhere (papermill, nbval, the book) the
 same call shows one static picture of its starting point.
@@ -12,11 +12,11 @@ import ipywidgets
 import numpy as np
 from IPython.display import display
 
+from ovsslib.book.explorer import PictureExplorer, words_of
 from ovsslib.book.figures.attention import plot_attention
 from ovsslib.book.figures.panels import attention_panel
 from ovsslib.errors import OvssError
 from ovsslib.segmenter import OpenedPicture, Segmenter
-from ovsslib.text.cleaning import parse_classes
 
 
 def interactive() -> bool:
@@ -50,8 +50,7 @@ def explore_words(
 
     def show(recipe: str, text: str) -> None:
         try:
-            typed = [queries[0].strip() for queries in parse_classes(text)] if text.strip() else []
-            display(opened(recipe)(typed))
+            display(opened(recipe)(words_of(text)))
         except OvssError as error:
             print(error)
 
@@ -90,3 +89,18 @@ def explore_attention(
 
     output = ipywidgets.interactive_output(show, controls)
     return ipywidgets.VBox([*controls.values(), output])
+
+
+def explore_picture(
+    opened: OpenedPicture, patch: tuple[int, int] | None = None, words: Sequence[str] = ()
+) -> PictureExplorer | None:
+    """A picture opened with `segment.open(image)` under the controls of :class:`PictureExplorer`.
+
+    Shows the starting point at once; returns the controls, or None where nobody could use them.
+    """
+    explorer = PictureExplorer(opened, patch, words)
+    if interactive():
+        return explorer
+    for figure in explorer.figures.values():
+        display(figure)
+    return None

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ovsslib.cli.console import say
+from ovsslib.cli.ending import clearing_up
 from ovsslib.cli.options import Model, Pretrained, RecipeName, Set
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import parse_changes
@@ -49,5 +50,7 @@ def onnx(
         )
     if set_:
         segmenter = Segmenter(segmenter.backbone, segmenter.recipe.but(parse_changes(set_)))
-    say(str(export_onnx(segmenter, out, weights=weights, switches=switches)))
+    with clearing_up():
+        report = export_onnx(segmenter, out, weights=weights, switches=switches)
+    say(str(report))
     say(f"open it with: ovss segment PICTURE --words ... --recipe {out}")

@@ -177,7 +177,14 @@ class ExportedBlock:
         return DenseTokens(patches, context.grid, made[1], True)
 
     def weights(self, context: TrunkOutput, adjust: Any = None) -> Tensor:
-        """Attention (B, 1, T, T), averaged over heads, of a graph with switches; RecipeError without."""
+        """Attention (B, 1, T, T), averaged over heads, of a graph with switches; RecipeError without, or for scores
+        that shall be adjusted.
+        """
+        if adjust is not None:
+            raise RecipeError(
+                "an exported graph does not give its scores away, so that a temperature cannot divide them; load the "
+                "recipe with its PyTorch model"
+            )
         if not self.switches:
             return _NoTaps()[0].q
         return self.backbone.encode(context.tokens, self.switches)[2][:, None]

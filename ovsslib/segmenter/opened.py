@@ -118,6 +118,7 @@ class OpenedPicture:
         layer: int | None = None,
         head: int | None = None,
         terms: str | None = None,
+        temperature: float = 1.0,
     ) -> np.ndarray:
         """Attention of one patch to all patches of the picture, taken whole: (h, w) float32.
 
@@ -127,10 +128,13 @@ class OpenedPicture:
             layer: None: the last block as the recipe changes it. 1 to L: that block with `terms`.
             head: 0 to heads - 1, or None for the mean over heads.
             terms: similarities of `attention.terms` for a given layer; None is CLIP's own "qk".
+            temperature: divides the scores before the softmax; above 1 the attention spreads, below it gathers. Without
+                effect where a stage gives the weights by itself.
 
         The weights of the last layer asked for are kept, so that further patches cost nothing.
 
-        Raises RecipeError for a patch, pixel, layer or head that does not exist, and for a recipe without one matrix.
+        Raises RecipeError for a patch, pixel, layer or head that does not exist, a temperature that is not above 0, and
+        a recipe without one matrix.
         """
         grid = self.patch_grid
         if (patch is None) == (pixel is None):
@@ -145,10 +149,10 @@ class OpenedPicture:
         heads = self.segmenter.backbone.heads
         if head is not None and not 0 <= head < heads:
             raise RecipeError(f"head={head}: the model has heads 0 to {heads - 1}")
-        key = (layer, terms)
+        key = (layer, terms, temperature)
         if self._weights is None or self._weights[0] != key:
             pixels = self._encoded.picture.pixels[None]
-            self._weights = (key, attention_weights(self.segmenter, pixels, layer, terms))
+            self._weights = (key, attention_weights(self.segmenter, pixels, *key))
         return attention_of_patch(self._weights[1], grid, patch, head)
 
     @property
@@ -193,22 +197,29 @@ def _stitched(maps: Tensor, grid: WindowGrid) -> Tensor:
 
 
 def attention_weights(
-    segmenter: "Segmenter", pixels: Tensor, layer: int | None = None, terms: str | None = None
+    segmenter: "Segmenter",
+    pixels: Tensor,
+    layer: int | None = None,
+    terms: str | None = None,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Weights (heads, T, T) of a block on one picture (1, 3, H, W) taken whole, class token first.
 
-    `layer` and `terms` as in :meth:`OpenedPicture.attention`. Raises RecipeError for a layer that does not exist, or
-    a recipe without one matrix (GEM).
+    `layer`, `terms` and `temperature` as in :meth:`OpenedPicture.attention`. Raises RecipeError for a layer that does
+    not exist, a temperature that is not above 0, or a recipe without one matrix (GEM).
     """
+    if not temperature > 0:
+        raise RecipeError(f"temperature={temperature}: must be above 0; 1 changes nothing")
+    adjust = None if temperature == 1 else lambda scores: scores / temperature
     if layer is None:
-        return segmenter.attention_of(pixels)[0]
+        return segmenter.attention_of(pixels, adjust)[0]
     backbone = segmenter.backbone
     if not 1 <= layer <= backbone.layers:
         raise RecipeError(f"layer={layer}: the model has blocks 1 to {backbone.layers}")
     with torch.no_grad():
         trunk = backbone.trunk(pixels, taps={layer - 1})
         settings = AttentionSettings(terms=terms or "qk")
-        return settings.weights(trunk.taps[layer - 1], trunk.grid, backbone.scale)[0]
+        return settings.weights(trunk.taps[layer - 1], trunk.grid, backbone.scale, adjust)[0]
 
 
 def attention_of_patch(

@@ -28,7 +28,7 @@ from ovsslib.segmenter.last_block import LastBlock, cosine_logits
 from ovsslib.segmenter.many import Many
 from ovsslib.segmenter.opened import OpenedPicture
 from ovsslib.segmenter.video import segment_frames
-from ovsslib.stages.contexts import DenseTokens, ImageContext, TextContext
+from ovsslib.stages.contexts import Adjust, DenseTokens, ImageContext, TextContext
 from ovsslib.stages.windows import Stitched
 from ovsslib.text.auxiliary import auxiliary_texts
 from ovsslib.text.background import with_background
@@ -186,10 +186,10 @@ class Segmenter:
         """(B, 3, h, w) normalised pixels -> (B, D, h', w') by the recipe's trunk and last block."""
         return self.dense_tokens(pixels).map()
 
-    def attention_of(self, pixels: Tensor) -> Tensor:
+    def attention_of(self, pixels: Tensor, adjust: Adjust | None = None) -> Tensor:
         """Weights (B, heads, T, T) that the recipe's last block uses on pictures (B, 3, H, W), class token first.
 
-        Raises RecipeError for a recipe without one such matrix (GEM).
+        `adjust` changes each score matrix. Raises RecipeError for a recipe without one such matrix (GEM).
         """
         if self.last_block.replacing is not None or self.whole_picture is not None:
             raise RecipeError(
@@ -197,7 +197,7 @@ class Segmenter:
             )
         with torch.no_grad():
             trunk = self.trunk(pixels)
-            weights = self.last_block.weights(self.last_block.context(trunk, pixels))
+            weights = self.last_block.weights(self.last_block.context(trunk, pixels), adjust)
         if weights is None:
             count = trunk.tokens.shape[1]
             weights = torch.eye(count).expand(len(pixels), self.backbone.heads, -1, -1)

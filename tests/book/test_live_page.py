@@ -1,5 +1,6 @@
 """The live page's own code against the library's: tokens, windows, stitching, PAMR, files; and how it is built."""
 
+import html
 import io
 import json
 import re
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import build_live
 import numpy as np
@@ -16,10 +18,12 @@ import torch
 import yaml
 from PIL import Image
 
+import ovsslib
 from ovsslib.images.pictures import resize_picture, scaled_size
 from ovsslib.recipe import Recipe
 from ovsslib.stages.pixel_adaptive import pamr
 from ovsslib.stages.windows import Stitched, WindowSettings
+from ovsslib.text.features import unknown_words
 
 ROOT = Path(__file__).resolve().parents[2]
 LIVE = ROOT / "book" / "live"
@@ -132,6 +136,53 @@ def test_a_state_survives_its_link():
     }  # fmt: skip
     code = 'return [state.fromHash(state.toHash(given)), state.fromHash(""), state.parseBlock("qx+kk")];'
     assert node(code, given=given) == [given, {}, None]
+
+
+def prepared_links() -> list[tuple[Path, str, str]]:
+    """Links that hold a state of the live page: where each stands (page, heading before it), and its hash."""
+    found = []
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    for file in [*notebooks, *sorted((ROOT / "book").rglob("*.md"))]:
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".ipynb":
+            cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+            text = "\n".join("".join(cell["source"]) for cell in cells)
+        links = list(re.finditer(r'href="([^"#]*)(#[^"]*=[^"]*)"', text))
+        assert len(links) == len(re.findall(r"#picture=", text)), f"{file.name}: a link is not read"
+        for link in links:
+            page = (file.parent / link[1]).resolve() if link[1] else file.with_suffix(".html")
+            assert page == LIVE / "index.html", f"{file.name}: {link[1]} is not the live page"
+            headings = re.findall(r"^#+ (.*)", text[: link.start()], flags=re.MULTILINE)
+            found.append((file, headings[-1], html.unescape(link[2])))
+    return found
+
+
+def test_prepared_links_open_a_state_that_the_page_knows():
+    links = prepared_links()
+    chapters = {file.stem[:2] for file, heading, _ in links if heading == "Exercises"}
+    assert {"01", "03", "10"} <= chapters
+    code = """
+    return hashes.map((hash) => {
+      const made = state.fromHash(hash);
+      return [made, made.block === undefined ? null : state.blockText(made.block), state.toHash(made)];
+    });
+    """
+    made = node(code, hashes=[hash for _, _, hash in links])
+    pictures = {one["name"] for one in build_live.proposed_pictures()}
+    shown = set(re.findall(r'name="live-show" value="(\w+)"', (LIVE / "index.md").read_text()))
+    backbone = ovsslib.load_backbone("sceneclip")
+    for (file, _, hash), (state, block, again) in zip(links, made, strict=True):
+        where = f"{file.name}: {hash}"
+        asked = parse_qs(hash[1:])
+        assert asked.keys() == parse_qs(again[1:]).keys(), (
+            where
+        )  # no key that the page does not read
+        assert block == asked.get("block", [None])[0], where
+        assert state["picture"] in pictures, where
+        assert {state["recipe"], state.get("compare", "clip")} <= set(build_live.RECIPES), where
+        assert state.get("show", "mask") in shown, where
+        words = [word for synonyms in state["classes"] for word in synonyms]
+        assert words and not unknown_words(backbone, words), where
 
 
 def test_recipes_that_the_page_cannot_run_are_named():
