@@ -6,6 +6,7 @@ PYTHON   ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10
 PROFILE  ?= embedded
 FRESH    ?= 0
 QUICK    ?= 0
+SLOW     ?= 0
 JOBS     ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 WORD     ?= LoftUp
 DATASET  ?= voc21
@@ -45,9 +46,9 @@ quick: $(INSTALLED)  ## ruff, types, and the unit tests that take no more than a
 	@$(RUN) -m pytest -q -n $(JOBS) --dist loadfile tests/clip tests/text tests/images tests/stages tests/test_methods.py \
 		tests/test_recipe.py tests/test_house.py
 
-test: $(INSTALLED)  ## ruff, the unit tests, and every notebook against its stored outputs
+test: $(INSTALLED)  ## ruff, the unit tests, and every notebook against its stored outputs: SLOW=1 adds the long tests
 	@$(RUN) -m ruff check .
-	@$(RUN) -m pytest -q -n $(JOBS) --dist loadfile $(if $(NOTEBOOKS),--nbval --nbval-current-env \
+	@$(RUN) -m pytest -q -n $(JOBS) --dist loadfile $(if $(filter 1,$(SLOW)),,-m "not slow") $(if $(NOTEBOOKS),--nbval --nbval-current-env \
 		--nbval-cell-timeout 600) tests $(NOTEBOOKS)
 
 check-book: $(INSTALLED)  ## open every page of the built book in headless Chromium: WORD=LoftUp is searched for
