@@ -132,8 +132,9 @@ def side_by_side(panels: Mapping[str, pd.DataFrame], width: float = 8.4) -> Figu
             place.margins(x=0.15)
         else:
             drawn = place.barh(places, values, color="#0072b2")
-            place.bar_label(drawn, fmt="%.3g", padding=3, fontsize=9)
-            place.margins(x=0.25)
+            numbers = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
+            place.bar_label(drawn, numbers, padding=3, fontsize=9)
+            place.margins(x=0.3)
         place.set_xlabel(title)
         place.grid(axis="y", visible=False)
     axes[0][0].set_yticks(places, names)
