@@ -19,6 +19,8 @@ NUMBER = re.compile(
 )
 LONGEST = 40
 """Characters of a number with its interval or remark that are kept on one line."""
+SHORT = 20
+"""Characters of a row's name that are kept on one line."""
 MANY_ROWS = 25
 """From so many rows on a table can be sorted and filtered (ovsslib.js)."""
 
@@ -129,3 +131,5 @@ def _label(table: Tag, names: list[Tag], rows: list[Tag]) -> None:
             cell["data-label"] = name.get_text(strip=True)
         for heading in row.find_all("th"):
             heading["scope"] = "row"
+            if len(heading.get_text()) <= SHORT:
+                heading["class"] = ["short"]

@@ -90,6 +90,8 @@ def test_cells_of_a_table_with_verdicts_know_their_heading(measured):
     assert "has-verdict" in soup.table["class"]
     last = soup.tbody.find_all("tr")[1].find_all("td")[-1]
     assert (last["data-label"], last.get_text()) == ("verdict", "better")
+    assert {th["scope"] for th in soup.tbody.find_all("th")} == {"row"}
+    assert {" ".join(th["class"]) for th in soup.tbody.find_all("th")} == {"short"}
     assert "has-verdict" not in mended(measured.drop(columns="verdict")).table["class"]
 
 
