@@ -27,8 +27,10 @@ def save_sceneclip_state(
 ) -> None:
     """Write a SceneCLIP to `path`, through a temporary file.
 
-    state: open_clip's state dict with the full token table. kept_ids: (K,) ids of the tokens that were trained.
-    about: short texts for the file's header (steps, seed, ...).
+    Args:
+        state: open_clip's state dict with the full token table.
+        kept_ids: (K,) ids of the tokens that were trained.
+        about: short texts for the file's header (steps, seed, ...).
     """
     kept_ids = kept_ids.sort().values
     tensors = {

@@ -184,8 +184,10 @@ def tokenise(captions: list[str], context: int) -> Tensor:
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, weights: list[float]) -> Tensor:
     """CLIP's loss: the mean of picture-to-caption and caption-to-picture cross-entropy.
 
-    images: (B, Q, E) unit rows, Q answers of the image tower, whose losses are weighted by `weights` (Q). texts: (B, E).
-    scale: logit scale, capped at 100.
+    Args:
+        images: (B, Q, E) unit rows, Q answers of the image tower, whose losses are weighted by `weights` (Q).
+        texts: (B, E) unit rows.
+        scale: logit scale, capped at 100.
     """
     target = torch.arange(texts.shape[0], device=texts.device)
     total = texts.new_zeros(())
