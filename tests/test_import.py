@@ -7,7 +7,7 @@ from pathlib import Path
 LATE = {
     "ovsslib.evaluation", "ovsslib.scenes", "ovsslib.study", "ovsslib.book", "ovsslib.editing", "ovsslib.datasets",
     "matplotlib", "pandas", "scipy.ndimage", "scipy.optimize", "scipy.sparse", "scipy.cluster", "skimage", "sklearn",
-    "transformers", "onnxruntime",
+    "onnxruntime",
 }  # fmt: skip
 LOADED = "import sys, ovsslib; print(*(name for name in {late!r} if name in sys.modules))"
 SEGMENTED = """
