@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM = false
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install book notebooks quick test check-book rehearsal lab bench clean clean-all
+.PHONY: help install book notebooks quick test coverage check-book rehearsal lab bench clean clean-all
 
 help:  ## list the targets
 	@echo "make TARGET [NAME=value ...]"
@@ -50,6 +50,9 @@ test: $(INSTALLED)  ## ruff, the unit tests, and every notebook against its stor
 	@$(RUN) -m ruff check .
 	@$(RUN) -m pytest -q -n $(JOBS) --dist loadfile $(if $(filter 1,$(SLOW)),,-m "not slow") $(if $(NOTEBOOKS),--nbval --nbval-current-env \
 		--nbval-cell-timeout 600) tests $(NOTEBOOKS)
+
+coverage: $(INSTALLED)  ## the unit tests again, with the share of each file's lines that they run
+	@$(RUN) -m pytest -q -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered tests
 
 check-book: $(INSTALLED)  ## open every page of the built book in headless Chromium: WORD=LoftUp is searched for
 	@$(RUN) scripts/check_book.py --word "$(WORD)"

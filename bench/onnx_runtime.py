@@ -4,6 +4,7 @@ Run `python bench/onnx_runtime.py [--recipe sclip] [--model sceneclip] [--weight
 The recipe is exported into a temporary folder; then windows of 224 pixels go through its trunk and last block, one
 window a call as the flow does it, by turns with each runtime, so that a busy machine slows all. Printed are seconds
 a window (medians), the ratio to PyTorch in the same run, and the share of pixels of a drawn scene with PyTorch's label.
+A runtime that is not installed is named and left out: `pip install 'ovsslib[onnx]'`, `pip install openvino`.
 """
 
 import argparse
@@ -23,21 +24,29 @@ import torch
 from ovsslib import paths
 from ovsslib.export import export_onnx
 from ovsslib.images.pictures import read_picture
+from ovsslib.segmenter import Segmenter
 from ovsslib.text.vocabulary import Vocabulary
 
 ROUNDS = 5
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
-def openvino_features(folder: Path, threads: int) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """The vision graph compiled by OpenVINO, or None without that package."""
+def under_openvino(folder: Path, threads: int) -> Segmenter | None:
+    """The exported folder with its vision graph compiled by OpenVINO, or None without that package."""
     if importlib.util.find_spec("openvino") is None:
         return None
     import openvino
 
-    core = openvino.Core()
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    graph = core.compile_model(str(folder / "vision.onnx"), "CPU", settings)
-    return lambda pixels: torch.from_numpy(np.array(graph([pixels.numpy()])[0])).permute(0, 2, 3, 1)
+    graph = openvino.Core().compile_model(str(folder / "vision.onnx"), "CPU", settings)
+    segmenter = ovsslib.load(str(folder))
+
+    def encode(pixels: torch.Tensor, switches: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        made = graph([pixels.float().contiguous().numpy()])
+        return [torch.from_numpy(np.array(made[index])) for index in range(2)]
+
+    segmenter.backbone.encode = encode
+    return segmenter
 
 
 def seconds_per_window(run: Callable[[torch.Tensor], torch.Tensor], windows: torch.Tensor) -> float:
@@ -59,37 +68,41 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"onnx | not run: without {', '.join(missing)}; pip install 'ovsslib[onnx]'")
+        return
     segmenter = ovsslib.load(options.recipe, options.model, options.pretrained)
     with tempfile.TemporaryDirectory() as where:
         folder = Path(where) / "exported"
-        report = export_onnx(segmenter, folder, weights=options.weights, pictures=2)
-        exported = ovsslib.load(str(folder))
-        runs = {"PyTorch": segmenter.features, "ONNX Runtime": exported.features}
-        other = openvino_features(folder, options.threads)
-        if other is not None:
+        print(export_onnx(segmenter, folder, weights=options.weights, pictures=2))
+        runs = {"PyTorch": segmenter, "ONNX Runtime": ovsslib.load(str(folder))}
+        other = under_openvino(folder, options.threads)
+        if other is None:
+            print("onnx | OpenVINO | not run: not installed; pip install openvino")
+        else:
             runs["OpenVINO"] = other
         torch.manual_seed(0)
         windows = torch.randn(options.windows, 3, 224, 224)
         taken: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(ROUNDS):
             for name, run in runs.items():
-                taken[name].append(seconds_per_window(run, windows))
+                taken[name].append(seconds_per_window(run.features, windows))
         image = read_picture(min(paths.data("scenes/images/val").glob("*.jpg")))
         words = Vocabulary.named("scenes")
         wanted = segmenter(image, words).mask
         pixels = segmenter.prepare(image)[None]
         features = segmenter.features(pixels)
         plain = statistics.median(taken["PyTorch"])
-        print(report)
         for name, run in runs.items():
             spent = statistics.median(taken[name])
-            worst = float((run(pixels) - features).abs().max() / features.abs().max())
-            line = f"onnx | {options.recipe}, {options.weights} | {name} | {1000 * spent:.1f} ms a window"
-            line += f" | PyTorch / it {plain / spent:.2f} | relative error {worst:.1e}"
-            if name == "ONNX Runtime":
-                equal = (exported(image, words).mask == wanted).mean()
-                line += f" | equal pixels {100 * equal:.3f} %"
-            print(line)
+            worst = float((run.features(pixels) - features).abs().max() / features.abs().max())
+            equal = (run(image, words).mask == wanted).mean()
+            print(
+                f"onnx | {options.recipe}, {options.weights} | {name} | {1000 * spent:.1f} ms a window"
+                f" | PyTorch / it {plain / spent:.2f} | relative error {worst:.1e}"
+                f" | equal pixels {100 * equal:.3f} %"
+            )
 
 
 if __name__ == "__main__":

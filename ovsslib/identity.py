@@ -16,7 +16,7 @@ from typing import Any
 from ovsslib.recipe import Recipe
 
 CORE_VERSION = 1
-"""Version of what no stage does: trunk, last block, windows' stitching, text features, metrics. Raise it when
+"""Version of what no stage does (trunk, last block, windows' stitching, text features, metrics). Raise it when
 their numbers change; every record is then measured again."""
 
 

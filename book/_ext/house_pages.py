@@ -1,6 +1,7 @@
-"""Small corrections to what the theme writes into each page."""
+"""Small corrections to what the theme and autodoc write into each page."""
 
 import html
+import inspect
 import re
 from typing import Any
 
@@ -65,7 +66,18 @@ def _correct(app: Any, pagename: str, template: str, context: dict[str, Any], do
     ]
 
 
+def _skip(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leaves out what another page shows: submodules, and names that a package passes on."""
+    if what != "module":
+        return None
+    here = app.env.temp_data.get("autodoc:module")
+    home = getattr(obj, "__module__", None)
+    passed_on = (inspect.isclass(obj) or inspect.isroutine(obj)) and home != here
+    return True if inspect.ismodule(obj) or passed_on else None
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Runs after all other extensions have added their scripts."""
     app.connect("html-page-context", _correct, priority=999)
+    app.connect("autodoc-skip-member", _skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

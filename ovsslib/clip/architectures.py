@@ -15,7 +15,7 @@ from torch import Tensor
 from ovsslib.errors import ModelError, did_you_mean
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""CLIP's own normalisation, RGB, for pixel values in [0, 1]: mean and standard deviation."""
+"""CLIP's own normalisation, RGB, for pixel values in [0, 1] (mean and standard deviation)."""
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 VOCABULARY = 49408
 """Tokens of CLIP's byte-pair encoding, the one tokenizer that this library has."""

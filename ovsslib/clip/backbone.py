@@ -142,12 +142,12 @@ class Backbone:
 
     @cached_property
     def configuration(self) -> dict[str, dict[str, Any]]:
-        """What the model computes besides its weights (`configuration_of`): part of every key."""
+        """What the model computes besides its weights (`configuration_of`), part of every key."""
         return configuration_of(self.model, self.pixel_mean, self.pixel_std)
 
     @cached_property
     def text_is_cut(self) -> bool:
-        """Whether a text's padding may be cut away: a causal tower that answers at the end token, as CLIP's does."""
+        """Whether a text's padding may be cut away, as in a causal tower that answers at the end token (CLIP's)."""
         model = self.model
         return (
             hasattr(model, "token_embedding")
@@ -166,7 +166,7 @@ class Backbone:
 
     @property
     def logit_scale(self) -> float:
-        """Factor of the cosines that the model was trained with: exp of its own parameter, 100 for OpenAI's CLIP."""
+        """Factor of the cosines that the model was trained with, exp of its own parameter (100 for OpenAI's CLIP)."""
         own = getattr(self.model, "logit_scale", None)
         return 100.0 if own is None else float(own.detach().float().exp())
 

@@ -7,7 +7,7 @@ from ovsslib.errors import MemoryBudgetError
 
 
 def check_memory(queries: int, size: tuple[int, int], device: torch.device) -> None:
-    """Raise MemoryBudgetError before work that holds four float32 tensors (queries, *size) would end in a kill."""
+    """Raise MemoryBudgetError before work that holds four float32 tensors `(queries, *size)` would end in a kill."""
     need = 4 * 4 * queries * size[0] * size[1]
     free = psutil.virtual_memory().available
     if device.type == "cuda":

@@ -32,8 +32,11 @@ def save_sceneclip_state(
 ) -> None:
     """Write a SceneCLIP to `path`, through a temporary file.
 
-    state: open_clip's state dict with the full token table. kept_ids: (K,) ids of the tokens that were trained.
-    about: short texts for the file's header (steps, seed, ...). counts: (K,) how often each was read, or None.
+    Args:
+        state: open_clip's state dict with the full token table.
+        kept_ids: (K,) ids of the tokens that were trained.
+        about: short texts for the file's header (steps, seed, ...).
+        counts: (K,) how often each was read, or None.
     """
     order = kept_ids.argsort()
     kept_ids = kept_ids[order]

@@ -1,4 +1,4 @@
-"""Trained models that the sources quote, behind the segmenter's interface: same call, same evaluation, same tables.
+"""Trained models that the sources quote, behind the segmenter's interface: same call, same evaluation, same tables::
 
     ovsslib.load("clipseg")("photo.jpg", ["person", "dog"])
 

@@ -85,7 +85,7 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
         ),
     ),
 }
-"""The archives of each data set: validation images only of COCO, everything of the others."""
+"""The archives of each data set, of COCO validation images only, of the others everything."""
 
 
 @dataclass(frozen=True)

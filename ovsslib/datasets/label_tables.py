@@ -25,11 +25,11 @@ CONTEXT_IDS = (
     *(324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454),
     458,
 )
-"""PASCAL Context: the original ids (of 459) of background (0) and the 59 frequent classes; label =
+"""The original ids in PASCAL Context (of 459) of background (0) and the 59 frequent classes; label =
 rank."""
 
 SCENES_STUFF = 14
-"""Scenes: labels 0..13 are stuff, 14..33 things."""
+"""Labels 0..13 of Scenes are stuff, 14..33 things."""
 SCENES_THINGS = 20
 
 

@@ -1,4 +1,4 @@
-"""From words to a mask to a new picture: masks made fit for editing, and the edits themselves.
+"""From words to a mask to a new picture: masks made fit for editing, and the edits themselves::
 
     result = segment("photo.jpg", ["dog", "grass", "fence"])
     mask = editing.mask_for(result, "dog", component="largest", feather=3)

@@ -1,4 +1,4 @@
-"""Several processes on one evaluation, started by torchrun.
+"""Several processes on one evaluation, started by torchrun::
 
     torchrun --nproc-per-node 4 -m ovsslib evaluate --recipe sclip --profile openai-vitb16-voc21
 

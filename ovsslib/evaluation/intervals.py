@@ -31,7 +31,7 @@ from ovsslib.evaluation import metrics
 
 RESAMPLES = 10_000
 VERSION = 2
-"""Raised when intervals are made in another way: stored ones of another version are made anew."""
+"""Raised when intervals are made in another way; stored ones of another version are made anew."""
 _BLOCK = 250
 _EDGE = 1e-6  # a metric of exactly 0 or 1 has no logit
 # Chosen by simulation on the shipped counts (study/coverage.py), as are the fewest images.

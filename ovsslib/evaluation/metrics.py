@@ -22,7 +22,7 @@ from ovsslib.errors import DataError
 INTERSECTION, PREDICTION, LABEL = 0, 1, 2
 CALIBRATION_BINS = 15
 CONFIDENCE_UNIT = 1_000_000
-"""Confidences are summed as whole millionths: integer sums do not depend on their order."""
+"""Confidences are summed as whole millionths, since integer sums do not depend on their order."""
 
 
 class ConfusionMatrix:

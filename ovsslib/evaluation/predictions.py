@@ -96,7 +96,7 @@ def predict(
         segmenters, dataset, limit: as :func:`ovsslib.evaluate` takes them.
         present_only: give each image only the words of the classes in its label map (and the
             background class, if the vocabulary has one: it stands for all else): what an oracle for
-                the words would do.
+            the words would do.
         keep: look in the user's cache first, and keep what is made there.
         progress: show a bar.
 

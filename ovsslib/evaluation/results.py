@@ -119,7 +119,7 @@ class Results:
 
     @property
     def provenance(self) -> str:
-        """One line: model, data set, images, machine and commit (of the first result), for captions."""
+        """One line of model, data set, images, machine and commit (of the first result), for captions."""
         report = next(iter(self.reports.values()))
         made = report.provenance
         return (

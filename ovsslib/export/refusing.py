@@ -1,8 +1,10 @@
 """Which recipes are one graph: pixels of a window in, features out, with nothing else looked at on the way."""
 
+from typing import Any
+
 from ovsslib.recipe import Recipe
 
-_REASONS = {
+_HOOKS = {
     "replace_windows": "its last block sees all windows of a picture at once",
     "picture_logits": "it works on the picture by itself, without windows",
     "feed_back": "its last block runs again with the words, which a graph of pixels does not have",
@@ -16,20 +18,36 @@ _REASONS = {
 }
 """What a stage's hook says about the flow, where it cannot be one graph."""
 
+_CAPABILITIES = {
+    "patches_only": "its last block gives patches and no class token, which is the graph's second output",
+    "asks_clip_again": "it asks CLIP again behind the last block, of which the graph gives the features alone",
+    "untraceable": "it takes steps that ONNX has no operators for, or that depend on the values of a window",
+}
+"""The same for what a stage declares of itself."""
+
 
 def why_not_one_graph(recipe: Recipe) -> str | None:
     """Why a recipe cannot be exported as one graph, naming the stages; None if it can.
 
     What the words, the stitched logits and the labels go through stays in Python and is no part of the graph.
     """
-    found = []
-    for hook, reason in _REASONS.items():
-        stages = recipe.stages_with(hook)
-        if hook in ("guide_name", "proposer_name"):
-            stages = [one for one in stages if getattr(one, hook)() is not None]
-        names = [name for name, settings in recipe.stages.items() if settings in stages]
-        if names:
-            found.append(f"{reason} (stage {', '.join(names)})")
-    if not found and recipe.has("needs_text"):
-        found.append("its last block needs the words, which a graph of pixels does not have")
-    return "; ".join(found) or None
+    reasons = []
+    for hook, reason in _HOOKS.items():
+        reasons += _told(reason, [name for name, s in recipe.stages.items() if _uses(s, hook)])
+    for capability, reason in _CAPABILITIES.items():
+        declared = {name: getattr(s, "capabilities", ()) for name, s in recipe.stages.items()}
+        reasons += _told(reason, [name for name, has in declared.items() if capability in has])
+    if not reasons and recipe.has("needs_text"):
+        reasons.append("its last block needs the words, which a graph of pixels does not have")
+    return "; ".join(reasons) or None
+
+
+def _told(reason: str, names: list[str]) -> list[str]:
+    return [f"{reason} (stage {', '.join(names)})"] if names else []
+
+
+def _uses(settings: Any, hook: str) -> bool:
+    """Whether a stage has a hook; of those that name a second model, whether it names one."""
+    if not callable(getattr(type(settings), hook, None)):
+        return False
+    return hook not in ("guide_name", "proposer_name") or getattr(settings, hook)() is not None

@@ -8,7 +8,7 @@ import numpy as np
 from ovsslib.errors import require
 
 WEIGHTS = ("fp32", "fp16", "int8")
-"""fp32: as they are. fp16: stored in 16 bits, computed in 32. int8: products of layers in 8 bits, dynamic."""
+"""How weights are stored. Either fp32 as they are; fp16 in 16 bits, computed in 32; int8 with products of layers in 8 bits, dynamic."""
 SMALLEST = 256  # entries of a tensor that is worth storing in 16 bits
 
 

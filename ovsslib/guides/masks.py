@@ -18,10 +18,9 @@ from zipfile import BadZipFile
 
 import cv2
 import numpy as np
-import skimage.segmentation
 
 from ovsslib import paths
-from ovsslib.errors import ImageError, MemoryBudgetError, RecipeError
+from ovsslib.errors import ImageError, MemoryBudgetError, RecipeError, require
 
 _MOST_BYTES = 4 << 30
 _KEPT_IN_MEMORY = 64 << 20
@@ -245,13 +244,17 @@ def region_map(masks: np.ndarray) -> np.ndarray:
     return canvas
 
 
+def _superpixels() -> Any:
+    return require("skimage.segmentation", "guides", "cutting a picture into superpixels")
+
+
 @dataclass(frozen=True)
 class _Felzenszwalb:
     settings: Mapping[str, Any]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         s = self.settings
-        return skimage.segmentation.felzenszwalb(
+        return _superpixels().felzenszwalb(
             image, scale=s["scale"], sigma=s["sigma"], min_size=int(s["min_size"]), channel_axis=-1
         )
 
@@ -262,7 +265,7 @@ class _Slic:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         s = self.settings
-        return skimage.segmentation.slic(
+        return _superpixels().slic(
             image,
             n_segments=int(s["segments"]),
             compactness=s["compactness"],

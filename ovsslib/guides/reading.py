@@ -16,9 +16,12 @@ KINDS = ("last", "penultimate", "q", "k", "v", "q+k")
 class GuideReading:
     """Tokens of a guide's last block. T = prefix + h * w tokens; the patches stand last, row by row; D is the width.
 
-    last: (B, T, D) output of the last block after the final LayerNorm. penultimate: (B, T, D) output of the block before
-    it after the same LayerNorm. q, k, v: (B, T, D) projections of the last block, bias included, heads side by side.
-    grid: (h, w) patches. heads: of the last block. rotary: whether the block turns q and k by position before they meet.
+    Attributes:
+        last: (B, T, D) output of the last block after the final LayerNorm.
+        penultimate: (B, T, D) output of the block before it after the same LayerNorm.
+        q, k, v: (B, T, D) projections of the last block, bias included, heads side by side.
+        grid: (h, w) patches. heads: of the last block.
+        rotary: whether the block turns q and k by position before they meet.
     """
 
     last: Tensor
@@ -32,7 +35,7 @@ class GuideReading:
 
     @property
     def prefix(self) -> int:
-        """Number of tokens before the patches: the class token and registers."""
+        """Number of tokens before the patches (the class token and registers)."""
         return self.last.shape[1] - self.grid[0] * self.grid[1]
 
     def features(self, kind: str = "last") -> Tensor:

@@ -12,7 +12,7 @@ from ovsslib.errors import DataError
 from ovsslib.images.pictures import read_picture
 
 EMBEDDED = "scenes"
-"""The archive that comes with the package: drawn training pictures."""
+"""The archive that comes with the package, of drawn training pictures."""
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 

@@ -27,7 +27,7 @@ MEAN = (122.771, 116.746, 104.094)
 STD = (68.501, 66.632, 70.323)
 """CLIP's channel deviations, RGB, on the 0..255 scale."""
 MAX_PIXELS = 2**28
-"""Largest picture that is read: 268 million pixels (16384 x 16384), 805 MB as RGB."""
+"""Largest picture that is read, 268 million pixels (16384 x 16384), 805 MB as RGB."""
 
 _NEEDS_PLUGIN = (".heic", ".heif", ".jxl", ".raw", ".cr2", ".nef", ".arw", ".dng", ".svg")
 

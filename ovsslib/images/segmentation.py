@@ -4,16 +4,18 @@ import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from ovsslib.errors import DataError, ImageError, WordsError
 from ovsslib.images import export, export_labels
 from ovsslib.images import palette as colours_of
 from ovsslib.images.overlay import Entry, draw_overlay
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NEAR_TIE = 0.05
 """Margin (best score less second best) below which a pixel's word is a guess."""
@@ -23,13 +25,14 @@ NEAR_TIE = 0.05
 class Segmentation:
     """A picture whose every pixel carries one of the words. Shows itself in a notebook.
 
-    mask: (H, W) int32, the index into `names` of each pixel's word.
-    names: C words; `names[0]` is "background" if the segmenter was asked for a background.
-    scores: (C, H, W) float32 class scores if they were kept, else None.
-    image: (H, W, 3) uint8 sRGB picture, or None.
-    confidence: (H, W) float32 in [0, 1], score of each pixel's own word, or None.
-    margin: (H, W) float32, best score less second best, or None; 0 is a tie.
-    recipe, model: names of what made it.
+    Attributes:
+        mask: (H, W) int32, the index into `names` of each pixel's word.
+        names: C words; `names[0]` is "background" if the segmenter was asked for a background.
+        scores: (C, H, W) float32 class scores if they were kept, else None.
+        image: (H, W, 3) uint8 sRGB picture, or None.
+        confidence: (H, W) float32 in [0, 1], score of each pixel's own word, or None.
+        margin: (H, W) float32, best score less second best, or None; 0 is a tie.
+        recipe, model: names of what made it.
 
     Raises ImageError if the arrays do not fit each other, WordsError if the mask points past the
     words.
@@ -79,7 +82,7 @@ class Segmentation:
 
     @property
     def pixels(self) -> np.ndarray:
-        """(C,) int64: how many pixels each word has."""
+        """(C,) int64, how many pixels each word has."""
         return np.bincount(self.mask.ravel(), minlength=len(self.names)).astype(np.int64)
 
     def mask_of(self, word: str) -> np.ndarray:
@@ -91,7 +94,7 @@ class Segmentation:
             )
         return self.mask == self.names.index(word)
 
-    def table(self, all_words: bool = False) -> pd.DataFrame:
+    def table(self, all_words: bool = False) -> "pd.DataFrame":
         """The words, largest first: name, pixels, share (percent), colour ("#rrggbb"), and score and
         margin if they are known.
 
@@ -99,6 +102,8 @@ class Segmentation:
         less second best. Words without a pixel are left out unless `all_words`; both are then
         missing.
         """
+        import pandas as pd  # late: only tables need it
+
         pixels = self.pixels
         columns: dict[str, Any] = {
             "name": self.names,
@@ -128,15 +133,17 @@ class Segmentation:
         return np.where(pixels > 0, total / np.maximum(1, pixels), np.nan)
 
     @property
-    def uncertain(self) -> pd.Series:
-        """Per word that has pixels, the percent of them whose margin is below NEAR_TIE: a guess.
+    def uncertain(self) -> "pd.Series":
+        """Per word that has pixels, the percent of them whose margin is below NEAR_TIE, a guess.
 
         The last entry, "(picture)", is that of all pixels. Raises DataError if no margins are known.
         """
         return self.uncertain_below(NEAR_TIE)
 
-    def uncertain_below(self, threshold: float) -> pd.Series:
+    def uncertain_below(self, threshold: float) -> "pd.Series":
         """The same for a threshold of one's own, 0 to 1."""
+        import pandas as pd  # late: only tables need it
+
         if self.margin is None:
             raise DataError(
                 "this segmentation knows no margins; make it by calling a segmenter, or give it margin=..."
@@ -151,12 +158,13 @@ class Segmentation:
     ) -> Image.Image:
         """The picture under its colours, as an RGB PIL image.
 
-        opacity: 0 (the picture alone) to 1 (the colours alone); colours alone too if no picture was
-        kept.
-        legend: with the words and their shares beside or below, and with numbers on the regions
-        when there are many words; the picture is then brought to a comfortable size. Without a
-        legend it has exactly the mask's size.
-        all_words: list the words without a pixel as well.
+        Args:
+            opacity: 0 (the picture alone) to 1 (the colours alone); colours alone too if no picture was
+                kept.
+            legend: with the words and their shares beside or below, and with numbers on the regions
+                when there are many words; the picture is then brought to a comfortable size. Without
+                a legend it has exactly the mask's size.
+            all_words: list the words without a pixel as well.
         """
         if not 0 <= opacity <= 1:
             raise ImageError(f"opacity must be between 0 and 1, not {opacity}")

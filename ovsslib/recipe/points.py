@@ -62,6 +62,9 @@ CAPABILITIES = {
     "per_pixel": (),  # makes a pixel's class scores from its own logits alone
     "ignores_windows": (),  # takes the picture as it is, whatever `windows` says
     "needs_background": (),  # falls back to the words' background class, and raises without one
+    "patches_only": (),  # its last block gives no class token; beside it stands CLIP's own
+    "asks_clip_again": (),  # behind the last block it asks CLIP for more: inner blocks, embeddings of pictures
+    "untraceable": (),  # steps in the trunk or the last block that no graph of operators has
     "merges_synonyms": (),  # makes class scores by itself, whatever `labels.merge` says
 }
 """What a stage may say of itself in a class attribute `capabilities`, so that no stage asks another's name."""

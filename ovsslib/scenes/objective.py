@@ -30,8 +30,10 @@ def tokenise(captions: list[str], context: int) -> Tensor:
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, weights: list[float]) -> Tensor:
     """CLIP's loss: the mean of picture-to-caption and caption-to-picture cross-entropy.
 
-    images: (B, Q, E) unit rows, Q answers of the image tower, whose losses are weighted by `weights` (Q). texts: (B, E).
-    scale: logit scale, capped at 100.
+    Args:
+        images: (B, Q, E) unit rows, Q answers of the image tower, whose losses are weighted by `weights` (Q).
+        texts: (B, E) unit rows.
+        scale: logit scale, capped at 100.
     """
     target = torch.arange(texts.shape[0], device=texts.device)
     total = texts.new_zeros(())
@@ -47,7 +49,8 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, weights: list
 def learning_rate(settings, step: int, progress: float) -> float:
     """Warm-up over steps, then half a cosine over progress (0 to 1) down to zero, in the final part from a lower peak.
 
-    settings: lr, warmup, final_share and final_lr of :class:`~ovsslib.scenes.pretraining.PretrainingSettings`.
+    Args:
+        settings: lr, warmup, final_share and final_lr of :class:`~ovsslib.scenes.pretraining.PretrainingSettings`.
     """
     start = 1 - settings.final_share
     if progress < start:

@@ -42,18 +42,27 @@ from ovsslib.scenes.training_data import training_loader
 class PretrainingSettings:
     """Everything that decides what is learnt; `data/models/sceneclip.yaml` explains the choices.
 
-    model: open_clip's configuration of the finished model. shrink: pictures and patches are smaller by this factor while
-    training. start: shipped weights to start from ("models/.../model.safetensors"), None for random ones. steps: of one
-    batch each. warmup: steps. final_share: last part of the run, without patch dropout. mosaic, mosaic_share: in this
-    share of the steps the image tower sees mosaic x mosaic pictures of the batch side by side as one, and has to answer
-    for each of them from its own patches (see forward.encode_image; after CLIM, Wu et al., AAAI 2024).
-    mix and final_mix: see TokenMix. sharpen, sharpen_at: block number -> factor by which its attention scores
-    grow, once, at this share of the run (see forward.sharpen_blocks). centre: numbers of the blocks whose patches' mean
-    query and mean key are taken out of the biases of the finished weights. held_out_seed: world of the pictures that
-    measure the held-out loss. context: tokens of a caption that are read.
-    text_only: the image tower stays as `start` has it, to the bit; only the text tower learns. wordings: captions of a crop
-    in the words of :mod:`ovsslib.scenes.wordings`, 0 for one plain caption. anchor: weight of a term that keeps the features
-    of captions that the starting weights could read where they were (mean of 1 - cosine).
+    Attributes:
+        model: open_clip's configuration of the finished model.
+        seed: of the pictures, their textures, and all random choices.
+        held_out_seed: world of the pictures that measure the held-out loss.
+        start: shipped weights to start from ("models/.../model.safetensors"), None for random ones.
+        shrink: pictures and patches are smaller by this factor while training.
+        steps: of one batch each. warmup: of these.
+        context: tokens of a caption that are read.
+        mosaic, mosaic_share: in this share of the steps the image tower sees mosaic x mosaic pictures of the batch side
+            by side as one, and has to answer for each of them from its own patches (see forward.encode_image; after CLIM,
+            Wu et al., AAAI 2024).
+        final_share: last part of the run, without patch dropout. final_lr: its peak, as a share of lr.
+        mix, final_mix: see TokenMix.
+        sharpen, sharpen_at: block number -> factor by which its attention scores grow, once, at this share of the run
+            (see forward.sharpen_blocks).
+        centre: numbers of the blocks whose patches' mean query and mean key are taken out of the biases of the finished
+            weights.
+        text_only: the image tower stays as `start` has it, to the bit; only the text tower learns.
+        wordings: captions of a crop in the words of :mod:`ovsslib.scenes.wordings`, 0 for one plain caption.
+        anchor: weight of a term that keeps the features of captions that the starting weights could read where they were
+            (mean of 1 - cosine).
     """
 
     model: dict[str, Any]

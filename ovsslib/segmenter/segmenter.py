@@ -1,4 +1,4 @@
-"""The flow: a picture and words in, a label map out. One page, in the order of the arrows of the design.
+"""The flow: a picture and words in, a label map out. One page, in the order of the arrows of the design::
 
     picture -> windows -> views -> trunk -> last block -> features -> similarity -> stitched -> refine -> labels
 

@@ -5,7 +5,7 @@ blocks, made doubly stochastic by Sinkhorn's iteration, spreads a map; boxes aro
 """
 
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts load when first used
 from torch import Tensor
 
 EIGHT = np.ones((3, 3), dtype=int)  # neighbours that share a corner belong to one component
@@ -62,8 +62,8 @@ def component_boxes(
     """
     levels = (255 * values).astype(np.uint8)
     binary = levels > int(threshold * levels.max())
-    found, _ = ndimage.label(binary, structure=EIGHT)
-    spans = list(ndimage.find_objects(found))
+    found, _ = scipy.ndimage.label(binary, structure=EIGHT)
+    spans = list(scipy.ndimage.find_objects(found))
     if holes:
         spans += _hole_spans(binary)
     height, width = values.shape
@@ -75,10 +75,10 @@ def component_boxes(
 
 def _hole_spans(binary: np.ndarray) -> list[tuple[slice, slice]]:
     """Slices of the holes, each grown by one cell."""
-    empty, _ = ndimage.label(~binary)
+    empty, _ = scipy.ndimage.label(~binary)
     height, width = binary.shape
     spans = []
-    for rows, columns in ndimage.find_objects(empty):
+    for rows, columns in scipy.ndimage.find_objects(empty):
         inside = (
             rows.start > 0 and columns.start > 0 and rows.stop < height and columns.stop < width
         )

@@ -46,7 +46,7 @@ def local_outlier_factors(patches: Tensor, neighbours: int, standard: bool = Fal
 def squared_distances(patches: Tensor) -> Tensor:
     """Squared Euclidean distances (B, P, P) float64 of patches (B, P, D); 0 for patches that are all but equal.
 
-    In float64 because |a|^2 + |b|^2 - 2ab cancels: a few channels of CLIP's tokens are hundreds of times as large as
+    In float64 because `|a|^2 + |b|^2 - 2ab` cancels: a few channels of CLIP's tokens are hundreds of times as large as
     the others. The differences themselves, as released, would take (P, P, D) numbers.
     """
     x = patches.double()

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+import scipy  # its parts load when first used
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ovsslib.errors import RecipeError
@@ -122,5 +122,9 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         return float(torch.nn.functional.cross_entropy(scaled, labels))
 
     return float(
-        np.exp(minimize_scalar(loss, bounds=(np.log(0.02), np.log(50)), method="bounded").x)
+        np.exp(
+            scipy.optimize.minimize_scalar(
+                loss, bounds=(np.log(0.02), np.log(50)), method="bounded"
+            ).x
+        )
     )

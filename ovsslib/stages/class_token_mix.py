@@ -40,6 +40,11 @@ class ClassTokenMixSettings:
         if not 0 <= self.weight <= 1:
             raise RecipeError(f"class_token_mix.weight={self.weight}: must lie between 0 and 1")
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The class token of the whole picture takes a pass of its own."""
+        return frozenset({"asks_clip_again"} if self.class_token == "picture" else ())
+
     def refuse(self, recipe: Recipe) -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
         if self.class_token == "window" and recipe.has("one_map"):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import scipy  # its parts load when first used
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 
 from ovsslib.clip.backbone import Tap, TrunkOutput
@@ -108,7 +108,7 @@ def cluster_map(
     maps = means.reshape(1, len(names), *grid)
     larger = [side * enlarge for side in grid]
     maps = F.interpolate(maps, size=larger, mode="bilinear", align_corners=False)[0].numpy()
-    filtered = np.stack([ndimage.median_filter(one, size=2 * enlarge - 1) for one in maps])
+    filtered = np.stack([scipy.ndimage.median_filter(one, size=2 * enlarge - 1) for one in maps])
     best, index = None, np.zeros(size, dtype=np.int32)
     for number, one in enumerate(filtered):  # one map at a time: memory does not grow with clusters
         full = F.interpolate(

@@ -34,7 +34,7 @@ class DualPathSettings:
     """
 
     version: ClassVar[int] = 1
-    capabilities: ClassVar[frozenset[str]] = frozenset({"ignores_attention"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"ignores_attention", "patches_only"})
 
     depth: int = 6
 

@@ -92,7 +92,7 @@ def semantic_feedback(
     Args:
         logits: (B, Q, h, w) cosines on the upsampled grid. features: (B, D, h, w), of any length.
         coarse_grid: (h0, w0) patches of the tower, at most (h, w).
-        others: coarse logits (B, Q, *, *) of passes at other image scales, averaged in.
+        others: coarse logits `(B, Q, *, *)` of passes at other image scales, averaged in.
         iterations, quantile, temperature, step: as in :func:`choose_anchors` and
             :func:`pull_to_anchors`.
         logit_scale: of the softmax that gives the coarse probabilities.

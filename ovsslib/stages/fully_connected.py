@@ -23,9 +23,9 @@ from ovsslib.errors import DataError, ImageError, RecipeError, require
 class CRFParameters:
     """Weights (in log-probability) and widths (pixels, colour levels of 0..255) of the two kernels.
 
-    smoothness: exp(-|p_i - p_j|^2 / 2 smoothness_xy^2) times smoothness_weight (w2, theta_gamma);
-    appearance: exp(-|p_i - p_j|^2 / 2 appearance_xy^2 - |I_i - I_j|^2 / 2 appearance_rgb^2) times
-    appearance_weight (w1, theta_alpha, theta_beta).
+    - smoothness: `exp(-|p_i - p_j|^2 / 2 smoothness_xy^2)` times `smoothness_weight` (w2, theta_gamma);
+    - appearance: `exp(-|p_i - p_j|^2 / 2 appearance_xy^2 - |I_i - I_j|^2 / 2 appearance_rgb^2)` times
+      `appearance_weight` (w1, theta_alpha, theta_beta).
     """
 
     smoothness_weight: float

@@ -59,10 +59,9 @@ def merge_views(
 ) -> Tensor:
     """Logits of all views together: L = g L1 + (1 - g) L2 (ITACLIP, equation 11).
 
-    L1: cosines of the mean of the in-place views' features; the mean is not normalised again
-        (equation 10).
-    L2: mean of the flipped views' cosines, flipped back. With one kind of view only, that kind
-    counts fully. The released code flips back after upsampling to the window's size; bilinear
+    L1 are the cosines of the mean of the in-place views' features; the mean is not normalised again
+    (equation 10). L2 is the mean of the flipped views' cosines, flipped back. With one kind of view
+    only, that kind counts fully. The released code flips back after upsampling to the window's size; bilinear
     upsampling is linear and symmetric, so flipping back on the patch grid is the same.
 
     Args:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+import scipy  # its parts load when first used
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from ovsslib.errors import RecipeError
@@ -152,7 +152,9 @@ class LabelSettings:
         if not self.closing:
             return labels
         if self.closing_by == "label":
-            return ndimage.grey_closing(labels, size=(self.closing, self.closing), mode="nearest")
+            return scipy.ndimage.grey_closing(
+                labels, size=(self.closing, self.closing), mode="nearest"
+            )
         return close_by_class(labels, self.closing)
 
 
@@ -173,7 +175,7 @@ def close_by_class(labels: np.ndarray, size: int) -> np.ndarray:
     for name in names[np.argsort(areas, kind="stable")]:
         mask = labels == name
         padded = np.pad(mask, size, mode="edge")
-        closed = ndimage.binary_closing(padded, window)[size:-size, size:-size]
+        closed = scipy.ndimage.binary_closing(padded, window)[size:-size, size:-size]
         grown = closed & ~mask & _thin(labels, mask, window)
         out[grown] = name
     return out
@@ -186,5 +188,5 @@ def _thin(labels: np.ndarray, mask: np.ndarray, window: np.ndarray) -> np.ndarra
         other = labels == name
         padded = np.pad(other, window.shape[0], mode="edge")
         size = window.shape[0]
-        thin |= other & ~ndimage.binary_opening(padded, window)[size:-size, size:-size]
+        thin |= other & ~scipy.ndimage.binary_opening(padded, window)[size:-size, size:-size]
     return thin

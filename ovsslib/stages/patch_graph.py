@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import scipy  # its parts load when first used
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from ovsslib.stages.stitching import ENTRIES
@@ -38,10 +38,10 @@ def patch_laplacian(
     sigma: float = 0.01,
     power: float = 1.0,
     alpha: float = 0.95,
-) -> sparse.csr_matrix:
+) -> "scipy.sparse.csr_matrix":
     """I - alpha D^-1/2 W D^-1/2 of the graph of patches, (N, N) float64.
 
-    Every patch i has edges max(0, f_i . f_j)^gamma exp(-sigma |p_i - p_j|^power) to the patches j whose features are
+    Every patch i has edges `max(0, f_i . f_j)^gamma exp(-sigma |p_i - p_j|^power)` to the patches j whose features are
     nearest; W is that plus its transpose, so a pair in both lists counts twice. No patch has an edge to itself.
 
     Args:
@@ -61,14 +61,14 @@ def patch_laplacian(
         columns.append(nearest)
     ends = np.arange(count + 1) * neighbours
     values, index = torch.cat(weights).flatten().numpy(), torch.cat(columns).flatten().numpy()
-    graph = sparse.csr_matrix((values, index, ends), shape=(count, count))
+    graph = scipy.sparse.csr_matrix((values, index, ends), shape=(count, count))
     graph = graph + graph.T
     graph.setdiag(0)
     graph.eliminate_zeros()
     degree = np.asarray(graph.sum(axis=1)).ravel()
-    scale = sparse.diags(1 / np.sqrt(np.where(degree == 0, 1, degree)).astype(np.float32))
+    scale = scipy.sparse.diags(1 / np.sqrt(np.where(degree == 0, 1, degree)).astype(np.float32))
     normal = (scale @ graph @ scale).astype(np.float64)
-    return (sparse.identity(count, format="csr") - alpha * normal).tocsr()
+    return (scipy.sparse.identity(count, format="csr") - alpha * normal).tocsr()
 
 
 def conjugate_gradient(
@@ -108,7 +108,9 @@ def conjugate_gradient(
     return solution
 
 
-def propagated(laplacian: sparse.csr_matrix, logits: Tensor, iterations: int = 10) -> Tensor:
+def propagated(
+    laplacian: "scipy.sparse.csr_matrix", logits: Tensor, iterations: int = 10
+) -> Tensor:
     """Columns (N, Q) of logits propagated over a graph: (N, Q) float32, on the logits' device."""
     right = np.ascontiguousarray(logits.detach().cpu().double().numpy().T)
     out = conjugate_gradient(lambda rows: (laplacian @ rows.T).T, right, iterations)

@@ -42,7 +42,6 @@ class ProcrustesSettings:
     """
 
     version: ClassVar[int] = 1
-    capabilities: ClassVar[frozenset[str]] = frozenset({"replaces_weights"})
     alpha: float = 0.08
     solver: Literal["polar", "svd"] = "polar"
     iterations: int = 5
@@ -52,6 +51,12 @@ class ProcrustesSettings:
             raise RecipeError(f"procrustes.alpha={self.alpha}: must be 0 (no key-key term) or more")
         if self.iterations < 1:
             raise RecipeError(f"procrustes.iterations={self.iterations}: must be 1 or more")
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """ONNX has no singular value decomposition."""
+        exact = {"untraceable"} if self.solver == "svd" else set()
+        return frozenset({"replaces_weights", *exact})
 
     def refuse(self, recipe: Recipe) -> str | None:
         """Why these settings cannot work with the rest of a recipe."""

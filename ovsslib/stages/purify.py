@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+import scipy  # its parts load when first used
 import torch
 import torch.nn.functional as F
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ovsslib.clip.backbone import Backbone
@@ -66,6 +65,7 @@ class PurifySettings:
     """
 
     version: ClassVar[int] = 1
+    capabilities: ClassVar[frozenset[str]] = frozenset({"asks_clip_again"})
 
     redundancy: float = 0.15
     ambiguity: float = 0.8
@@ -256,8 +256,8 @@ def soft_iou(maps: Tensor) -> Tensor:
 
 def ambiguous_groups(overlap: Tensor, threshold: float) -> list[list[int]]:
     """Connected components of the classes whose soft IoU (K, K) is >= the threshold, by first member."""
-    adjacent = csr_matrix((overlap >= threshold).cpu().numpy())
-    count, label = connected_components(adjacent, directed=False)
+    adjacent = scipy.sparse.csr_matrix((overlap >= threshold).cpu().numpy())
+    count, label = scipy.sparse.csgraph.connected_components(adjacent, directed=False)
     return [np.flatnonzero(label == group).tolist() for group in range(count)]
 
 

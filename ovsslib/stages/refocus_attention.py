@@ -33,6 +33,7 @@ class RefocusAttentionSettings:
     """
 
     version: ClassVar[int] = 1
+    capabilities: ClassVar[frozenset[str]] = frozenset({"untraceable"})  # no sinks: no step at all
     threshold: float = 0.1
     beta: float = 0.6
 

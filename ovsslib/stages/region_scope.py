@@ -6,10 +6,9 @@ code.
 
 import math
 
+import scipy  # its parts load when first used
 import torch
 import torch.nn.functional as F
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ovsslib.clip.backbone import Backbone, TrunkOutput
@@ -45,7 +44,9 @@ def merged_regions(regions: Tensor, features: Tensor, distance: float = 0.2) -> 
     means = F.normalize(means, dim=-1)
     alike = means @ means.T
     close = (alike.max() - alike <= distance).cpu().numpy()
-    _, group = connected_components(csr_matrix(close), directed=False)
+    _, group = scipy.sparse.csgraph.connected_components(
+        scipy.sparse.csr_matrix(close), directed=False
+    )
     out = regions.clone()
     for one, number in zip(ids[1:].tolist(), group.tolist(), strict=True):
         out[regions == one] = MERGED + number

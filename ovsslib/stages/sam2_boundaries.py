@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import scipy  # its parts load when first used
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 
 from ovsslib.clip.backbone import Backbone
 from ovsslib.errors import RecipeError
@@ -120,7 +120,7 @@ def components(labels: np.ndarray, least: int, most: int) -> list[Component]:
     found.sort(key=lambda one: (-one[0], one[1], one[3]))
     made = []
     for area, label, mask, box in found[:most]:
-        depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+        depth = scipy.ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
         row, column = np.unravel_index(int(depth.argmax()), depth.shape)
         point = (box[0] + int(column), box[1] + int(row))
         made.append(Component(label, mask, box, point, area))

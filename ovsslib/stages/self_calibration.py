@@ -76,7 +76,7 @@ class SelfCalibrationSettings:
     """
 
     version: ClassVar[int] = 1
-    capabilities: ClassVar[frozenset[str]] = frozenset({"ignores_attention"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"ignores_attention", "patches_only"})
 
     outliers: Literal["lof", "lof-standard", "class_attention", "norm", "none"] = "lof"
     neighbours: int = 30

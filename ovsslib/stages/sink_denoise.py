@@ -40,6 +40,7 @@ class SinkDenoiseSettings:
     """
 
     version: ClassVar[int] = 1
+    capabilities: ClassVar[frozenset[str]] = frozenset({"untraceable"})  # no sinks: no step at all
     channels: Literal["released"] | tuple[int, ...] = "released"
     sigma: float = 5.0
     alpha: float = 0.4

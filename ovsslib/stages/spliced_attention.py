@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ovsslib.recipe import Recipe
 
 Look = tuple[tuple[int, int], Rows, Tensor]
-"""What a mixer saw of a picture: its grid (h, w), its attention by rows, its values (heads, h w, d)."""
+"""What a mixer saw of a picture, namely its grid (h, w), its attention by rows, its values (heads, h w, d)."""
 
 
 @stage(

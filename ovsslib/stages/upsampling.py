@@ -40,7 +40,7 @@ def output_size(
 
 
 def interpolate_features(features: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """(B, D, h, w) -> (B, D, *size) float32; mode "bilinear" or "bicubic", corners not aligned."""
+    """(B, D, h, w) -> `(B, D, *size)` float32; mode "bilinear" or "bicubic", corners not aligned."""
     return F.interpolate(features.float(), size, mode=mode, align_corners=False)
 
 
@@ -64,7 +64,7 @@ def loftup_features(
             them in their convex hull.
 
     Returns:
-        (B, D, *size) float32.
+        `(B, D, *size)` float32.
     """
     guidance = F.interpolate(pixels.float(), size, mode="bilinear", align_corners=False)
     if way_back == "attention_affinity":
@@ -180,7 +180,7 @@ class Upsampling:
         return {"loftup": check_file(file)[:16]}
 
     def on_features(self, features: Tensor, context: object) -> Tensor:
-        """(B, D, h, w) features of windows `context.pixels` (B, 3, H, W) -> (B, D, *grid)
+        """(B, D, h, w) features of windows `context.pixels` (B, 3, H, W) -> `(B, D, *grid)`
         float32.
         """
         size = output_size(features, context.pixels, self.grid)

@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
+import scipy  # its parts load when first used
 import torch
-from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -42,7 +42,6 @@ class VisualTextSettings:
     """
 
     version: ClassVar[int] = 1
-    capabilities: ClassVar[frozenset[str]] = frozenset({"compares_in_place"})
     weight: float = 0.03
     distance: float = 0.1
     patches: int = 2
@@ -57,6 +56,12 @@ class VisualTextSettings:
             )
         if self.patches < 1:
             raise RecipeError(f"visual_text.patches={self.patches}: must be 1 or more")
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The class token of the whole picture takes a pass of its own."""
+        further = {"asks_clip_again"} if self.class_token == "picture" else set()
+        return frozenset({"compares_in_place", *further})
 
     def refuse(self, recipe: Recipe) -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
@@ -138,4 +143,11 @@ def _clusters(values: bytes, shape: tuple[int, int], distance: float) -> np.ndar
     if shape[0] < 2:
         return np.zeros(shape[0], dtype=int)
     rows = np.frombuffer(values, dtype=np.float32).reshape(shape).astype(np.float64)
-    return fcluster(linkage(rows, "complete", metric="cosine"), distance, criterion="distance") - 1
+    return (
+        scipy.cluster.hierarchy.fcluster(
+            scipy.cluster.hierarchy.linkage(rows, "complete", metric="cosine"),
+            distance,
+            criterion="distance",
+        )
+        - 1
+    )

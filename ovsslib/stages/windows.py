@@ -18,7 +18,7 @@ from ovsslib.images.pictures import resize_picture
 from ovsslib.recipe import stage
 
 DROPPED = -1e4
-"""Logit of a word that is not in the picture: far below any cosine, and still finite after scaling."""
+"""Logit of a word that is not in the picture, far below any cosine, and still finite after scaling."""
 
 
 @stage("windows", point="windows", summary="size of the picture and of the sliding windows")

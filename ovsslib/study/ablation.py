@@ -1,4 +1,4 @@
-"""Ablations from a file: a base recipe, what to vary, and one trial per combination.
+"""Ablations from a file: a base recipe, what to vary, and one trial per combination::
 
     profile: embedded
     base: sclip

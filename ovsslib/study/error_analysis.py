@@ -24,7 +24,7 @@ from ovsslib.evaluation.report import Report, provenance
 from ovsslib.segmenter import Segmenter
 
 CELLS = (16, 8, 4)
-"""Sides in pixels of one cell: the 14x14, 28x28 and 56x56 grids of a window of 224 pixels."""
+"""Sides in pixels of one cell of the 14x14, 28x28 and 56x56 grids of a window of 224 pixels."""
 WINDOW = 224
 BOUNDARY_PIXELS = 5
 SMALL_PIXELS = 1000

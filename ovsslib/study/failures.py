@@ -34,7 +34,7 @@ SMALL, OCCLUSION, BOUNDARY, CONFUSION = (
 )
 CAUSES = (SMALL, OCCLUSION, BOUNDARY, CONFUSION)
 SPECK_PIXELS = 30
-"""Parts with fewer pixels are left out: slips of a label map rather than objects."""
+"""Parts with fewer pixels are left out as slips of a label map rather than objects."""
 HIDDEN_SHARE = 0.1
 """Share of an object's convex hull that another thing must cover for the object to count as
 occluded."""

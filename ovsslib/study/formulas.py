@@ -39,7 +39,7 @@ def identifiers(text: str) -> list[str]:
 
 
 def evaluate(formula: str, values: Mapping[str, float]) -> float | bool:
-    """Value of a formula: numbers, `{identifier}`, + - * / **, comparisons, and, abs, min, max,
+    """Value of a formula: numbers, `{identifier}`, `+ - * / **`, comparisons, and, abs, min, max,
     round.
 
     Raises DataError that names an unknown identifier, anything else in the formula, or a division

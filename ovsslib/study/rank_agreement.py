@@ -147,7 +147,7 @@ class Ranking:
 
     @property
     def source(self) -> str:
-        """Where the published numbers are from: sources with their tables, and the data set."""
+        """Where the published numbers are from, as sources with their tables, and the data set."""
         claims = [claim(entry.claim) for entry in self.comparison.entries]
         found = dict.fromkeys(f"{one.source} ({one.table})" for one in claims)
         return f"{', '.join(found)}: {', '.join(dict.fromkeys(self.datasets))}"

@@ -7,9 +7,8 @@ asked for (they take what would else be taken for them) and mean something else 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +19,9 @@ from ovsslib.text.cleaning import word_key
 from ovsslib.text.features import encode_texts, unknown_words
 from ovsslib.text.prompts import TextSettings
 from ovsslib.text.vocabulary import Vocabulary, background_words
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COUNT = 26
 """How many background words are chosen; SCLIP's fixed set has as many."""
@@ -89,7 +91,7 @@ class Audit:
 
     words: tuple[str, ...]
     unknown: tuple[str, ...]
-    pairs: pd.DataFrame
+    pairs: "pd.DataFrame"
 
     @property
     def fine(self) -> bool:
@@ -106,6 +108,8 @@ def audit_words(backbone: Any, words: Any, background: Sequence[str] | str | Non
 
     Raises WordsError for words that cannot be used.
     """
+    import pandas as pd  # late: only tables need it
+
     vocabulary = with_background(backbone, Vocabulary.from_words(words), background)
     queries, owner = list(vocabulary.queries), list(vocabulary.query_class)
     unknown = tuple(unknown_words(backbone, queries))

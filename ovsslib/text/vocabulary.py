@@ -15,9 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import yaml
 
 from ovsslib import paths
@@ -32,6 +31,9 @@ from ovsslib.text.cleaning import (
     split_synonyms,
     word_key,
 )  # fmt: skip
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BACKGROUND = "background"
 KINDS = ("thing", "stuff", "material")
@@ -125,17 +127,17 @@ class Vocabulary:
 
     @property
     def queries(self) -> tuple[str, ...]:
-        """All words that are encoded, class by class: Q strings."""
+        """All words that are encoded, class by class (Q strings)."""
         return tuple(word for words in self.synonyms for word in words)
 
     @property
     def query_class(self) -> tuple[int, ...]:
-        """Class index of each query: Q integers, rising."""
+        """Class index of each query (Q integers, rising)."""
         return tuple(index for index, words in enumerate(self.synonyms) for _ in words)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that can change a result: 16 hexadecimal digits."""
+        """Hash of everything that can change a result (16 hexadecimal digits)."""
         parts = [self.names, self.synonyms, self.kinds, self.groups, self.background]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -154,12 +156,14 @@ class Vocabulary:
                 owners.setdefault(word_key(word), []).append(name)
         return {word: tuple(names) for word, names in owners.items() if len(names) > 1}
 
-    def describe(self) -> pd.DataFrame:
+    def describe(self) -> "pd.DataFrame":
         """A table, one row per class (`ovss words show` prints it).
 
         Columns: name, kind, group, queries (joined by ", "), shared (those of its queries that
         stand for another class as well). Indexed by label.
         """
+        import pandas as pd  # late: only tables need it
+
         shared = self.shared_names()
         rows = [
             {

@@ -4,7 +4,6 @@ import argparse
 
 import build_book
 import check_book
-import house_docstrings
 import nbformat
 import pytest
 import run_notebooks
@@ -300,22 +299,6 @@ def test_publish_replaces_the_old_pages(tmp_path):
     ]
     assert (tmp_path / "public" / "index.html").read_text() == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pages", "public"]
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("Plain *text* of `a_b` and x_ | y.", r"Plain \*text\* of ``a_b`` and x\_ \| y."),
-        ("See :class:`Recipe`.", "See :class:`Recipe`."),
-        ("mask: (H, W) int32\n    more of it", "- ``mask``: (H, W) int32 more of it"),
-        ("Raises: never", "Raises: never"),
-        ("Args:\n    recipe, model: names", "**Args**\n\n- ``recipe``, ``model``: names"),
-        ("    code = 1", "::\n\n        code = 1"),
-        ("- one\n- two", "- one\n\n- two"),
-    ],
-)
-def test_docstrings_become_restructured_text(source, expected):
-    assert "\n".join(house_docstrings.convert(source.splitlines())).strip() == expected
 
 
 GOOD = "<html><body><article class='bd-article'><h1 id='a'>A</h1>{}</article></body></html>"

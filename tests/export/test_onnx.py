@@ -2,11 +2,14 @@
 
 import copy
 import json
+import re
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import TINY_CONFIG, relative_error
@@ -16,11 +19,13 @@ from ovsslib.clip.backbone import POSITIONS, Backbone
 from ovsslib.clip.loading import build_model
 from ovsslib.errors import DataError, ImageError, ModelError, RecipeError
 from ovsslib.export import export_onnx, open_exported, why_not_one_graph, writing
-from ovsslib.export.graphs import Positions
+from ovsslib.export.files import GRAPH_POINTS, graph_settings
+from ovsslib.export.graphs import Positions, VisionGraph
 from ovsslib.export.opening import switches_of, why_not_switched
 from ovsslib.export.weights import apply_weights
-from ovsslib.recipe import Recipe
+from ovsslib.recipe import Recipe, recipe_names
 from ovsslib.segmenter import Segmenter
+from ovsslib.text.vocabulary import Vocabulary
 
 SIZES = [(64, 64), (64, 80), (48, 112), (70, 64)]
 WORDS = ["sky", "dog | puppy", "grass"]
@@ -182,10 +187,82 @@ def test_another_recipe_on_the_folder_is_refused(plain, switched):
         ("ov-stitcher", "all windows"),
         ("clip-es", "without windows"),
         ("cliptrase", "inner blocks"),
+        ("sc-clip", "no class token, which is the graph's second output (stage self_calibration)"),
+        ("rf-clip", "depend on the values of a window (stage sink_denoise)"),
+        ("freecp-sclip", "asks CLIP again behind the last block"),
     ],
 )
 def test_recipes_that_are_not_one_graph_say_why(recipe, reason):
     assert reason in why_not_one_graph(Recipe.named(recipe))
+
+
+def test_reasons_hang_on_settings():
+    pearl = Recipe.named("pearl")
+    assert not why_not_one_graph(pearl)
+    assert "ONNX" in why_not_one_graph(pearl.but({"procrustes.solver": "svd"}))
+    window = dict.fromkeys(("visual_text.class_token", "class_token_mix.class_token"), "window")
+    assert "visual_text" in why_not_one_graph(Recipe.named("rf-clip"))
+    assert "visual_text" not in why_not_one_graph(Recipe.named("rf-clip").but(window))
+
+
+SMALL = {"windows.short_side": 64, "windows.crop": 64, "windows.stride": 32, "text.prompts": "none"}
+SHALLOW = {"middle_layers": {"layers": (1,)}, "gem": {"depth": 2}}  # for two blocks
+
+
+def small(name: str) -> Recipe:
+    """A recipe for the tiny backbone, without what comes behind the logits and reads no graph."""
+    recipe = Recipe.named(name).but(SMALL).but(refine=())
+    changes = {stage: fields for stage, fields in SHALLOW.items() if stage in recipe}
+    return recipe.but({**changes, **({"upsampling": False} if "upsampling" in recipe else {})})
+
+
+def kind_of_graph(recipe: Recipe) -> tuple:
+    """What decides which operators a graph has."""
+    attention = recipe["attention"]
+    stages = (name for point in GRAPH_POINTS for name, _ in recipe.at(point))
+    return (attention.combine, attention.is_identity, *stages)
+
+
+ONE_GRAPH = [name for name in recipe_names() if not why_not_one_graph(Recipe.named(name))]
+KINDS = {kind_of_graph(small(name)): name for name in ONE_GRAPH}
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name not in ONE_GRAPH])
+def test_a_recipe_that_is_no_graph_is_refused_before_anything_is_traced(
+    name, backbone, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(writing, "_trace", lambda *asked: pytest.fail("traced"))
+    with pytest.raises(RecipeError, match="cannot be one graph: .*stage ") as refused:
+        export_onnx(_with_recipe(segmenter_of(backbone), name), tmp_path / "out")
+    named = re.findall(r"[(]stage ([^)]*)[)]", str(refused.value))
+    assert {stage for names in named for stage in names.split(", ")} <= set(
+        Recipe.named(name).stages
+    )
+
+
+@pytest.mark.parametrize("name", KINDS.values())
+def test_every_kind_of_graph_can_be_traced(name, backbone, tmp_path):
+    segmenter, any_size = Segmenter(backbone, small(name)), torch.export.Dim.DYNAMIC
+    shape = {0: any_size, 2: any_size, 3: any_size}
+    example = {"pixels": torch.zeros(2, 3, 64, 80)}
+    outputs = ["features", "class_token"]
+    writing._trace(VisionGraph(segmenter), example, [shape], outputs, tmp_path / "graph", name)
+    pixels = torch.randn(1, 3, 48, 112)
+    graph = onnxruntime.InferenceSession(str(tmp_path / "graph"))
+    made = torch.from_numpy(graph.run(["features"], {"pixels": pixels.numpy()})[0])
+    assert relative_error(made.permute(0, 2, 3, 1), segmenter.features(pixels)) < 1e-3
+
+
+@pytest.mark.parametrize("name", ONE_GRAPH)
+def test_what_stands_behind_a_graph_asks_for_nothing_more(name, plain, picture):
+    """The features are those of another recipe: only what the flow asks of an exported folder is looked at."""
+    recipe, half = small(name), copy.copy(open_exported(plain[0])[0])
+    half.about = {**half.about, "graph": graph_settings(recipe)}
+    words = "scenes-object" if recipe.has("needs_background") else "scenes"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # near ties of random features
+        made = Segmenter(half, recipe)(picture, Vocabulary.named(words))
+    assert made.mask.shape == picture.shape[:2]
 
 
 def test_nothing_is_left_behind_by_a_refusal(backbone, plain, tmp_path, monkeypatch):

@@ -1,26 +1,19 @@
 """Guides: equal to DINO's released arithmetic, from every form of weights, with named errors before any work."""
 
 import json
-import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from guide_weights import DINO, FAMILIES, STATE, VECTORS, as_vit, family
 from safetensors.torch import load_file, save_file
 
 from ovsslib import guides
 from ovsslib.clip.backbone import PIXEL_MEAN, PIXEL_STD
-from ovsslib.errors import ImageError, MissingPackageError, ModelError
-from ovsslib.guides import loading
-from ovsslib.guides.dino_weights import official_state
+from ovsslib.errors import ImageError, ModelError
 
-VECTORS = Path(__file__).resolve().parent.parent / "vectors"
-DINO = np.load(VECTORS / "dino_tiny.npz")
 PICTURES = np.load(VECTORS / "tiny_inputs.npz")
-STATE = {key[2:]: torch.from_numpy(DINO[key]).float() for key in DINO if key.startswith("w.")}
 SIZES = ("32", "64", "80x112")
 
 
@@ -41,44 +34,6 @@ def off(mine: torch.Tensor, theirs: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def guide() -> guides.Guide:
     return guides.from_state(STATE, heads=2, name="tiny")
-
-
-def vit_config(transformers, **changes):
-    return transformers.ViTConfig(
-        **{
-            "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 128,
-            "image_size": 32, "patch_size": 8, "layer_norm_eps": 1e-12, **changes,
-        }
-    )  # fmt: skip
-
-
-def as_vit(transformers):
-    """A real ViTModel that carries the vectors' weights."""
-    model = transformers.ViTModel(vit_config(transformers), add_pooling_layer=False)
-    state = model.state_dict()
-    renamed = {
-        "embeddings.cls_token": "cls_token", "embeddings.position_embeddings": "pos_embed",
-        "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
-        "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
-        "layernorm.weight": "norm.weight", "layernorm.bias": "norm.bias",
-    }  # fmt: skip
-    for key in state:
-        if key in renamed:
-            state[key] = STATE[renamed[key]]
-            continue
-        _, layer, *part, kind = key.split(".")
-        part = ".".join(part)
-        ours = {
-            "attention.o_proj": "attn.proj", "layernorm_before": "norm1", "layernorm_after": "norm2",
-            "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
-        }.get(part)  # fmt: skip
-        if ours:
-            state[key] = STATE[f"blocks.{layer}.{ours}.{kind}"]
-        else:
-            third = "qkv".index(part[len("attention.")])
-            state[key] = STATE[f"blocks.{layer}.attn.qkv.{kind}"].chunk(3)[third]
-    model.load_state_dict(state)
-    return model.eval()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -206,42 +161,6 @@ def test_the_hub_s_vit_at_its_native_size_gives_what_transformers_gives(tmp_path
     torch.testing.assert_close(opened.read(pixels).last, theirs, atol=1e-5, rtol=1e-4)
 
 
-FAMILIES = {
-    "dinov2": ("Dinov2Config", "Dinov2Model", 14, {"image_size": 56}),
-    "dinov2 with registers": (
-        "Dinov2WithRegistersConfig",
-        "Dinov2WithRegistersModel",
-        14,
-        {"image_size": 56, "num_register_tokens": 4},
-    ),
-    "dinov3": (
-        "DINOv3ViTConfig",
-        "DINOv3ViTModel",
-        16,
-        {"image_size": 64, "num_register_tokens": 4},
-    ),
-}
-
-
-def family(name: str):
-    transformers = pytest.importorskip("transformers")
-    config, model, patch, more = FAMILIES[name]
-    values = {
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        made = getattr(transformers, model)(
-            getattr(transformers, config)(patch_size=patch, **values, **more)
-        ).eval()
-        for weight in made.parameters():  # some start at zero or one
-            torch.nn.init.normal_(weight, std=0.2)
-    return made, patch
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_other_families_open_from_a_folder(tmp_path, name):
     model, patch = family(name)
@@ -304,174 +223,3 @@ def test_half_precision_stays_close(guide):
     assert float(F.cosine_similarity(exact, rough).min()) > 0.98
     with pytest.raises(ModelError, match="fp64"):
         guides.from_state(STATE, heads=2, precision="fp64")
-
-
-def broken(**changes) -> dict[str, torch.Tensor]:
-    return {key: value for key, value in {**STATE, **changes}.items() if value is not None}
-
-
-@pytest.mark.parametrize(
-    "state, message",
-    [
-        (broken(**{"patch_embed.proj.weight": None}), "no DINO vision transformer"),
-        (broken(**{"blocks.1.mlp.fc1.bias": None}), "missing: blocks.1.mlp.fc1.bias"),
-        (broken(**{"norm.weight": torch.zeros(31)}), "other shape: norm.weight"),
-        (broken(extra=torch.zeros(1)), "unexpected: extra"),
-        (broken(register_tokens=torch.zeros(1)), "DINOv2's"),
-    ],
-)
-def test_weights_that_do_not_fit_are_named(tmp_path, state, message):
-    save_file(state, tmp_path / "dino.safetensors")
-    with pytest.raises(ModelError, match=message):
-        guides.load(tmp_path / "dino.safetensors", heads=2)
-
-
-def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(ModelError, match="heads=3"):
-        guides.from_state(STATE, heads=3)
-
-
-def test_names_and_places_that_lead_nowhere(tmp_path, monkeypatch):
-    with pytest.raises(ModelError, match="dinovit.*scenedino"):
-        guides.load("dinovit")
-    with pytest.raises(ModelError, match="check the path"):
-        guides.load(tmp_path / "none.pth")
-    with pytest.raises(ModelError, match="no config.json"):
-        guides.load(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ModelError, match="no model.safetensors"):
-        guides.load(tmp_path)
-    save_file(STATE, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match="'bert'"):
-        guides.load(tmp_path)
-    with pytest.raises(ModelError, match="device='cuda"):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        guides.load("scenedino", device="cuda")
-
-
-@pytest.fixture
-def empty_cache(monkeypatch):
-    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda *parts: None)
-    asked = []
-
-    def unreachable(self, name, **options):
-        asked.append(name)
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(loading.HfApi, "model_info", unreachable)
-    return asked
-
-
-def test_nothing_is_fetched_unasked_and_no_connection_is_named(empty_cache):
-    with pytest.raises(ModelError, match="nothing is fetched unasked.*facebook/dino-vitb8"):
-        guides.load("dino-vitb8")
-    with pytest.raises(ModelError, match="not in the local cache"):
-        guides.check("dinov2-vitb14-reg")
-    guides.check("facebook/dino-vitb8")
-    assert empty_cache == []
-    with pytest.raises(ModelError, match="could not be fetched.*ConnectionError.*hf download"):
-        guides.load("facebook/dino-vitb8")
-    assert empty_cache == ["facebook/dino-vitb8"]
-
-
-def test_a_short_name_takes_weights_of_its_own_width_and_patch_only(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    as_vit(transformers).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="width 32, expected 768"):
-        guides.check("dino-vitb8", weights=tmp_path)
-    with pytest.raises(ModelError, match="width 32, expected 768"):
-        guides.load("dino-vitb8", weights=tmp_path)
-    right = transformers.ViTModel(
-        vit_config(
-            transformers,
-            hidden_size=384,
-            num_attention_heads=6,
-            num_hidden_layers=1,
-            intermediate_size=1536,
-        ),
-        add_pooling_layer=False,
-    )
-    right.save_pretrained(tmp_path)
-    guides.check("dino-vits8", weights=tmp_path)
-    guide = guides.load("dino-vits8", weights=tmp_path)
-    assert (guide.name, guide.dim, guide.heads) == ("dino-vits8", 384, 6)
-    with pytest.raises(
-        ModelError, match="patches of 8 pixels, expected 16|patches of 8, expected 16"
-    ):
-        guides.load("dino-vits16", weights=tmp_path)
-    with pytest.raises(ModelError, match="goes with a short name"):
-        guides.load("facebook/dino-vits8", weights=tmp_path)
-
-
-def test_a_cached_hub_model_is_opened_without_the_hub(tmp_path, monkeypatch, empty_cache):
-    transformers = pytest.importorskip("transformers")
-    vit_small = vit_config(
-        transformers,
-        hidden_size=384,
-        num_attention_heads=6,
-        num_hidden_layers=1,
-        intermediate_size=1536,
-    )
-    transformers.ViTModel(vit_small, add_pooling_layer=False).save_pretrained(tmp_path)
-    monkeypatch.setattr(
-        loading,
-        "try_to_load_from_cache",
-        lambda hub, part: str(tmp_path / part) if (tmp_path / part).exists() else None,
-    )
-    guide = guides.load("facebook/dino-vits8")
-    assert guide.name == "facebook/dino-vits8" and empty_cache == []
-    assert guides.load("dino-vits8").weights_hash == guide.weights_hash
-
-
-@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
-def test_what_is_fetched_is_configurations_and_one_form_of_weights(
-    tmp_path, monkeypatch, empty_cache, weights
-):
-    transformers = pytest.importorskip("transformers")
-    as_vit(transformers).save_pretrained(tmp_path)
-    wanted = []
-    files = [
-        SimpleNamespace(rfilename=name) for name in ("config.json", "flax_model.msgpack", weights)
-    ]
-    monkeypatch.setattr(
-        loading.HfApi, "model_info", lambda self, name, **options: SimpleNamespace(siblings=files)
-    )
-
-    def snapshot(name, allow_patterns):
-        wanted.append((name, allow_patterns))
-        return str(tmp_path)
-
-    monkeypatch.setattr(loading, "snapshot_download", snapshot)
-    assert guides.load("someone/dino-tiny").dim == 32
-    assert wanted == [("someone/dino-tiny", ["*.json", weights])]
-
-
-def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
-    model, _ = family("dinov2")
-    model.save_pretrained(tmp_path)
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
-    with pytest.raises(MissingPackageError, match=r"ovsslib\[guides\]"):
-        guides.load(tmp_path)
-    with pytest.raises(MissingPackageError, match=r"ovsslib\[guides\]"):
-        guides.check(tmp_path)
-
-
-def test_dino_v1_and_the_embedded_guide_need_no_transformers(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)  # makes the import fail
-    torch.save(STATE, tmp_path / "dino.pth")
-    assert guides.load(tmp_path / "dino.pth", heads=2).dim == 32
-    assert guides.load("scenedino").patch_size == 8
-
-
-def test_official_names_pass_unchanged():
-    assert official_state(STATE).keys() == STATE.keys()
-
-
-def test_the_embedded_guide_is_small_and_reads_scenes():
-    guide = guides.load()
-    folder = loading.paths.data("models/scenedino")
-    assert (folder / "model.safetensors").stat().st_size < 10e6
-    assert guide.name == "scenedino" and guide.patch_size == 8
-    features = guide.features(guide.normalise(torch.rand(1, 3, 224, 296)))
-    assert features.shape == (1, guide.dim, 28, 37) and torch.isfinite(features).all()
-    assert sum(weight.numel() for weight in guide.network.parameters()) < 6e6
