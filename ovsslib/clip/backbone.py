@@ -92,10 +92,9 @@ class TrunkOutput:
 class Backbone:
     """A frozen CLIP whose last vision block is open.
 
-    Make one with :func:`ovsslib.load_backbone`. Attributes: `name`, `pretrained`, `weights_hash` (16 hex digits),
-    `width`, `heads`, `layers`, `patch_size`, `dim` (of the joint embedding), `base_grid`, `image_size`,
-    `context_length`, `device`, `dtype`, `precision`, `known_token_ids` (None: all), `times_read` (token id -> how often
-    the training read it; empty where the weights do not say).
+    Made by :func:`ovsslib.load_backbone`. Attributes: `name`, `pretrained`, `weights_hash` (16 hex digits),
+    `width`, `heads`, `layers`, `patch_size`, `dim` (of the joint embedding), `base_grid`, `image_size`, `context_length`,
+    `device`, `dtype`, `precision`, `known_token_ids` (None: all), `times_read` (token id -> count in training, {}: unknown).
     """
 
     def __init__(

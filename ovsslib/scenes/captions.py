@@ -36,10 +36,12 @@ _FLOOR_RELATIONS = ("on a {}", "on the {}")
 
 
 def with_article(phrase: str) -> str:
+    """A noun phrase with "a" or "an" before it."""
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
 def plural_of(word: str) -> str:
+    """The plural of a word that captions use."""
     return _PLURALS.get(word, word + "s")
 
 
