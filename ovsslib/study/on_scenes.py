@@ -275,7 +275,10 @@ class _Work:
         if metric in _COEFFICIENTS:
             stage, name = _COEFFICIENTS[metric]
             value = float(getattr(Recipe.named("itaclip", row["dataset"])[stage], name))
-            return _answer(value, f"{value:g}", "a setting: what the recipe carries")
+            return {
+                **_answer(value, f"{value:g}", "a setting: what the recipe carries"),
+                "view": "",
+            }
         if row["table"] == "4.9":
             return self._part(row)
         sides = self._sides(row)

@@ -106,6 +106,7 @@ def test_settings_are_read_from_the_recipe():
     found = reproduce("itaclip-table9", profile="embedded")
     for row in found.ledger.to_dict("records"):
         assert row["measured"] == row["claimed"] and "setting" in row["note"]
+        assert row["view"] == "", "a setting is not measured on anything"
 
 
 def test_times_are_those_of_this_machine(counted, monkeypatch):
