@@ -241,8 +241,8 @@ def pretrain(
 
         if device != "cpu":
             raise DataError(f"--device {device}: scenedino is trained on a processor; leave it out")
-        own = read_scenedino_settings(settings)
-        say(f"written: {pretrain_scenedino(own, target, steps=steps, minutes=minutes)}")
+        wanted = read_scenedino_settings(settings)
+        say(f"written: {pretrain_scenedino(wanted, target, steps=steps, minutes=minutes)}")
         return
     from ovsslib.scenes.pretraining import pretrain as run
     from ovsslib.scenes.pretraining import read_settings

@@ -218,7 +218,7 @@ def runs_for(target: str, dataset: str | None = None) -> pd.DataFrame:
 
     Raises:
         DataError: for an unknown target (lists the known ones), or one that this library cannot
-        run.
+            run.
     """
     claims = load_claims()
     names = [target_name(s, t) for s, t in zip(claims["source"], claims["table"], strict=True)]
