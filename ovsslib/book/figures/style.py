@@ -1,12 +1,14 @@
 """One look for all figures: readable on a phone, on paper, and on the white card of the book's dark mode."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 INK = "#222222"
 FAINT = "#d9d9d9"
 
-_SETTINGS = {
+_SETTINGS: Any = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
     "figure.facecolor": "white",
