@@ -84,8 +84,8 @@ def explore_attention(
 
     def show(row: int, column: int, recipe: str, layer: int, head: int) -> None:
         chosen = {"layer": layer or None, "head": None if head < 0 else head}
-        one = opened(recipe).attention((row, column), **chosen)
-        display(attention_panel(image, {recipe: one}, (row, column)))
+        weights = opened(recipe).attention((row, column), **chosen)
+        display(attention_panel(image, {recipe: weights}, (row, column)))
 
     output = ipywidgets.interactive_output(show, controls)
     return ipywidgets.VBox([*controls.values(), output])

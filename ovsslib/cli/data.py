@@ -244,8 +244,8 @@ def pretrain(
     if chosen == "scenedino":
         from ovsslib.scenes.scenedino import pretrain_scenedino, read_scenedino_settings
 
-        own = read_scenedino_settings(settings)
-        say(f"written: {pretrain_scenedino(own, target, steps=steps, minutes=minutes)}")
+        wanted = read_scenedino_settings(settings)
+        say(f"written: {pretrain_scenedino(wanted, target, steps=steps, minutes=minutes)}")
         return
     if chosen == "deeplabv3-scenes":
         from ovsslib.scenes.supervised import pretrain_supervised, read_supervised_settings

@@ -19,14 +19,14 @@ def list_them(context: typer.Context) -> None:
 
     rows = [
         {
-            "name": one.name,
-            "--model": one.model,
-            "--pretrained": "" if one.tag == "embedded" else one.tag,
-            "MB": one.megabytes,
-            "here": "no: `ovss models get`" if one.file is None else str(one.file),
-            "what it is": one.summary,
+            "name": model.name,
+            "--model": model.model,
+            "--pretrained": "" if model.tag == "embedded" else model.tag,
+            "MB": model.megabytes,
+            "here": "no: `ovss models get`" if model.file is None else str(model.file),
+            "what it is": model.summary,
         }
-        for one in list_models()
+        for model in list_models()
     ]
     show(pd.DataFrame(rows), index=False)
     say(

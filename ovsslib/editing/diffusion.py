@@ -102,9 +102,10 @@ class Inpainter:
             (:func:`ovsslib.editing.edits.blend`).
 
         Raises:
-            ImageError: an empty mask, or one of another size. RecipeError: a setting is out of
-            range, or the pipeline has nothing like it. ModelError: the pipeline's safety checker withheld the picture, or it gave no
-            numbers. MemoryBudgetError.
+            ImageError: an empty mask, or one of another size.
+            RecipeError: a setting is out of range, or the pipeline has nothing like it.
+            ModelError: the pipeline's safety checker withheld the picture, or it gave no numbers.
+            MemoryBudgetError: the pictures do not fit into the memory.
         """
         if mask.shape != image.shape[:2]:
             raise ImageError(
@@ -250,8 +251,9 @@ def load_inpainter(
 
     Raises:
         ModelError: the model cannot be found or read; the message says what to fetch and where to
-        put it. MissingPackageError: diffusers is not installed. RecipeError: unknown device or
-        precision.
+            put it.
+        MissingPackageError: diffusers is not installed.
+        RecipeError: unknown device or precision.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -344,8 +344,10 @@ def replace(
         (H, W, 3) uint8 RGB, the same for the same seed.
 
     Raises:
-        WordsError: no prompt. ImageError: picture or mask. ModelError: the model cannot be found,
-        or its safety check withheld the picture. MissingPackageError: diffusers is not installed.
+        WordsError: no prompt.
+        ImageError: picture or mask.
+        ModelError: the model cannot be found, or its safety check withheld the picture.
+        MissingPackageError: diffusers is not installed.
     """
     if not prompt.strip():
         raise WordsError("the prompt is empty; say what is to be painted, e.g. 'a red fox'")

@@ -101,8 +101,8 @@ def predict(
         progress: show a bar.
 
     Raises:
-        DataError: no images, or images and words that do not fit; ImageError, RecipeError,
-        MemoryBudgetError as the segmenters raise them.
+        DataError: no images, or images and words that do not fit.
+        ImageError, RecipeError, MemoryBudgetError: as the segmenters raise them.
     """
     wanted = [segmenters] if hasattr(segmenters, "recipe") else list(segmenters)
     chosen = dataset if limit is None or limit >= len(dataset) else dataset[:limit]

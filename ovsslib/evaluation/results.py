@@ -174,7 +174,7 @@ def measure(
         fresh, workers, progress, on_error, store: as :func:`ovsslib.evaluate`.
 
     Raises:
-        RecipeError, ModelError, DataError and what :func:`ovsslib.evaluate` raises.
+        RecipeError, ModelError, DataError: and what :func:`ovsslib.evaluate` raises.
     """
     profile = Profile.named(profile) if isinstance(profile, str) else profile
     profile = profile.but(device=local_device(profile.device))

@@ -67,7 +67,7 @@ class Positions(nn.Module):
         table = visual.positional_embedding.detach().float()
         self.register_buffer("first", table[:1].clone())
         self.register_buffer("patches", table[1:].reshape(*backbone.base_grid, -1).clone())
-        self.base, self.how, self.own = backbone.base_grid, how, backbone.image_size
+        self.base, self.how, self.native = backbone.base_grid, how, backbone.image_size
 
     def forward(self, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
         """The table for a window of `size` pixels and `grid` patches."""
@@ -100,7 +100,7 @@ class Positions(nn.Module):
         wanted = torch.tensor([*self.base])
         kept = (sides[:2] == wanted).all()
         if self.how == "bilinear-half":
-            return kept & (sides[2:] == torch.tensor([*self.own])).all()
+            return kept & (sides[2:] == torch.tensor([*self.native])).all()
         square = sides[2] == sides[3]
         return kept & square if self.base[0] == self.base[1] else kept
 

@@ -84,8 +84,9 @@ def export_onnx(
         pictures: number of drawn scenes that are compared.
 
     Raises:
-        RecipeError: the recipe is not one graph. ModelError: a precision other than fp32, or a graph that does not
-        agree with PyTorch. DataError: a folder that holds something else. Nothing is left behind then.
+        RecipeError: the recipe is not one graph.
+        ModelError: a precision other than fp32, or a graph that does not agree with PyTorch.
+        DataError: a folder that holds something else. Nothing is left behind then.
     """
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, "onnx", "exporting a recipe")
@@ -208,9 +209,9 @@ def _trace(
     except OvssError:
         raise
     except Exception as error:
-        own = _cause(error)
-        if own is not None:
-            raise RecipeError(f"recipe {recipe!r} cannot be one graph: {own}") from error
+        cause = _cause(error)
+        if cause is not None:
+            raise RecipeError(f"recipe {recipe!r} cannot be one graph: {cause}") from error
         plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without colours of a terminal
         lines = [line for line in plain.splitlines() if line.strip()] or [type(error).__name__]
         raise RecipeError(

@@ -161,7 +161,7 @@ def _with_legend(
     beside = height > 1.15 * width
     # A single long word must not cost all the others their columns: it is shortened to its share of
     # the width.
-    room = (18 if len(entries) > 4 else 36) * font_size
+    room: float = (18 if len(entries) > 4 else 36) * font_size
     if not beside:
         room = min(room, (width - font_size) / (2 if len(entries) > 4 else 1) - 3.2 * font_size)
     room = max(room, 8 * font_size)

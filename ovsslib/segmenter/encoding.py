@@ -171,10 +171,10 @@ class EncodedPicture:
         recipe = self.segmenter.recipe
         if self._trunks or any(recipe.stages_with(hook) for hook in _READ_THE_WINDOW):
             return
-        for one in self._features:
-            old, none = one.context, one.maps[0].new_zeros(0)
+        for chunk in self._features:
+            old, none = chunk.context, chunk.maps[0].new_zeros(0)
             trunk = TrunkOutput(none, old.trunk.grid)
-            one.context = WindowContext(
+            chunk.context = WindowContext(
                 old.backbone, trunk, none, old.coarse, self.picture_class_token,
                 self.picture_class_token,
             )  # fmt: skip
@@ -189,7 +189,7 @@ class EncodedPicture:
             tokens = self.tokens(None)
             grid = self.grid.whole() if tokens.whole else self.grid
             return tokens.map(), grid
-        return torch.cat([one.maps[0][: one.count] for one in self._features]), self.grid
+        return torch.cat([chunk.maps[0][: chunk.count] for chunk in self._features]), self.grid
 
     def kept(self) -> list[Any]:
         """All that holds tensors, for those who count bytes."""
@@ -404,7 +404,7 @@ def encode_pictures(
     words = [None if w is None else w.to(backbone.device) for w in words]
     grid = first.windows.boxes(*picture.pixels.shape[-2:])
     encoded = [EncodedPicture(s, picture, grid, w) for s, w in zip(segmenters, words, strict=True)]
-    by_windows = [one for one in encoded if not one.segmenter.without_windows]
+    by_windows = [each for each in encoded if not each.segmenter.without_windows]
     if not by_windows:
         return encoded
     with torch.no_grad(), memory_errors():
@@ -418,6 +418,6 @@ def encode_pictures(
             views = [chunk] if first.views is None else first.views.views(chunk)
             joint = first.trunk(torch.cat(views), taps, inputs)
             trunks = [joint[i * step : (i + 1) * step] for i in range(len(views))]
-            for one in by_windows:
-                one.add(trunks, views, count)
+            for each in by_windows:
+                each.add(trunks, views, count)
     return encoded

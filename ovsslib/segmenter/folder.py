@@ -168,7 +168,7 @@ def _record(out: Path, file: str, key: str, path: Path) -> dict[str, Any] | None
         record = json.loads((out / ".done" / f"{file}.json").read_text(encoding="utf-8"))
         if record["key"] != key or record["file"] != _stamp(path):
             return None
-        return record if all((out / one).exists() for one in record["written"]) else None
+        return record if all((out / name).exists() for name in record["written"]) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

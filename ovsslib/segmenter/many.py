@@ -33,11 +33,11 @@ def find_pictures(source: str | os.PathLike | Iterable[str | os.PathLike]) -> di
     that is missing or holds no picture, and for a path that is given twice.
     """
     if not isinstance(source, (str, os.PathLike)):
-        paths = [Path(one) for one in source]
-        found = {path.as_posix(): path for path in paths}
-        if len(found) < len(paths):
+        paths = [Path(place) for place in source]
+        pictures = {path.as_posix(): path for path in paths}
+        if len(pictures) < len(paths):
             raise DataError("a picture is listed twice; list each once")
-        return found
+        return pictures
     folder = Path(source)
     if folder.is_file():
         return {folder.name: folder}

@@ -136,7 +136,7 @@ class Segmenter:
                 return self._tokens_of_pictures(pixels, text, regions)
             trunk = self.trunk(pixels)
             if regions is None and self.recipe.stages_with("proposer_name"):
-                maps = [self.regions_of(PictureInput(one)) for one in pixels]
+                maps = [self.regions_of(PictureInput(picture)) for picture in pixels]
                 regions = torch.stack([m for m in maps if m is not None])
             return self.last_block.run(self.last_block.context(trunk, pixels, text, regions))
 
@@ -219,15 +219,15 @@ class Segmenter:
         `text_features`: unit rows, or `Words` for recipes that tell words from background words.
         `regions`: (B, H, W) region ids for recipes with masks; None asks the recipe's proposer.
         """
-        words, made = text_features, []
+        words, maps = text_features, []
         if not isinstance(words, Words):
             words = Words(words, len(words))
-        for index, one in enumerate(pixels.to(self.backbone.device)):
+        for index, image in enumerate(pixels.to(self.backbone.device)):
             known = {} if regions is None else {self._proposer(): regions[index]}
-            encoded = encode_pictures([self], PictureInput(one, regions=known), [words])[0]
+            encoded = encode_pictures([self], PictureInput(image, regions=known), [words])[0]
             with torch.no_grad():
-                made.append(encoded.logits(words.to(one.device), tuple(one.shape[-2:])).full())
-        return torch.stack(made)
+                maps.append(encoded.logits(words.to(image.device), tuple(image.shape[-2:])).full())
+        return torch.stack(maps)
 
     def __call__(
         self,

@@ -8,7 +8,7 @@ A formula is written over identifiers in braces, e.g. `{thesis-t4.1-full-gain-mi
 import ast
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ovsslib.errors import DataError
 
@@ -29,7 +29,7 @@ _COMPARE = {
     ast.NotEq: operator.ne,
     ast.Eq: operator.eq,
 }
-_FUNCTIONS = {"abs": abs, "min": min, "max": max, "round": round}
+_FUNCTIONS: dict[str, Callable[..., float]] = {"abs": abs, "min": min, "max": max, "round": round}
 _LARGEST_POWER = 8
 
 

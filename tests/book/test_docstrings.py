@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from docutils import nodes
 from docutils.core import publish_doctree
 from docutils.parsers.rst import roles
@@ -69,13 +70,18 @@ def sphinx_roles():
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_docstrings_are_read_as_they_are_meant(room):
-    config = Config(napoleon_numpy_docstring=False, napoleon_use_ivar=True)
+    book = yaml.safe_load((PACKAGE.parent / "_config.yml").read_text(encoding="utf-8"))["sphinx"]
+    config = Config(**{k: v for k, v in book["config"].items() if k.startswith("napoleon_")})
     problems = []
     for place, kind, text in described(room):
         source = "\n".join(GoogleDocstring(text.splitlines(), config).lines())
         tree = publish_doctree(source, settings_overrides=SETTINGS)
         told = [m.astext() for m in tree.findall(nodes.system_message) if m["level"] >= 2]
         told += run_together(text)
+        # a line that goes on without an indentation is taken for a name
+        named = re.findall(r"^:(?:param|ivar|raises) ([^:]*):", source, flags=re.MULTILINE)
+        named += re.findall(r"^(?::\w+:| +) +\* \*\*(.*?)\*\* --", source, flags=re.MULTILINE)
+        told += [name for name in named if not re.fullmatch(r"[\w*\\]+(, [\w*\\]+)*", name)]
         first = re.sub(r"`[^`]*`", "", ROLE.sub("", text.split("\n")[0]))
         if kind and ":" in first:
             told += [f"napoleon takes what stands before the colon for a type: {first}"]

@@ -44,7 +44,9 @@ def boundary_panel(
         "recall: true outlines": (pixels.near_predicted, pixels.true, pixels.found),
     }
     for place, (title, maps) in zip(axes[1:], views.items(), strict=True):
-        bare(place, title).imshow(_colours(*(one[part] for one in maps)), interpolation="nearest")
+        bare(place, title).imshow(
+            _colours(*(outline[part] for outline in maps)), interpolation="nearest"
+        )
         place.spines[:].set(visible=True, color=INK, linewidth=0.8)
     reach = (rule or BoundaryRule()).tolerance
     names = {

@@ -69,7 +69,7 @@ def look_inside(segmenter: Segmenter, picture: Picture, words: Any, window: int 
         encoded = EncodedPicture.of_whole(segmenter, PictureInput(crop[0]))
         kept: dict[str, Tensor] = {}
         logits, refined, coarse_grid = encoded.look_inside(rows, kept)
-    before, after = (_labels(one[0, :queries], text) for one in (logits, refined))
+    before, after = (_labels(cosines[0, :queries], text) for cosines in (logits, refined))
     chosen = _anchors(recipe.get("feedback"), logits[0, :queries], coarse_grid, text)
     return Inside(
         _crop(segmenter, image, grid, window), kept, before, after, chosen, text.vocabulary.names

@@ -1,5 +1,7 @@
 """One look for all figures: readable on a phone, on paper, and on the white card of the book's dark mode."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -7,7 +9,7 @@ from matplotlib.figure import Figure
 INK = "#222222"
 FAINT = "#d9d9d9"
 
-_SETTINGS = {
+_SETTINGS: Any = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
     "figure.facecolor": "white",
