@@ -265,7 +265,7 @@ class _Member:
     name: str
     size: int
     kind: str
-    handle: object
+    handle: Any
 
 
 class _ZipMembers:
@@ -294,7 +294,9 @@ class _TarMembers:
             yield _Member(info.name, info.size, kind, info)
 
     def open(self, member: _Member) -> IO[bytes]:
-        return self.content.extractfile(member.handle)
+        content = self.content.extractfile(member.handle)
+        assert content is not None  # it is a regular file
+        return content
 
 
 def _unpack_members(

@@ -12,6 +12,7 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -94,7 +95,7 @@ class ResumeLog:
 
     def __init__(self, folder: Path | None):
         self.folder = folder
-        self._file = None
+        self._file: IO[bytes] | None = None
         self._pending, self._synced = 0, time.monotonic()
 
     def done(self) -> dict[int, ImageCounts]:
@@ -128,6 +129,7 @@ class ResumeLog:
             ) from error
 
     def _open(self) -> None:
+        assert self.folder is not None
         self.folder.mkdir(parents=True, exist_ok=True)
         name = f"{time.time_ns():020d}-{os.getpid()}.part"
         # No buffer: a record reaches the system whole or, at the end of the disk, torn.

@@ -57,12 +57,16 @@ def jitter(rng: np.random.Generator, colour: Colour, spread: float = 9.0) -> Col
     """`colour` moved at random: mostly in brightness, a little in hue."""
     shift = rng.normal(0, spread)
     own = rng.normal(0, spread * 0.5, 3)
-    return tuple(min(255.0, max(0.0, c + shift + o)) for c, o in zip(colour, own, strict=True))
+    red, green, blue = (
+        min(255.0, max(0.0, c + shift + o)) for c, o in zip(colour, own, strict=True)
+    )
+    return red, green, blue
 
 
 def shade(colour: Colour, factor: float) -> Colour:
     """`colour` made darker (factor below 1) or brighter."""
-    return tuple(min(255.0, max(0.0, c * factor)) for c in colour)
+    red, green, blue = (min(255.0, max(0.0, c * factor)) for c in colour)
+    return red, green, blue
 
 
 def paint(rng: np.random.Generator, words: tuple[str, ...] = tuple(COLOURS)) -> tuple[str, Colour]:

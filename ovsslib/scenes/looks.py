@@ -43,7 +43,7 @@ def _low_resolution(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _compressed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     quality = int(rng.integers(4, 11))
     _, code = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1]
+    return np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))[..., ::-1]
 
 
 def _bad(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
