@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = sorted((ROOT / "bench").glob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", BENCHMARKS, ids=lambda file: file.stem)
 def test_a_benchmark_starts(file):
     done = subprocess.run(

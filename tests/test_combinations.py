@@ -156,7 +156,9 @@ def covering_sets(size=8):
     return sets
 
 
-@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize(
+    "part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 8))]
+)
 def test_every_pair_that_goes_together_runs_to_a_mask_with_finite_scores(
     part, tiny_backbone, image, loftup_file
 ):

@@ -51,6 +51,9 @@ def _distance(one, other) -> float:
     return max(float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True))
 
 
+pytestmark = pytest.mark.slow  # tests/test_combinations.py asks the same of a small random model
+
+
 @pytest.fixture(scope="module")
 def outcome():
     """Function of a recipe and a view of Scenes; each pair is computed once."""

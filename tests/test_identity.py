@@ -234,6 +234,7 @@ def edit(file: Path, *changes: tuple[str, str]) -> None:
     file.write_text(text, encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_moving_renaming_and_typing_code_changes_no_key_and_a_version_does(tmp_path):
     package = Path(ovsslib.__file__).parent
     shutil.copytree(package, tmp_path / "ovsslib", ignore=shutil.ignore_patterns("__pycache__"))

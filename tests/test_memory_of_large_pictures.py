@@ -38,6 +38,7 @@ print(json.dumps({"shape": result.mask.shape, "before": before, "peak": peak}))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["proxyclip", "corrclip", "lposs"])
 def test_two_megapixels_and_171_words(name):
     here = Path(__file__).resolve().parent

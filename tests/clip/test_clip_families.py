@@ -10,6 +10,7 @@ from ovsslib.clip.architectures import check_configuration
 from ovsslib.errors import ModelError
 
 VITS = [name for name in open_clip.list_models() if name.startswith("ViT-")]
+QUICK = ("ViT-B-16-quickgelu", "ViT-S-32", "ViT-B-16-SigLIP")  # the others take a minute together
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,9 @@ def table() -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.filterwarnings("ignore:nothing in weights.safetensors says")
-@pytest.mark.parametrize("name", VITS)
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in VITS]
+)
 def test_embeddings_are_open_clips_or_the_model_is_refused(name, table, tmp_path):
     told = clip_families.attempt(name, tmp_path)
     if told == clip_families.RUNS:

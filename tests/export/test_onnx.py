@@ -240,6 +240,7 @@ def test_a_recipe_that_is_no_graph_is_refused_before_anything_is_traced(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS.values())
 def test_every_kind_of_graph_can_be_traced(name, backbone, tmp_path):
     segmenter, any_size = Segmenter(backbone, small(name)), torch.export.Dim.DYNAMIC

@@ -81,6 +81,7 @@ def test_fifty_steps_lower_the_loss(finished):
     assert curve[-10:].mean() < curve[:10].mean() - 0.1
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_losses(finished, tmp_path):
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"

@@ -57,6 +57,7 @@ def test_thirty_steps_lower_the_loss(finished):
     assert curve[-5:].mean() < curve[:5].mean() - 0.3
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_losses(finished, tmp_path):
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
