@@ -174,7 +174,7 @@ class SupervisedTrainer:
         for module in net.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        self.net = net.to(memory_format=torch.channels_last).train()
+        self.net = net.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         matrices = [weight for weight in net.parameters() if weight.ndim > 1]
         others = [weight for weight in net.parameters() if weight.ndim == 1]
         groups = [

@@ -378,9 +378,10 @@ def _compared(reports: list[Report], metric: str) -> dict[str, Any]:
         if len(reports) < 2:
             return {"note": "the source does not say over what"}
         found = reports[0].difference(reports[1], level)
-        text = intervals.written(found.value, found.low, found.high, "+.2f", " points")
+        form, unit = "+.2f", " points"
     else:
         found = reports[0].interval(level)
-        text = intervals.written(found.value, found.low, found.high, unit=" %")
-    ends = {"low": float(found.low), "high": float(found.high)}
-    return {"value": float(found.value), **ends, "measured": text, "note": ""}
+        form, unit = ".2f", " %"
+    value, low, high = float(found.value), float(found.low), float(found.high)
+    text = intervals.written(value, low, high, form, unit)
+    return {"value": value, "low": low, "high": high, "measured": text, "note": ""}

@@ -153,9 +153,9 @@ def results_frame(
     `measured` holds reports by (model, data set, recipe, changes). Gains are paired over the images.
     """
     rows = []
-    for (_, dataset, recipe, changes), report in measured.items():
+    for (_, dataset, recipe, changes), one in measured.items():
         for metric in METRICS:
-            rows.append(_row(report, dataset, recipe, changes, metric, report.interval(metric)))
+            rows.append(_row(one, dataset, recipe, changes, metric, one.interval(metric)))
     for claim in claims[claims["metric"].str.contains("person_iou|class_iou|gain_")].to_dict(
         "records"
     ):
