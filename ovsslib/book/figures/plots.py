@@ -50,7 +50,7 @@ def _intervals(axes: Axes, table: pd.DataFrame, columns: tuple[str, str, str], *
     )
 
 
-def _measured_and_claimed(figure: Figure, claimed: str | None, line: str = "none") -> None:
+def _measured_and_claimed(figure: Figure, claimed: str | None, line: Any = "none") -> None:
     """One legend for both marks, above the plot."""
     marks: dict[str, Any] = {
         "color": MEASURED,
@@ -136,7 +136,7 @@ def columns(
     }
     places = np.arange(len(values))
     numbers = [float(value) for value in values.values()]
-    colours = [tint.get(groups.get(name), MEASURED) for name in values]
+    colours = [tint.get(groups.get(name, ""), MEASURED) for name in values]
     shared: dict[str, Any] = {"hue": places, "palette": colours, "saturation": 1, "legend": False}
     sns.barplot(x=places, y=numbers, ax=axes, **shared)
     axes.set_xticks(places, list(values), rotation=90, fontsize=9)
