@@ -100,12 +100,16 @@ def rows_of(
     value: str = "value",
     metric: str = "mIoU",
     unit: str = "points",
+    images: int | None = None,
 ) -> Comparison:
     """Any table of differences: columns NAME, NAME_low, NAME_high ("value": low and high) and verdict; index names.
 
-    Without a column verdict it is read off the interval: better above zero, worse below.
+    Without a column verdict it is read off the interval: better above zero, worse below. `images`: how many are behind
+    it; too few for a paired interval make it NaN. None: the table has seen to that.
     """
     made = _renamed(frame, value)
+    if images is not None and images < intervals.MINIMUM_PAIRED:
+        made[["low", "high"]] = float("nan")
     if "verdict" not in frame:
         ends = made[["low", "high"]].to_numpy(float)
         made["verdict"] = [intervals.verdict(_between(*pair)) for pair in ends]

@@ -68,6 +68,12 @@ def test_few_images_conclude_nothing():
     assert "Largest gain" not in text and "shown" not in text and "too few images" not in text
 
 
+def test_intervals_over_too_few_images_are_none():
+    frame = pd.DataFrame({"value": [1.0], "low": [1.0], "high": [1.0]}, index=["a"])
+    assert "nothing is concluded: a +1.00." in told(rows_of(frame, "Few", images=2))
+    assert "Largest gain" in told(rows_of(frame, "Many", images=200))
+
+
 def test_nothing_gained_is_said_and_the_largest_loss_comes_first():
     frame = pd.DataFrame(
         {"value": [-1.0, -4.0], "low": [-2.0, -5.0], "high": [-0.5, -3.0]}, index=["a", "b_c"]

@@ -6,6 +6,7 @@ value with its ends and makes none itself.
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,12 +50,22 @@ def _intervals(axes: Axes, table: pd.DataFrame, columns: tuple[str, str, str], *
     )
 
 
-def _measured_and_claimed(figure: Figure, claimed: str | None, line: str = "none") -> None:
+def _measured_and_claimed(figure: Figure, claimed: str | None, line: Any = "none") -> None:
     """One legend for both marks, above the plot."""
-    marks = {"color": MEASURED, "marker": "o", "markersize": 5, "label": "measured, 95% interval"}
+    marks: dict[str, Any] = {
+        "color": MEASURED,
+        "marker": "o",
+        "markersize": 5,
+        "label": "measured, 95% interval",
+    }
     handles = [Line2D([], [], linestyle=line.replace("--", "-"), **marks)]
     if claimed:
-        hollow = {"color": CLAIMED, "marker": "D", "markerfacecolor": "white", "label": claimed}
+        hollow: dict[str, Any] = {
+            "color": CLAIMED,
+            "marker": "D",
+            "markerfacecolor": "white",
+            "label": claimed,
+        }
         handles.append(Line2D([], [], linestyle=line, **hollow))
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
 
@@ -102,7 +113,7 @@ def bars(
     figure, axes = new_figure(7.0, 0.34 * len(values) + 1.0)
     names = list(values)
     tint = [(colours or {}).get(name, MEASURED) for name in names]
-    shared = {"hue": names, "palette": tint, "saturation": 1, "legend": False}
+    shared: dict[str, Any] = {"hue": names, "palette": tint, "saturation": 1, "legend": False}
     sns.barplot(x=[float(values[name]) for name in names], y=names, orient="h", ax=axes, **shared)
     for drawn in axes.containers:
         axes.bar_label(drawn, fmt="%.3g", padding=3, fontsize=9)
@@ -154,8 +165,8 @@ def columns(
     }
     places = np.arange(len(values))
     numbers = [float(value) for value in values.values()]
-    colours = [tint.get(groups.get(name), MEASURED) for name in values]
-    shared = {"hue": places, "palette": colours, "saturation": 1, "legend": False}
+    colours = [tint.get(groups.get(name, ""), MEASURED) for name in values]
+    shared: dict[str, Any] = {"hue": places, "palette": colours, "saturation": 1, "legend": False}
     sns.barplot(x=places, y=numbers, ax=axes, **shared)
     axes.set_xticks(places, list(values), rotation=90, fontsize=9)
     axes.set_xlim(-0.7, len(values) - 0.3)
@@ -191,7 +202,12 @@ def pareto(
     )
     best = table[y].cummax()
     front = table[best.gt(best.shift(fill_value=-np.inf))]
-    frontier = {"color": INK, "linewidth": 1, "linestyle": "--", "label": "frontier"}
+    frontier: dict[str, Any] = {
+        "color": INK,
+        "linewidth": 1,
+        "linestyle": "--",
+        "label": "frontier",
+    }
     sns.lineplot(front, x=x, y=y, estimator=None, sort=False, ax=axes, **frontier)
     sns.scatterplot(table, x=x, y=y, color=MEASURED, edgecolor=INK, s=60, zorder=3, ax=axes)
     if ceiling is not None:
@@ -267,7 +283,12 @@ def cumulative(
     top.set(xlabel="", ylabel=label)
     _measured_and_claimed(figure, claims, "--")
     if seconds:
-        times = {"marker": "s", "markeredgecolor": TIME, "color": TIME, "ax": axes[1][0]}
+        times: dict[str, Any] = {
+            "marker": "s",
+            "markeredgecolor": TIME,
+            "color": TIME,
+            "ax": axes[1][0],
+        }
         sns.lineplot(x=places, y=table[seconds].to_numpy(float), **times)
         axes[1][0].set_ylabel("seconds per image")
         axes[1][0].set_ylim(bottom=0)
@@ -284,7 +305,12 @@ def reliability(curves: Mapping[str, pd.DataFrame]) -> Figure:
             curve["confidence"], curve["share"], width=0.05, color=FAINT, label="share of pixels"
         )
         used = curve[curve["share"] > 0]
-        shown = {"marker": "o", "markeredgecolor": MEASURED, "color": MEASURED, "label": "accuracy"}
+        shown: dict[str, Any] = {
+            "marker": "o",
+            "markeredgecolor": MEASURED,
+            "color": MEASURED,
+            "label": "accuracy",
+        }
         sns.lineplot(used, x="confidence", y="accuracy", ax=place, legend=False, **shown)
         place.set_title(title)
         place.set(xlabel="confidence", ylabel="")
@@ -376,7 +402,7 @@ def heat_map(
     """
     rows, columns = table.shape
     figure, axes = new_figure(max(4.0, 1.0 * columns + 2.6), 0.55 * rows + 1.5)
-    colours = {"cmap": "cividis"}
+    colours: dict[str, Any] = {"cmap": "cividis"}
     if centre is not None:
         span = float(np.nanmax(np.abs(table.to_numpy(float) - centre))) or 1.0
         colours = {"cmap": "vlag", "vmin": centre - span, "vmax": centre + span}
