@@ -161,7 +161,7 @@ class Recipe:
         Keys are stage names ("calibration") or dotted fields ("labels.merge"). A stage says so through its
         `inert(recipe)`: a reason, a mapping from its fields to reasons, or None.
         """
-        reasons = {}
+        reasons: dict[str, str] = {}
         for name, settings in self.stages.items():
             says = getattr(settings, "inert", None)
             reason = says(self) if says else None
@@ -193,7 +193,7 @@ class Recipe:
         if unknown:
             raise RecipeError(f"recipe {content['name']!r}: unknown entries {sorted(unknown)}")
         per_dataset = content.get("datasets") or {}
-        settings = {}
+        settings: dict[str, Any] = {}
         for name, values in (content.get("stages") or {}).items():
             _apply(settings, name, True if values is None else values)
         for name, values in _grouped(per_dataset.get(dataset) or {}).items():

@@ -167,7 +167,7 @@ def make_model(settings: PretrainingSettings) -> nn.Module:
     return model
 
 
-def _start_from(model: nn.Module, file: Path, shrink: int) -> None:
+def _start_from(model: Any, file: Path, shrink: int) -> None:
     """Load start weights; token rows they never trained keep the model's random ones."""
     state, kept = load_sceneclip_state(file)
     patch = model.visual.conv1.kernel_size[0]

@@ -183,7 +183,7 @@ class OpenedPicture:
 
 def _stitched(maps: Tensor, grid: WindowGrid) -> Tensor:
     """Maps (N, D, h, w) of windows as one map (D, rows, columns) of their own grid, overlaps averaged."""
-    cells = tuple(maps.shape[-2:])
+    cells = (maps.shape[-2], maps.shape[-1])
     if len(grid) == 1:
         return maps[0].float()
     axes = list(zip((grid.tops, grid.lefts), cells, grid.size, grid.picture, strict=True))

@@ -261,7 +261,7 @@ class WindowContext:
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w) of the last block's map, before any upsampling."""
-        return tuple(self.coarse.shape[-2:])
+        return (self.coarse.shape[-2], self.coarse.shape[-1])
 
     @property
     def coarse_grid(self) -> tuple[int, int]:

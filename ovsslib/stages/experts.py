@@ -133,7 +133,7 @@ class ExpertsSettings:
         members: dict[int, list[int]] = {}
         for query, one in enumerate(query_class):
             members.setdefault(one, []).append(query)
-        grid = Bilinear.between(tuple(features.shape[-2:]), size, features.device)
+        grid = Bilinear.between((features.shape[-2], features.shape[-1]), size, features.device)
         for one, mine in members.items():
             cosines = torch.einsum("qd,dhw->qhw", rows[one], features)
             p = (cosines * self.logit_scale).softmax(dim=0)

@@ -101,7 +101,7 @@ class RegionAttentionSettings:
                 "region_attention has no region masks; give the segmenter's `regions`, or a photograph to propose from"
             )
         maps = context.guide_features("q+k")
-        features, grid = unit_patches(maps), tuple(maps.shape[-2:])
+        features, grid = unit_patches(maps), (maps.shape[-2], maps.shape[-1])
         head, made = context.backbone.head, []
         for index, window in enumerate(context.regions):
             parts = self._branches(context, index, features[index], window, grid)

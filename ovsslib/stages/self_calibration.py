@@ -133,7 +133,7 @@ class SelfCalibrationSettings:
 
     def inert(self, recipe: "Recipe") -> dict[str, str]:
         """Fields that were changed and have no part here, each with the reason."""
-        unused = {}
+        unused: dict[str, str] = {}
         if not self.outliers.startswith("lof"):
             unused |= dict.fromkeys(("neighbours", "share"), f"outliers are {self.outliers!r}")
         if self.outliers not in ("class_attention", "norm"):

@@ -33,7 +33,7 @@ def output_size(
     for the window's.
     """
     if grid == "image":
-        return tuple(pixels.shape[-2:])
+        return (pixels.shape[-2], pixels.shape[-1])
     if isinstance(grid, int):
         return features.shape[-2] * grid, features.shape[-1] * grid
     return tuple(grid)

@@ -6,6 +6,7 @@ value with its ends and makes none itself.
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,11 +52,13 @@ def _intervals(axes: Axes, table: pd.DataFrame, columns: tuple[str, str, str], *
 
 def _measured_and_claimed(figure: Figure, claimed: str | None, line: str = "none") -> None:
     """One legend for both marks, above the plot."""
-    marks = {"color": MEASURED, "marker": "o", "markersize": 5, "label": "measured, 95% interval"}
-    handles = [Line2D([], [], linestyle=line.replace("--", "-"), **marks)]
+    marks: dict[str, Any] = {"color": MEASURED, "marker": "o", "markersize": 5}
+    marks |= {"linestyle": line.replace("--", "-"), "label": "measured, 95% interval"}
+    handles = [Line2D([], [], **marks)]
     if claimed:
-        hollow = {"color": CLAIMED, "marker": "D", "markerfacecolor": "white", "label": claimed}
-        handles.append(Line2D([], [], linestyle=line, **hollow))
+        hollow: dict[str, Any] = {"color": CLAIMED, "marker": "D", "markerfacecolor": "white"}
+        hollow |= {"linestyle": line, "label": claimed}
+        handles.append(Line2D([], [], **hollow))
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
 
 
@@ -154,7 +157,7 @@ def columns(
     }
     places = np.arange(len(values))
     numbers = [float(value) for value in values.values()]
-    colours = [tint.get(groups.get(name), MEASURED) for name in values]
+    colours = [tint.get(groups[name], MEASURED) if name in groups else MEASURED for name in values]
     shared = {"hue": places, "palette": colours, "saturation": 1, "legend": False}
     sns.barplot(x=places, y=numbers, ax=axes, **shared)
     axes.set_xticks(places, list(values), rotation=90, fontsize=9)
@@ -376,7 +379,7 @@ def heat_map(
     """
     rows, columns = table.shape
     figure, axes = new_figure(max(4.0, 1.0 * columns + 2.6), 0.55 * rows + 1.5)
-    colours = {"cmap": "cividis"}
+    colours: dict[str, Any] = {"cmap": "cividis"}
     if centre is not None:
         span = float(np.nanmax(np.abs(table.to_numpy(float) - centre))) or 1.0
         colours = {"cmap": "vlag", "vmin": centre - span, "vmax": centre + span}
