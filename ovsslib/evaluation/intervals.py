@@ -105,12 +105,19 @@ class Interval:
     def __str__(self) -> str:
         if np.ndim(self.value):
             return f"{np.size(self.value)} intervals at {self.level:.0%}"
-        numbers = cast("tuple[float, float, float]", (self.value, self.low, self.high))
-        return written(*numbers, ".4f")
+        return written(self.value, self.low, self.high, ".4f")
 
 
-def written(value: float, low: float, high: float, number: str = ".2f", unit: str = "") -> str:
+def written(
+    value: float | np.ndarray,
+    low: float | np.ndarray,
+    high: float | np.ndarray,
+    number: str = ".2f",
+    unit: str = "",
+) -> str:
     """A number with its interval as tables print it: "64.49 % [62.10, 66.80]", unit " %".
+
+    Floats, or arrays without dimensions; not the arrays (C,) of per-class metrics.
 
     Without an interval (NaN): "64.49 % (too few images for an interval)"; without a value: "".
     """

@@ -40,7 +40,9 @@ class SamEncoder(nn.Module):
         maps = self.encoder(square).last_hidden_state
         tokens = maps.flatten(2).transpose(1, 2)
         none = tokens[..., :0]
-        return GuideReading(tokens, none, none, none, none, tuple(maps.shape[-2:]), self.heads)
+        return GuideReading(
+            tokens, none, none, none, none, (maps.shape[-2], maps.shape[-1]), self.heads
+        )
 
 
 def open_sam_encoder(folder: str | Path) -> tuple[SamEncoder, str]:

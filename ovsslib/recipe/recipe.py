@@ -173,7 +173,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe as YAML text; :meth:`from_yaml` gives an equal recipe back."""
-        head = {"name": self.name, "summary": self.summary, "source": self.source}
+        head: dict[str, Any] = {"name": self.name, "summary": self.summary, "source": self.source}
         about = {"dataset": self.dataset, "year": self.year, "licence": self.licence}
         head |= {key: value for key, value in about.items() if value}
         head["group"] = self.group

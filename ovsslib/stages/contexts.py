@@ -387,7 +387,7 @@ def guide_reading(
             guide.read(guide.normalise(plain[start : start + step]))
             for start in range(0, len(plain), step)
         ]
-        joined = {
+        joined: dict[str, Any] = {
             name: torch.cat([getattr(part, name) for part in parts])
             for name in ("last", "penultimate", "q", "k", "v")
         }

@@ -5,7 +5,7 @@ Sources: Bai et al., "Self-Calibrated CLIP" (arXiv 2411.15869); Jin et al., "Fea
 """
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
 
 from torch import Tensor
 
@@ -211,7 +211,7 @@ class SelfCalibrationSettings:
 
         made["main"] = made["out"] = finished(made["attention"], trunk.tokens[:, :1])
         if self.second_pass:
-            fused = sum(trunk.inputs[block].float() for block in blocks.fused)
+            fused = cast(Tensor, sum(trunk.inputs[block].float() for block in blocks.fused))
             attended = self._attend(backbone, fused[:, 1:], shared, self.second_terms)
             made["multi"] = finished(attended, fused[:, :1])
             made["out"] = made["main"] + made["multi"]

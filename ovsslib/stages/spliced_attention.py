@@ -182,7 +182,7 @@ def spliced(context: PictureContext, kind: str, beta: float, gamma: float) -> Te
     backbone = context.backbone
     maps = context.guide_features(kind)
     features, grid = unit_patches(maps), (maps.shape[-2], maps.shape[-1])
-    tap, coarse = context.trunk.taps[backbone.layers - 1], tuple(context.trunk.grid)
+    tap, coarse = context.trunk.taps[backbone.layers - 1], (*context.trunk.grid,)
     mean = float(mean_similarity(features).mean())
     times = max(1, grid[1] // coarse[1])
     size = (times * coarse[0], times * coarse[1])

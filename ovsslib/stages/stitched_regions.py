@@ -1,7 +1,7 @@
 """OV-Stitcher: CorrCLIP's three branches on the whole picture, windows stitched before attention (CVPR 2026)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +116,7 @@ class StitchedRegionsSettings:
             tokens = semantic_tokens(context, regions, fine)
             parts.append((tokens.flatten(1).T.to(backbone.dtype), self.semantic))
         out = sum(share * backbone.head(part[None]) for part, share in parts)
-        return DenseTokens(out, grid, projected=True, whole=True)
+        return DenseTokens(cast(Tensor, out), grid, projected=True, whole=True)
 
 
 def picture_features(guide: Guide, reading: GuideReading, fine: PatchGrid) -> Tensor:

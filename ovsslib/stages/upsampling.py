@@ -179,7 +179,7 @@ class Upsampling:
         file = weights_file(find_weights(self.weights, backbone.name))
         return {"loftup": check_file(file)[:16]}
 
-    def on_features(self, features: Tensor, context: object) -> Tensor:
+    def on_features(self, features: Tensor, context: Any) -> Tensor:
         """(B, D, h, w) features of windows `context.pixels` (B, 3, H, W) -> `(B, D, *grid)`
         float32.
         """
