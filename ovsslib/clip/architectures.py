@@ -33,7 +33,7 @@ _FOLLOWED_TEXT = {
     "output_tokens", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type", "final_ln_after_pool", "eos_id",
 }  # fmt: skip
 # Settings that must have this value, and what another one means.
-_FIXED_VISION = {
+_FIXED_VISION: dict[str, tuple[Any, str]] = {
     "timm_model_name": (None, "its image tower is a timm model (SigLIP, EVA, ViTamin, ...), not CLIP's transformer"),
     "attentional_pool": (False, "it pools by attention (CoCa), so there is no class token"),
     "pool_type": ("tok", "it does not pool the class token"),
@@ -44,7 +44,7 @@ _FIXED_VISION = {
         for name in ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
     },
 }  # fmt: skip
-_FIXED_TEXT = {
+_FIXED_TEXT: dict[str, tuple[Any, str]] = {
     "hf_model_name": (None, "its text tower is a model of `transformers`"),
     "hf_tokenizer_name": (None, "its tokenizer is not CLIP's byte-pair encoding"),
     "tokenizer_mode": ((None, "clip"), "its tokenizer is not CLIP's byte-pair encoding"),

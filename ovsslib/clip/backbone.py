@@ -119,16 +119,16 @@ class Backbone:
         self.model = model.to(self.device, self.dtype).eval().requires_grad_(False)
         self.name, self.pretrained, self.weights_hash = name, pretrained, weights_hash
         self.known_token_ids, self.times_read = known_token_ids, dict(times_read or {})
-        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
+        self.pixel_mean, self.pixel_std = (*pixel_mean,), (*pixel_std,)
         visual = self.visual
         self.blocks = visual.transformer.resblocks
         self.layers = len(self.blocks)
-        self.heads = self.blocks[0].attn.num_heads
-        self.width = visual.class_embedding.shape[0]
-        self.patch_size = visual.conv1.kernel_size[0]
+        self.heads: int = self.blocks[0].attn.num_heads
+        self.width: int = visual.class_embedding.shape[0]
+        self.patch_size: int = visual.conv1.kernel_size[0]
         self.base_grid = tuple(visual.grid_size)
         self.image_size = tuple(visual.image_size)
-        self.dim = visual.proj.shape[1]
+        self.dim: int = visual.proj.shape[1]
         self.context_length = int(getattr(model, "context_length", 77))
         # One window per call on a CPU and a fixed number on a GPU: the shapes of the products, and with them
         # the last bits of the results, do not depend on how many windows an image has.
@@ -160,8 +160,8 @@ class Backbone:
         """Mean and standard deviation for pixels on the 0..255 scale; CLIP's own are rounded as published."""
         if (self.pixel_mean, self.pixel_std) == (PIXEL_MEAN, PIXEL_STD):
             return (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
-        mean, std = (tuple(255 * v for v in values) for values in (self.pixel_mean, self.pixel_std))
-        return mean, std
+        (r, g, b), (dr, dg, db) = self.pixel_mean, self.pixel_std
+        return (255 * r, 255 * g, 255 * b), (255 * dr, 255 * dg, 255 * db)
 
     @property
     def logit_scale(self) -> float:
@@ -249,7 +249,7 @@ class Backbone:
         visual = self.visual
         pixels = pixels.to(self.device, self.dtype)
         x = F.conv2d(pixels, visual.conv1.weight, stride=self.patch_size)
-        grid = tuple(x.shape[-2:])
+        grid = (x.shape[-2], x.shape[-1])
         x = x.flatten(2).transpose(1, 2)
         first = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         kept = self._keeps_table((height, width), grid, positions)
@@ -396,7 +396,7 @@ class Backbone:
         The text tower is causal and reads its answer at the end token, so padding behind it may be cut away
         without changing the result.
         """
-        model = self.model
+        model: Any = self.model
         token_ids = token_ids.to(self.device)
         if not self.text_is_cut:
             pad = self.context_length - token_ids.shape[1]
@@ -410,8 +410,8 @@ class Backbone:
         return (self.normalise(model.ln_final, x) @ model.text_projection.to(x.dtype)).float()
 
 
-def _check_vision_tower(model: nn.Module, name: str) -> nn.Module:
-    visual = getattr(model, "visual", None)
+def _check_vision_tower(model: nn.Module, name: str) -> Any:
+    visual: Any = getattr(model, "visual", None)
     wanted = ("conv1", "class_embedding", "positional_embedding", "transformer", "ln_post", "proj")
     missing = [part for part in wanted if getattr(visual, part, None) is None]
     pooled = getattr(visual, "pool_type", "tok") != "tok" or getattr(visual, "attn_pool", None)

@@ -22,7 +22,7 @@ def configuration_of(
     Returns:
         "image": {"mean", "std"}; "vision" and "text": what decides the tower's features.
     """
-    visual = model.visual
+    visual: Any = model.visual
     text = getattr(
         model, "text", model
     )  # open_clip keeps the text tower in a part of its own at times
@@ -54,7 +54,7 @@ def configuration_of(
     }
 
 
-def _tower(blocks: Iterable[nn.Module]) -> dict[str, Any]:
+def _tower(blocks: Iterable[Any]) -> dict[str, Any]:
     """Settings of a tower's blocks; those that all blocks share are given once."""
     blocks = list(blocks)
     return {
@@ -67,7 +67,7 @@ def _tower(blocks: Iterable[nn.Module]) -> dict[str, Any]:
     }
 
 
-def _activation(block: nn.Module) -> str:
+def _activation(block: Any) -> str:
     """Names of the parts of a block's feed-forward network that have no weights."""
     parts = (part for part in block.mlp.modules() if part is not block.mlp)
     plain = [

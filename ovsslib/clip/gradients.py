@@ -4,6 +4,8 @@ The blocks before it run without gradients, so what a backward pass must keep is
 depth of the tower.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,7 +52,8 @@ def softmax_gradcam(
         4 * 4 * backbone.heads * count * count, backbone.device,
         f"gradients through a block of {count} tokens", "give the stage a smaller short_side",
     )  # fmt: skip
-    block, scale = backbone.exact_last_block, logit_scale or backbone.logit_scale
+    block: Any = backbone.exact_last_block  # open_clip's parts have no declared types
+    scale = logit_scale or backbone.logit_scale
     tokens, rows = tokens.detach().float(), rows.to(backbone.device).float()
     with torch.enable_grad(), memory_errors():
         seen = backbone.normalise(block.ln_1, tokens).requires_grad_()

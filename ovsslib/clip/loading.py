@@ -257,8 +257,8 @@ def cached_pretrained(name: str, tag: str) -> Path | None:
                 return Path(found)
     if settings.get("url"):
         try:
-            file = Path.home() / ".cache" / "clip" / Path(settings["url"]).name
-            return file if file.is_file() else None
+            place = Path.home() / ".cache" / "clip" / Path(settings["url"]).name
+            return place if place.is_file() else None
         except (RuntimeError, OSError):  # no home folder, or one that cannot be read
             return None
     return None
@@ -357,7 +357,7 @@ def _architecture(name: str, content: Mapping[str, Any]) -> Architecture:
     config = dict(content.get("model_cfg", content))
     preprocessing = content.get("preprocess_cfg") or config.pop("preprocess_cfg", None) or {}
     config.pop("preprocess_cfg", None)
-    given = {}
+    given: dict[str, Any] = {}
     for key, field in (("mean", "mean"), ("std", "std")):
         if preprocessing.get(key) is None:
             continue

@@ -173,7 +173,7 @@ def recolour(
     if not 0 <= lightness <= 1:
         raise RecipeError(f"lightness must lie between 0 and 1, not {lightness}")
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    patch = np.float32([[_colour(colour)]]) / 255
+    patch = np.array([[_colour(colour)]], np.float32) / 255
     target = cv2.cvtColor(patch, cv2.COLOR_RGB2LAB)[0, 0]
     mean = float((lab[..., 0] * mask).sum() / mask.sum())
     lab[..., 0] = np.clip(lab[..., 0] + lightness * (target[0] - mean), 0, 100)
@@ -260,7 +260,7 @@ def _backdrop(fill: Any, size: tuple[int, int]) -> np.ndarray:
         height, width = size
         picture = Image.fromarray(read_picture(fill))
         return np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS))
-    return np.broadcast_to(np.uint8(_colour(fill)), (*size, 3))
+    return np.broadcast_to(np.array(_colour(fill), np.uint8), (*size, 3))
 
 
 def _is_path(text: str) -> bool:

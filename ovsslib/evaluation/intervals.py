@@ -22,6 +22,7 @@ size, each from its own seed: memory is bounded and results depend on the seed a
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from scipy.stats import t as student
@@ -95,9 +96,11 @@ class Interval:
 
     def of_class(self, index: int) -> "Interval":
         """One class of a per-class interval."""
-        ends = (float(one[index]) for one in (self.value, self.low, self.high))
-        better = None if self.corrected is None else float(self.corrected[index])
-        return Interval(*ends, self.level, self.resamples, better)
+        arrays = cast("tuple[np.ndarray, ...]", (self.value, self.low, self.high))
+        value, low, high = (float(one[index]) for one in arrays)
+        corrected = cast("np.ndarray | None", self.corrected)
+        better = None if corrected is None else float(corrected[index])
+        return Interval(value, low, high, self.level, self.resamples, better)
 
     def __str__(self) -> str:
         if np.ndim(self.value):
@@ -105,8 +108,16 @@ class Interval:
         return written(self.value, self.low, self.high, ".4f")
 
 
-def written(value: float, low: float, high: float, number: str = ".2f", unit: str = "") -> str:
+def written(
+    value: float | np.ndarray,
+    low: float | np.ndarray,
+    high: float | np.ndarray,
+    number: str = ".2f",
+    unit: str = "",
+) -> str:
     """A number with its interval as tables print it: "64.49 % [62.10, 66.80]", unit " %".
+
+    Floats, or arrays without dimensions; not the arrays (C,) of per-class metrics.
 
     Without an interval (NaN): "64.49 % (too few images for an interval)"; without a value: "".
     """
@@ -264,8 +275,9 @@ def verdict(difference: Interval, metric: str = "miou") -> str | list[str]:
         return below if high < 0 else NOT_SHOWN
 
     if np.ndim(difference.low):
-        return [word(*pair) for pair in zip(difference.low, difference.high, strict=True)]
-    return word(difference.low, difference.high)
+        arrays = cast("tuple[np.ndarray, np.ndarray]", (difference.low, difference.high))
+        return [word(*pair) for pair in zip(*arrays, strict=True)]
+    return word(*cast("tuple[float, float]", (difference.low, difference.high)))
 
 
 def draw_weights(images: int, resamples: int, seed: int, block: int) -> np.ndarray:
@@ -303,7 +315,7 @@ def _interval(value: np.ndarray, draws: np.ndarray, level: float) -> Interval:
     tail = (1 - level) / 2
     low, high = _percentiles(draws, tail), _percentiles(draws, 1 - tail)
     if np.ndim(value) == 0:
-        value, low, high = float(value), float(low), float(high)
+        return Interval(float(value), float(low), float(high), level, len(draws))
     return Interval(value, low, high, level, len(draws))
 
 

@@ -52,7 +52,8 @@ def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             plain[name] = value
     if "embeddings.cls_token" not in plain:
         return plain
-    found, parts = {}, {}
+    found: dict[str, Tensor] = {}
+    parts: dict[tuple[str, str], dict[str, Tensor]] = {}
     for name, value in plain.items():
         if name in _WHOLE_NAMES:
             found[_WHOLE_NAMES[name]] = value

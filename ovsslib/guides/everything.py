@@ -41,7 +41,7 @@ def open_segmenter(
     model: str | Path | None = None,
     device: str | torch.device = "cpu",
     attention: str | None = None,
-) -> tuple[torch.nn.Module, Any, str]:
+) -> tuple[Any, Any, str]:
     """The model, its image processor and the SHA-256 of its weights.
 
     model: folder that `save_pretrained` wrote, or hub name (fetched if it is not in the local cache); None: the usual hub
@@ -158,9 +158,8 @@ class Everything:
             masks.append(kept.cpu())
             scores.append(sure.cpu())
             frames.append(frame.cpu())
-        masks, scores, frames = torch.cat(masks), torch.cat(scores), torch.cat(frames)
-        keep = suppressed(frames.float(), scores, s["box_overlap"])
-        return masks[keep].numpy()
+        keep = suppressed(torch.cat(frames).float(), torch.cat(scores), s["box_overlap"])
+        return torch.cat(masks)[keep].numpy()
 
     def _filtered(self, logits: Tensor, iou: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Masks (M, h, w), their scores (M,) and frames (M, 4) that are sure and stable."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
@@ -219,7 +220,7 @@ def weights_of(folder: Path) -> Path:
     return folder / _WEIGHTS
 
 
-def _open(source: Path, known: Known | None, heads: int | None) -> tuple[torch.nn.Module, str]:
+def _open(source: Path, known: Known | None, heads: int | None) -> tuple[Any, str]:
     """The network and the SHA-256 of its weights."""
     expected = {"width": known.width, "patch": known.patch} if known else {}
     if source.is_file():

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from zipfile import BadZipFile
 
 import cv2
@@ -72,12 +72,15 @@ class _Cut:
     @property
     def size(self) -> int:
         """Bytes in memory."""
-        return (self.labels if self.packed is None else self.packed).nbytes
+        return cast(np.ndarray, self.labels if self.packed is None else self.packed).nbytes
 
     def masks(self) -> np.ndarray:
         """(M, h, w) bool."""
         if self.packed is None:
-            return self.labels[None] == np.arange(1, self.shape[0] + 1)[:, None, None]
+            return (
+                cast(np.ndarray, self.labels)[None]
+                == np.arange(1, self.shape[0] + 1)[:, None, None]
+            )
         pixels = self.shape[1] * self.shape[2]
         flat = np.unpackbits(self.packed, axis=1, count=pixels) if len(self.packed) else self.packed
         return flat.astype(bool).reshape(self.shape)
@@ -147,7 +150,7 @@ class MaskProposer:
                 f"a mask proposer takes (H, W, 3) uint8 RGB, not {image.shape} {image.dtype}; convert the picture first"
             )
         summed = hashlib.sha256(f"{self.key()} {image.shape}".encode())
-        summed.update(np.ascontiguousarray(image))
+        summed.update(np.ascontiguousarray(image).data)
         name = summed.hexdigest()
         if name in self._memory:
             self._memory.move_to_end(name)
@@ -171,14 +174,14 @@ class MaskProposer:
     def _stored(self, name: str) -> _Cut | None:
         try:
             with np.load(self._file(name)) as stored:
-                shape = tuple(int(side) for side in stored["shape"])
-                return _Cut(None, stored["packed"], shape)
+                count, height, width = (int(side) for side in stored["shape"])
+                return _Cut(None, stored["packed"], (count, height, width))
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None  # not there, or cut off: it is made anew
 
     def _store(self, name: str, cut: _Cut) -> None:
         content = io.BytesIO()
-        np.savez_compressed(content, packed=cut.packed, shape=np.array(cut.shape))
+        np.savez_compressed(content, packed=cast(np.ndarray, cut.packed), shape=np.array(cut.shape))
         paths.write_file(self._file(name), content.getvalue())
 
 

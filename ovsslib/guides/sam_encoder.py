@@ -7,6 +7,7 @@ ECCV 2024, for how a window is shown to it.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,8 +26,9 @@ class SamEncoder(nn.Module):
     def __init__(self, sam: nn.Module) -> None:
         """sam: a `SamModel` of transformers; its prompt encoder and mask decoder are not kept."""
         super().__init__()
-        config = sam.config.vision_config
-        self.encoder = sam.vision_encoder
+        parts: Any = sam  # which have no declared types
+        config = parts.config.vision_config
+        self.encoder = parts.vision_encoder
         self.side = config.image_size
         self.width, self.heads = config.output_channels, config.num_attention_heads
         self.depth = config.num_hidden_layers
@@ -38,7 +40,9 @@ class SamEncoder(nn.Module):
         maps = self.encoder(square).last_hidden_state
         tokens = maps.flatten(2).transpose(1, 2)
         none = tokens[..., :0]
-        return GuideReading(tokens, none, none, none, none, tuple(maps.shape[-2:]), self.heads)
+        return GuideReading(
+            tokens, none, none, none, none, (maps.shape[-2], maps.shape[-1]), self.heads
+        )
 
 
 def open_sam_encoder(folder: str | Path) -> tuple[SamEncoder, str]:

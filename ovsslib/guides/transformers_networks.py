@@ -29,15 +29,16 @@ class TransformersNetwork(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
-        config = model.config
+        parts: Any = model  # which have no declared types
+        self.model = parts
+        config = parts.config
         self.rotary = config.model_type == "dinov3_vit"
-        self.blocks = model.model.layer if self.rotary else model.encoder.layer
-        self.norm = model.norm if self.rotary else model.layernorm
+        self.blocks = parts.model.layer if self.rotary else parts.encoder.layer
+        self.norm = parts.norm if self.rotary else parts.layernorm
         self.width, self.heads = config.hidden_size, config.num_attention_heads
         self.depth, self.patch = config.num_hidden_layers, config.patch_size
         if config.model_type == "dinov2":
-            model.embeddings.interpolate_pos_encoding = self._positions
+            parts.embeddings.interpolate_pos_encoding = self._positions
 
     def _positions(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """Position table (1, 1 + h * w, D). The released DINOv2 without registers has DINO's offset of 0.1, which
@@ -51,7 +52,8 @@ class TransformersNetwork(nn.Module):
 
     def read(self, pixels: Tensor) -> GuideReading:
         """One pass over pictures (B, 3, H, W), normalised, with sides that are multiples of the patch."""
-        last, kept = self.blocks[-1], {}
+        last = self.blocks[-1]
+        kept: dict[str, Any] = {}
 
         def keep(name: str) -> Any:
             return lambda module, arguments, output: kept.__setitem__(name, output)

@@ -7,6 +7,8 @@ exact GELU, a final LayerNorm. Parameter names are the released checkpoints'.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -108,7 +110,7 @@ class DinoTransformer(nn.Module):
         x, grid = self.embed(pixels)
         for block in self.blocks[:-1]:
             x = block(x)
-        penultimate, block = self.norm(x), self.blocks[-1]
+        penultimate, block = self.norm(x), cast(_Block, self.blocks[-1])
         q, k, v = block.attn.qkv(block.norm1(x)).chunk(3, dim=-1)
         heads = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
         mixed = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)

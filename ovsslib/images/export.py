@@ -42,7 +42,7 @@ def to_coco(
         ([x, y, width, height]) and iscrowd 0.
     """
     height, width = segmentation.mask.shape
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for label, mask in pieces(segmentation, components):
         annotations.append(
             {

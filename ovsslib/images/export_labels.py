@@ -63,7 +63,7 @@ def to_label_studio(
     The class "background" gets no region. Write a list of such tasks to a JSON file and import it.
     """
     height, width = segmentation.mask.shape
-    regions = []
+    regions: list[dict[str, Any]] = []
     for label, mask in pieces(segmentation, components):
         name = segmentation.names[label]
         if name == "background":

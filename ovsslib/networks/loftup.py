@@ -13,7 +13,7 @@ normalisation of its own, so its output does not live in CLIP's joint space with
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class FourierFeatures(nn.Module):
         append: also give the input's colours (all maps but the two coordinates) unchanged at the
             end.
     """
+
+    frequencies: Tensor
 
     def __init__(self, maps: int, frequencies: int, append: bool) -> None:
         super().__init__()
@@ -135,12 +137,16 @@ class _CrossTransformer(nn.Module):
             nn.ModuleList([_Attention(width), _FeedForward(width, hidden)]) for _ in range(layers)
         )
 
+    def _pairs(self) -> list[tuple[_Attention, _FeedForward]]:
+        layers: Any = self.layers  # a ModuleList does not tell what it holds
+        return [(attention, feed) for attention, feed in layers]
+
     def prepare(self, patches: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of every layer; they are the same for all pixels."""
-        return [attention.keys_and_values(patches) for attention, _ in self.layers]
+        return [attention.keys_and_values(patches) for attention, _ in self._pairs()]
 
     def forward(self, pixels: Tensor, prepared: list[tuple[Tensor, Tensor]]) -> Tensor:
-        for (attention, feed), (k, v) in zip(self.layers, prepared, strict=True):
+        for (attention, feed), (k, v) in zip(self._pairs(), prepared, strict=True):
             pixels = pixels + attention(pixels, k, v)
             pixels = pixels + feed(pixels)
         return self.norm(pixels)
@@ -148,11 +154,11 @@ class _CrossTransformer(nn.Module):
     def affinity(self, pixels: Tensor, prepared: list[tuple[Tensor, Tensor]]) -> Tensor:
         """(B, M, N) attention weights, mean over heads and layers."""
         total: Tensor | float = 0.0
-        for (attention, feed), (k, v) in zip(self.layers, prepared, strict=True):
+        for (attention, feed), (k, v) in zip(self._pairs(), prepared, strict=True):
             total = total + attention.weights(pixels, k)
             pixels = pixels + attention(pixels, k, v)
             pixels = pixels + feed(pixels)
-        return total / len(self.layers)
+        return cast(Tensor, total) / len(self.layers)
 
 
 class _ChannelNorm2d(nn.LayerNorm):
@@ -211,9 +217,11 @@ class _Upsampler(nn.Module):
         maps = torch.cat([places.expand(len(guidance), -1, -1, -1), guidance[:, :, low:high]], 1)
         code = norm(self.fourier_feat[1](maps))
         inner = slice(max(start - 1, 0), min(stop + 1, height))
-        one = first_act(first_norm(_convolve(first, code, low, inner, height)))
+        one = first_act(first_norm(_convolve(cast(nn.Conv2d, first), code, low, inner, height)))
         return second_act(
-            second_norm(_convolve(second, one, inner.start, slice(start, stop), height))
+            second_norm(
+                _convolve(cast(nn.Conv2d, second), one, inner.start, slice(start, stop), height)
+            )
         )
 
 

@@ -161,7 +161,7 @@ class Recipe:
         Keys are stage names ("calibration") or dotted fields ("labels.merge"). A stage says so through its
         `inert(recipe)`: a reason, a mapping from its fields to reasons, or None.
         """
-        reasons = {}
+        reasons: dict[str, str] = {}
         for name, settings in self.stages.items():
             says = getattr(settings, "inert", None)
             reason = says(self) if says else None
@@ -173,7 +173,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe as YAML text; :meth:`from_yaml` gives an equal recipe back."""
-        head = {"name": self.name, "summary": self.summary, "source": self.source}
+        head: dict[str, Any] = {"name": self.name, "summary": self.summary, "source": self.source}
         about = {"dataset": self.dataset, "year": self.year, "licence": self.licence}
         head |= {key: value for key, value in about.items() if value}
         head["group"] = self.group
@@ -193,7 +193,7 @@ class Recipe:
         if unknown:
             raise RecipeError(f"recipe {content['name']!r}: unknown entries {sorted(unknown)}")
         per_dataset = content.get("datasets") or {}
-        settings = {}
+        settings: dict[str, Any] = {}
         for name, values in (content.get("stages") or {}).items():
             _apply(settings, name, True if values is None else values)
         for name, values in _grouped(per_dataset.get(dataset) or {}).items():

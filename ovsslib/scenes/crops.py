@@ -1,7 +1,8 @@
 """The training stream: captioned crops of freshly drawn pictures. No mask or label leaves it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count as count_from
+from typing import cast
 
 import cv2
 import numpy as np
@@ -62,7 +63,7 @@ def _around_stuff(rng, scene: Scene) -> tuple[int, int, int]:
         share = float((view == CLASS_INDEX[wanted]).mean()) if wanted else 0.0
         if share > best_share:
             best, best_share = (top, left, side), share
-    return best
+    return cast("tuple[int, int, int]", best)
 
 
 def _whole(rng, scene: Scene) -> tuple[int, int, int]:
@@ -79,7 +80,7 @@ def crops_of(
     wordings: with n above 0 the crop may come in a look, and its caption is a tuple of n captions: the first is mostly a
     plain one, the others are in other words (:mod:`ovsslib.scenes.wordings`).
     """
-    pairs = []
+    pairs: list[tuple[np.ndarray, str | tuple[str, ...]]] = []
     for _ in range(number):
         kind = rng.random()
         window = _around_thing(rng, scene) if kind < 0.48 else None
@@ -126,7 +127,7 @@ def training_crops(
             f"crop_size {crop_size} must be at least 16, crops_per_picture {crops_per_picture} and "
             f"step {step} at least 1"
         )
-    indices = count_from(start_index, step)
+    indices: Iterable[int] = count_from(start_index, step)
     if count is not None:
         indices = range(start_index, start_index + count * step, step)
     for index in indices:

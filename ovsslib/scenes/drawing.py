@@ -7,6 +7,7 @@ version or processor may move single grey levels, hardly ever a mask.
 
 from dataclasses import dataclass
 from math import cos, sin
+from typing import cast
 
 import cv2
 import numpy as np
@@ -92,7 +93,7 @@ def _paint_ground(rng, seed: int, labels: np.ndarray, layout: Layout) -> np.ndar
         else:
             mask = (labels == index).astype(np.uint8)
             cv2.copyTo(piece, mask, image)
-    return image
+    return cast(np.ndarray, image)
 
 
 def _paint_things(rng, canvas: Canvas, placed: list[Placement], layout: Layout) -> None:

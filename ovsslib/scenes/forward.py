@@ -6,6 +6,8 @@ It computes what open_clip's ``CLIP.encode_image`` and ``CLIP.encode_text`` comp
   stream, the layer norms and the attention scores stay float32;
 * the image tower can see a subset of the patches (patch dropout), or several pictures side by side (mosaics);
 * the last block answers for the class token only, or for what stands for it while training.
+
+The parts of an open_clip model have no declared types; they are ``Any`` here.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +40,7 @@ def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     return split.float() if split.device.type == "cpu" else split
 
 
-def _feed_forward(block: nn.Module, x: torch.Tensor, low: bool) -> torch.Tensor:
+def _feed_forward(block: Any, x: torch.Tensor, low: bool) -> torch.Tensor:
     hidden = block.mlp.gelu(
         _linear(_norm(x, block.ln_2), block.mlp.c_fc.weight, block.mlp.c_fc.bias, low)
     )
@@ -46,8 +49,9 @@ def _feed_forward(block: nn.Module, x: torch.Tensor, low: bool) -> torch.Tensor:
 
 def run_block(block: nn.Module, x: torch.Tensor, low: bool, causal: bool = False) -> torch.Tensor:
     """One residual attention block over all tokens. ``x``: (B, N, D) float32; returns the same."""
-    attention = block.attn
-    packed = _linear(_norm(x, block.ln_1), attention.in_proj_weight, attention.in_proj_bias, low)
+    parts: Any = block
+    attention = parts.attn
+    packed = _linear(_norm(x, parts.ln_1), attention.in_proj_weight, attention.in_proj_bias, low)
     q, k, v = (_heads(part, attention.num_heads) for part in packed.chunk(3, dim=-1))
     mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
     x = x + _linear(mixed, attention.out_proj.weight, attention.out_proj.bias, low)
@@ -62,10 +66,11 @@ def answer_of_block(
     x: (B, N, D) the tokens that are looked at. query: (B, 1, D) the token that looks. residuals: (B, R, D) what the
     attention's result is added to before the feed-forward network; `query` itself in an ordinary block. Returns (B, R, D).
     """
-    attention, width = block.attn, x.shape[-1]
+    parts: Any = block
+    attention, width = parts.attn, x.shape[-1]
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
-    q = _linear(_norm(query, block.ln_1), weight[:width], bias[:width], low)
-    k, v = _linear(_norm(x, block.ln_1), weight[width:], bias[width:], low).chunk(2, dim=-1)
+    q = _linear(_norm(query, parts.ln_1), weight[:width], bias[:width], low)
+    k, v = _linear(_norm(x, parts.ln_1), weight[width:], bias[width:], low).chunk(2, dim=-1)
     q, k, v = (_heads(part, attention.num_heads) for part in (q, k, v))
     mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
     out = _linear(mixed, attention.out_proj.weight, attention.out_proj.bias, low)
@@ -106,7 +111,7 @@ def embed(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens (B, 1 + kept patches, D) that enter the first block, and the class token among them (B, 1, D). Arguments as
     those of :func:`encode_image`."""
-    tower = model.visual
+    tower: Any = model.visual
     x = F.conv2d(pixels, tower.conv1.weight, stride=tower.conv1.stride).flatten(2).transpose(1, 2)
     x = x + tower.positional_embedding[1:]
     batch, count, width = x.shape
@@ -149,7 +154,7 @@ def encode_image(
     one (:func:`compose_mosaics`; B must be a multiple of 4); the last block's initial class token then looks at the
     patches of one picture at a time. Returns (B, Q, E) unit rows: Q = 1, or 2 where ``mix`` has a foreign residual.
     """
-    tower = model.visual
+    tower: Any = model.visual
     *blocks, last = tower.transformer.resblocks
     if mosaic > 1:
         pixels = compose_mosaics(pixels, mosaic)
@@ -189,7 +194,7 @@ def sharpen_blocks(
 
     ``factors``: block number (1 is the first) -> factor.
     """
-    tower = model.visual
+    tower: Any = model.visual
     x, _ = embed(model, pixels, torch.Generator())
     both = slice(0, 2 * x.shape[-1])
     for number, block in enumerate(tower.transformer.resblocks, start=1):
@@ -205,9 +210,10 @@ def encode_text(model: nn.Module, tokens: torch.Tensor, low: bool = True) -> tor
     """Text features of an open_clip ``CLIP``. ``tokens``: (B, L) int64, L up to the context length, padded with zeros
     behind the end-of-text token (the largest id). Returns (B, E) unit rows.
     """
-    x = model.token_embedding(tokens) + model.positional_embedding[: tokens.shape[1]]
-    for block in model.transformer.resblocks:
+    parts: Any = model
+    x = parts.token_embedding(tokens) + parts.positional_embedding[: tokens.shape[1]]
+    for block in parts.transformer.resblocks:
         x = run_block(block, x, low, causal=True)
-    x = _norm(x, model.ln_final)
+    x = _norm(x, parts.ln_final)
     ends = x[torch.arange(x.shape[0], device=x.device), tokens.argmax(dim=1)]
-    return F.normalize(ends @ model.text_projection, dim=-1)
+    return F.normalize(ends @ parts.text_projection, dim=-1)

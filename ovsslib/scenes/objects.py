@@ -37,13 +37,19 @@ def _wood(rng) -> tuple[str, Colour]:
     return word, jitter(rng, _WOOD[word], 8)
 
 
+def _lit(colour: Colour, more: float) -> Colour:
+    """`colour` with `more` light in every channel."""
+    red, green, blue = (min(255.0, c + more) for c in colour)
+    return red, green, blue
+
+
 def bottle(rng: np.random.Generator) -> Figure:
     """A bottle: slender with a long neck, or round-shouldered with a screw cap and ribs."""
     word, colour = paint(rng, ("green", "brown", "blue", "white", "red", "black"))
     label = jitter(
         rng, choose(rng, ((242, 236, 216), (240, 206, 60), (206, 50, 50), (70, 110, 200)))
     )
-    shine = tuple(min(255.0, c + 60) for c in colour)
+    shine = _lit(colour, 60)
     if rng.random() < 0.55:
         outline = [
             (-0.1, -0.98),
@@ -202,9 +208,7 @@ def ball(rng: np.random.Generator) -> Figure:
             ),
             Piece(ring(0, 0, 0.48, 0.42), mark),
         ]
-    pieces.append(
-        Piece(ellipse(-0.3, -0.36, 0.15, 0.1, -0.7), tuple(min(255.0, c + 80) for c in colour))
-    )
+    pieces.append(Piece(ellipse(-0.3, -0.36, 0.15, 0.1, -0.7), _lit(colour, 80)))
     return Figure(pieces, word, grain=0.03, tilt=0.1, airborne=rng.random() < 0.3)
 
 

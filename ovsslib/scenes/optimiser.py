@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -57,7 +58,7 @@ class MatrixMomentum(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: Any = None) -> Any:  # None, but typed as PyTorch's, which may be a loss
         """One update from the gradients at hand."""
         for group in self.param_groups:
             for weight in group["params"]:

@@ -15,7 +15,7 @@ import platform
 import time
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import open_clip
 import torch
@@ -167,7 +167,7 @@ def make_model(settings: PretrainingSettings) -> nn.Module:
     return model
 
 
-def _start_from(model: nn.Module, file: Path, shrink: int) -> None:
+def _start_from(model: Any, file: Path, shrink: int) -> None:
     """Load start weights; token rows they never trained keep the model's random ones."""
     state, kept = load_sceneclip_state(file)
     patch = model.visual.conv1.kernel_size[0]
@@ -193,7 +193,8 @@ class Trainer:
     ) -> None:
         self.settings, self.out, self.device = settings, Path(out), torch.device(device)
         self.out.mkdir(parents=True, exist_ok=True)
-        self.model = make_model(settings).to(self.device)
+        made: Any = make_model(settings)  # its parts have no declared types
+        self.model = made.to(self.device)
         self.optimisers = make_optimisers(self.model, settings.lr, settings.weight_decay)
         self.step, self.seconds, self.images = 0, 0.0, 0
         self.token_counts = torch.zeros(self.model.vocab_size, dtype=torch.int64)
@@ -304,7 +305,9 @@ class Trainer:
             return texts.new_zeros(())
         with torch.no_grad():
             old = encode_text(
-                self.teacher, tokens.to(self.device)[readable], self.settings.bfloat16
+                cast(nn.Module, self.teacher),
+                tokens.to(self.device)[readable],
+                self.settings.bfloat16,
             )
         return (1 - (old * texts[readable]).sum(dim=1)).mean()
 

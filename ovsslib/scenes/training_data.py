@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -82,5 +83,5 @@ def training_loader(
 ) -> DataLoader:
     """A loader of :class:`CaptionedBatches` from batch number `first` on. With 0 workers it draws in this process."""
     batches = CaptionedBatches(seed, batch, size, crops, first, wordings)
-    extra = {"prefetch_factor": 4, "persistent_workers": True} if workers else {}
+    extra: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": True} if workers else {}
     return DataLoader(batches, batch_size=None, num_workers=workers, **extra)

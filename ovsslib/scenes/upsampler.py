@@ -199,7 +199,8 @@ def pretrain_upsampler(
     per_epoch = max(1, settings.windows // settings.batch)
     steps = per_epoch * settings.epochs
     checkpoint = out / "checkpoint.pt"
-    step, losses = 0, []
+    step = 0
+    losses: list[float] = []
     if resume and checkpoint.is_file():
         step, losses = _restore(checkpoint, net, optimiser, settings)
     saved = time.time()

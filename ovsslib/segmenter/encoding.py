@@ -62,7 +62,7 @@ class EncodedPicture:
     @staticmethod
     def of_whole(segmenter: "Segmenter", picture: PictureInput) -> "EncodedPicture":
         """The picture as it is, as one window."""
-        grid = one_window(tuple(picture.pixels.shape[-2:]))
+        grid = one_window((picture.pixels.shape[-2], picture.pixels.shape[-1]))
         encoded = EncodedPicture(segmenter, picture, grid)
         window = picture.pixels[None]
         encoded.add([segmenter.trunk(window)], [window], 1)
@@ -254,7 +254,7 @@ class EncodedPicture:
             now = settings.on_features(now, features.context)
             kept[name] = now[0].float().cpu()
         plain = cosine_logits(features.maps[0], words.rows)
-        return plain, self._compare(features, words), tuple(coarse.shape[-2:])
+        return plain, self._compare(features, words), (coarse.shape[-2], coarse.shape[-1])
 
     def _compare(self, features: WindowFeatures, words: Words) -> Tensor:
         """Cosine logits (count, Q + G, h', w') of a chunk, with the stages at "similarity"."""

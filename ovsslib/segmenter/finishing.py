@@ -84,7 +84,7 @@ def _at_network_size(recipe: Recipe, stitched: Stitched, context: ImageContext) 
     stages = recipe.stages_with("on_network_logits")
     if not stages:
         return stitched
-    size = tuple(context.network_picture.shape[-2:])
+    size = (context.network_picture.shape[-2], context.network_picture.shape[-1])
     check_memory(stitched.queries, size, context.backbone.device)
     logits = stitched.at(size).full()
     for settings in stages:

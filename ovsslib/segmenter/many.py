@@ -66,7 +66,7 @@ def read_words_by_picture(path: str | os.PathLike) -> dict[str, list[str]]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        firsts = {found[0] for line in text.splitlines() if (found := re.search("[,;]", line))}
+        firsts = {mark[0] for line in text.splitlines() if (mark := re.search("[,;]", line))}
         reader = csv.reader(io.StringIO(text), delimiter=";" if firsts == {";"} else ",")
         rows = [[cell.strip() for cell in row] for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

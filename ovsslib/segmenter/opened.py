@@ -183,15 +183,16 @@ class OpenedPicture:
 
 def _stitched(maps: Tensor, grid: WindowGrid) -> Tensor:
     """Maps (N, D, h, w) of windows as one map (D, rows, columns) of their own grid, overlaps averaged."""
-    cells = tuple(maps.shape[-2:])
+    cells = (maps.shape[-2], maps.shape[-1])
     if len(grid) == 1:
         return maps[0].float()
     axes = list(zip((grid.tops, grid.lefts), cells, grid.size, grid.picture, strict=True))
-    size = tuple(max(1, round(side * count / window)) for _, count, window, side in axes)
+    rows, columns = (max(1, round(side * count / window)) for _, count, window, side in axes)
+    size = (rows, columns)
     if not any(grid.pad) and all(at * n % w == 0 for starts, n, w, _ in axes for at in starts):
         # windows start on whole cells: no interpolation
         places = [tuple(at * n // w for at in starts) for starts, n, w, _ in axes]
-        size = tuple(starts[-1] + n for starts, n in zip(places, cells, strict=True))
+        size = (places[0][-1] + cells[0], places[1][-1] + cells[1])
         grid = WindowGrid(size, places[0], places[1], cells)
     return Stitched(maps, grid, size).full()
 

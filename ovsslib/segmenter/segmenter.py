@@ -445,6 +445,6 @@ def window_logits_of(
     rows = [Words(w, len(w)) if isinstance(w, Tensor) else w for w in words]
     rows = [w.to(device) for w in rows]
     encoded = encode_pictures(segmenters, picture, rows)
-    size = size or tuple(picture.pixels.shape[-2:])
+    size = size or (picture.pixels.shape[-2], picture.pixels.shape[-1])
     with torch.no_grad(), memory_errors():
         return [one.logits(w, size) for one, w in zip(encoded, rows, strict=True)]

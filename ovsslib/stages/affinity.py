@@ -4,6 +4,8 @@ Pure functions that FreeCP shares with the methods of its family (CLIP-ES, TagCL
 blocks, made doubly stochastic by Sinkhorn's iteration, spreads a map; boxes around its peaks bound it.
 """
 
+from typing import cast
+
 import numpy as np
 import scipy  # its parts load when first used
 from torch import Tensor
@@ -23,14 +25,15 @@ def mean_attention(taps, scale: float) -> Tensor:
     Returns:
         (B, N, N) float32. One head is worked on at a time, so that memory stays at a few (B, N, N).
     """
-    total, count = None, 0
+    total: Tensor | None = None
+    count = 0
     for tap in taps:
         for head in range(tap.q.shape[1]):
             scores = (tap.q[:, head] * scale) @ tap.k[:, head].transpose(-2, -1)
             weights = scores.softmax(dim=-1)[:, 1:, 1:].float()
             total = weights if total is None else total.add_(weights)
             count += 1
-    return total / count
+    return cast(Tensor, total) / count
 
 
 def transition_matrix(attention: Tensor, rounds: int = 3) -> Tensor:

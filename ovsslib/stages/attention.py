@@ -100,7 +100,7 @@ class AttentionSettings:
         if self.terms == "value":
             eye = torch.eye(tap.v.shape[-2], dtype=tap.v.dtype, device=tap.v.device)
             return eye.expand(*tap.v.shape[:3], -1)
-        omega = 0.0
+        omega: Tensor | float = 0.0
         if self.gaussian_std is not None:
             omega = neighbourhood(grid, self.gaussian_std).to(tap.q)
         if self.terms == "neighbour":

@@ -140,4 +140,5 @@ def word_maps(
     inside = cams * boxes.flatten(1)
     refined = inside @ reading.affinity.T
     parts = (cams, boxes.flatten(1), refined, stretched(refined, eps))
-    return WordMaps(probabilities, *(part.unflatten(1, grid) for part in parts), fell_back)
+    activations, boxed, spread, maps = (part.unflatten(1, grid) for part in parts)
+    return WordMaps(probabilities, activations, boxed, spread, maps, fell_back)

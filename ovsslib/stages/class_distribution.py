@@ -6,7 +6,7 @@ Segmentations", ICLR 2025, as its released code computes it (float32 where that 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -126,9 +126,10 @@ def class_distribution_weights(
 
     Every row has minimum 0 and maximum 1; rows do not sum to 1.
     """
-    grid = cosines.shape[-2:]
-    sizes = [tuple(int(side * scale) for side in grid) for scale in scales]
-    total, count = None, 0
+    grid = (cosines.shape[-2], cosines.shape[-1])
+    sizes = [(int(grid[0] * scale), int(grid[1] * scale)) for scale in scales]
+    total: Tensor | None = None
+    count = 0
     for size in [size for size in sizes if size[0] * size[1] > 1] + [grid]:
         at = cosines.float()
         if size != grid:
@@ -138,7 +139,7 @@ def class_distribution_weights(
             divergence = resize_pairs(divergence, size, grid)
         weights = likeness(divergence, sharpness)
         total, count = weights if total is None else total.add_(weights), count + 1
-    return total / count
+    return cast(Tensor, total) / count
 
 
 def jensen_shannon(distributions: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ pixel gets a label. The thesis's reading of the same method is `local_mask.py`.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import scipy  # its parts load when first used
@@ -72,11 +72,11 @@ class ClusterSettings:
 
 def correlation(tap: Tap) -> Tensor:
     """W (B, T, T): mean cosine of q with q, k with k, v with v, averaged over heads."""
-    total = 0.0
+    total: Tensor | float = 0.0
     for projection in (tap.q, tap.k, tap.v):
         unit = F.normalize(projection.float(), dim=-1)
         total = total + unit @ unit.transpose(-2, -1)
-    return (total / 3).mean(dim=1)
+    return (cast(Tensor, total) / 3).mean(dim=1)
 
 
 def denoised(relation: Tensor) -> Tensor:
@@ -107,8 +107,8 @@ def cluster_map(
     means = torch.stack([relation[torch.from_numpy(found == name)].mean(dim=0) for name in names])
     maps = means.reshape(1, len(names), *grid)
     larger = [side * enlarge for side in grid]
-    maps = F.interpolate(maps, size=larger, mode="bilinear", align_corners=False)[0].numpy()
-    filtered = np.stack([scipy.ndimage.median_filter(one, size=2 * enlarge - 1) for one in maps])
+    fine = F.interpolate(maps, size=larger, mode="bilinear", align_corners=False)[0].numpy()
+    filtered = np.stack([scipy.ndimage.median_filter(one, size=2 * enlarge - 1) for one in fine])
     best, index = None, np.zeros(size, dtype=np.int32)
     for number, one in enumerate(filtered):  # one map at a time: memory does not grow with clusters
         full = F.interpolate(

@@ -261,7 +261,7 @@ class WindowContext:
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w) of the last block's map, before any upsampling."""
-        return tuple(self.coarse.shape[-2:])
+        return (self.coarse.shape[-2], self.coarse.shape[-1])
 
     @property
     def coarse_grid(self) -> tuple[int, int]:
@@ -387,7 +387,7 @@ def guide_reading(
             guide.read(guide.normalise(plain[start : start + step]))
             for start in range(0, len(plain), step)
         ]
-        joined = {
+        joined: dict[str, Any] = {
             name: torch.cat([getattr(part, name) for part in parts])
             for name in ("last", "penultimate", "q", "k", "v")
         }

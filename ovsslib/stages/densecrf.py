@@ -1,7 +1,7 @@
 """DenseCRF as a stage: class probabilities follow the photo's edges. The work is done in `fully_connected.py`."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class DenseCRF:
         weightless = chosen.smoothness_weight == 0 and chosen.appearance_weight == 0
         return "both weights are 0" if weightless else None
 
-    def on_probabilities(self, probabilities: Tensor, context: object) -> Tensor:
+    def on_probabilities(self, probabilities: Tensor, context: Any) -> Tensor:
         """(C, H, W) probabilities -> refined, same device and type; `context.image` is (H, W, 3)
         uint8.
         """

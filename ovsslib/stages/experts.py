@@ -116,7 +116,8 @@ class ExpertsSettings:
                 "(Segmenter.__call__ or .segment), not with bare text features"
             )
         features = F.normalize(context.features.float(), dim=1)
-        size = tuple(context.window.shape[-2:]) if self.at == "pixels" else features.shape[-2:]
+        shown = context.window if self.at == "pixels" else features
+        size = (shown.shape[-2], shown.shape[-1])
         fused = []
         for default, one in zip(logits[:, :queries], features, strict=True):
             p = (default * self.logit_scale).softmax(dim=0)
@@ -133,7 +134,7 @@ class ExpertsSettings:
         members: dict[int, list[int]] = {}
         for query, one in enumerate(query_class):
             members.setdefault(one, []).append(query)
-        grid = Bilinear.between(tuple(features.shape[-2:]), size, features.device)
+        grid = Bilinear.between((features.shape[-2], features.shape[-1]), size, features.device)
         for one, mine in members.items():
             cosines = torch.einsum("qd,dhw->qhw", rows[one], features)
             p = (cosines * self.logit_scale).softmax(dim=0)
@@ -170,7 +171,7 @@ class Bilinear:
             first = place.floor().clamp_max(cells - 1)
             parts.append((first.long(), place - first))
         (row, down), (column, across) = parts
-        return Bilinear(grid, tuple(size), row, column, down, across)
+        return Bilinear(grid, (*size,), row, column, down, across)
 
     def pixels(self, cells: Tensor) -> Tensor:
         """Pixels, counted row by row, whose upper left patch is among some cells (h, w) bool: (n,) long."""

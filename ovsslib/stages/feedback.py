@@ -8,7 +8,7 @@ feeds a first segmentation back into the last block's attention (stage `sfr`).
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -182,7 +182,7 @@ class Feedback:
             return f"iterations is {self.iterations} and step is {self.step}"
         return None
 
-    def on_similarity(self, logits: Tensor, context: object) -> Tensor:
+    def on_similarity(self, logits: Tensor, context: Any) -> Tensor:
         """(B, Q, h, w) cosines -> refined ones.
 
         `context.features` is (B, D, h, w), `context.coarse_grid` (h0, w0),

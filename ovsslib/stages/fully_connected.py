@@ -195,23 +195,23 @@ def densecrf(
     check_values(parameters, scale, tolerance)
     if isinstance(probabilities, Tensor):
         probabilities = probabilities.detach().float().cpu().numpy()
-    probabilities = np.asarray(probabilities, np.float32)
-    _check_input(image, probabilities)
-    count = len(probabilities)
+    found: np.ndarray = np.asarray(probabilities, np.float32)
+    _check_input(image, found)
+    count = len(found)
     if scale != 1:
-        probabilities = scale * probabilities + np.float32((1 - scale) / count)
+        found = scale * found + np.float32((1 - scale) / count)
     if tolerance > 0 and count > _FEW_LABELS:
-        active = labels_that_matter(image, probabilities, parameters, tolerance)
+        active = labels_that_matter(image, found, parameters, tolerance)
         if len(active) < count - 1:
-            refined, rest = _joined(image, probabilities, active, parameters)
+            refined, rest = _joined(image, found, active, parameters)
             share = refined[-1] / rest
-            result = np.empty_like(probabilities)
+            result = np.empty_like(found)
             for label in range(count):
                 # The rest keeps its proportions.
-                np.multiply(np.clip(probabilities[label], _FLOOR, 1), share, out=result[label])
+                np.multiply(np.clip(found[label], _FLOOR, 1), share, out=result[label])
             result[active] = refined[:-1]
             return result
-    unary = -np.log(np.clip(probabilities, _FLOOR, 1))
+    unary = -np.log(np.clip(found, _FLOOR, 1))
     return mean_field(image, unary, parameters, np.ones(count, np.float32))
 
 

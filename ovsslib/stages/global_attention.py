@@ -86,7 +86,7 @@ class GlobalAttentionSettings:
 
     def inert(self, recipe: "Recipe") -> dict[str, str]:
         """Fields that were changed and cannot move a label, each with the reason."""
-        reasons = {}
+        reasons: dict[str, str] = {}
         if self.base == "query":
             reasons |= dict.fromkeys(("guide", "kind"), "base is 'query', so no guide is asked")
         if not self._counts():
@@ -114,8 +114,8 @@ class GlobalAttentionSettings:
             keys = F.normalize(start, dim=-1)
         else:
             features = F.normalize(context.guide_features(self.kind).float(), dim=1)
-            values = _resized(values, grid, tuple(features.shape[-2:]))
-            grid = tuple(features.shape[-2:])
+            values = _resized(values, grid, (features.shape[-2], features.shape[-1]))
+            grid = (features.shape[-2], features.shape[-1])
             start = keys = features.flatten(2).transpose(1, 2)
         if self.smoothing and self._counts():
             corners = [(top, left) for top in context.grid.tops for left in context.grid.lefts]

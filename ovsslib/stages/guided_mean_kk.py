@@ -5,7 +5,7 @@ Source: RF-CLIP (AAAI 2026, arXiv 2511.16170) as its released code computes it.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -68,13 +68,14 @@ class GuidedMeanKkSettings:
             [*(trunk.inputs[index] for index in range(1, last)), trunk.tokens, final]
         )
         similarity = thresholded_cosines(guide[:, 1:], self.threshold)
-        shared = sum(key_attention(trunk.taps[index].k, backbone.scale) for index in range(last))
-        out = 0.0
+        blocks = [key_attention(trunk.taps[index].k, backbone.scale) for index in range(last)]
+        shared = cast(Tensor, sum(blocks))
+        out: Tensor | float = 0.0
         for stream in (trunk.tokens, guide.to(trunk.tokens.dtype)):
             tap = backbone.project(last, gather(stream, similarity))
             weights = patch_attention(shared, tap.k, backbone.scale, backbone.layers)
             out = out + backbone.join(last, weights.to(tap.v.dtype) @ tap.v[:, :, 1:])
-        return DenseTokens(out / 2, context.grid, class_token=final[:, 0])
+        return DenseTokens(cast(Tensor, out) / 2, context.grid, class_token=final[:, 0])
 
 
 def mean_tokens(tokens: list[Tensor]) -> Tensor:

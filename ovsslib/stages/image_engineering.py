@@ -9,7 +9,7 @@ embedding is not flipped with the picture.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -87,7 +87,7 @@ def merge_views(
 
 
 def _mean(maps: Sequence[Tensor]) -> Tensor:
-    return sum(maps) / len(maps)
+    return cast(Tensor, sum(maps)) / len(maps)
 
 
 @stage(

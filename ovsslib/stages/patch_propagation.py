@@ -111,7 +111,7 @@ class PatchPropagationSettings:
         features = unit_patches(context.guide_features(self.kind)).flatten(0, 1)
         top, _, left, _ = context.grid.pad
         corners = [(t - top, s - left) for t in context.grid.tops for s in context.grid.lefts]
-        grid = tuple(logits.shape[-2:])
+        grid = (logits.shape[-2], logits.shape[-1])
         places = patch_places(corners, grid, context.guide.patch_size)
         laplacian = patch_laplacian(
             features, places, self.neighbours, self.gamma, self.sigma, self.power, self.alpha

@@ -75,7 +75,8 @@ def fitted(size: tuple[int, int], side: int = FRAME, square: bool = False) -> tu
 
 def mask_prompt(probability: Tensor, threshold: float, square: bool = False) -> Tensor:
     """(H, W) probabilities of a class -> (256, 256) mask prompt: 0.005 p where p is above the threshold, else 0."""
-    size = fitted(tuple(probability.shape), LOW, square)
+    height, width = probability.shape
+    size = fitted((height, width), LOW, square)
     small = F.interpolate(probability[None, None], size=size, mode="bilinear")[0, 0]
     padded = F.pad(small, (0, LOW - size[1], 0, LOW - size[0]))
     return torch.where(padded > threshold, PROMPT * padded, 0)

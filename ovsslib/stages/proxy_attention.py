@@ -70,7 +70,7 @@ class ProxyAttentionSettings:
         """Attention outputs (B, N, width) on the guide's grid of N patches, before ln_post."""
         backbone = context.backbone
         maps = context.guide_features(self.kind)
-        features, grid = unit_patches(maps), tuple(maps.shape[-2:])
+        features, grid = unit_patches(maps), (maps.shape[-2], maps.shape[-1])
         tap = context.trunk.taps[backbone.layers - 1]
         values, means = values_on(tap.v, context.grid, grid), mean_similarity(features)
         mixed = [

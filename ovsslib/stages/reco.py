@@ -177,7 +177,9 @@ class ReCo:
         maps, dense = features.maps(places)
         weights = torch.ones_like(maps[:, 0])
         if self.text_attention:
-            weights = text_attention(dense, row, tuple(maps.shape[-2:]), self.attention_scale)
+            weights = text_attention(
+                dense, row, (maps.shape[-2], maps.shape[-1]), self.attention_scale
+            )
         if eliminated is not None and len(eliminated):
             weights = weights * context_elimination(maps, torch.stack(list(eliminated)))
         return cosegment(maps, weights, self.released_slices)
@@ -192,7 +194,7 @@ class ReCo:
         maps, dense = features.of_pixels(context.pixels[None])
         return reference_scores(
             maps, references, dense if self.dense_result else None, rows,
-            tuple(context.pixels.shape[-2:]), self.attention_scale,
+            (context.pixels.shape[-2], context.pixels.shape[-1]), self.attention_scale,
         )  # fmt: skip
 
 

@@ -144,7 +144,8 @@ def recur(step: Callable[[int, Tensor], Round], count: int) -> list[Round]:
         The rounds; in the last one nobody was dropped. Where its maps are all zero, those of the round before are
         what is left (`last_maps`).
     """
-    words, kept_before, rounds = torch.arange(count), 0, []
+    words, kept_before = torch.arange(count), 0
+    rounds: list[Round] = []
     while True:
         done = step(len(rounds), words)
         rounds.append(done)

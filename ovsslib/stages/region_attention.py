@@ -1,7 +1,7 @@
 """CorrCLIP: region masks bound who attends to whom, a guide weighs it, three branches add up (Zhang et al., ICCV 2025)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -101,11 +101,12 @@ class RegionAttentionSettings:
                 "region_attention has no region masks; give the segmenter's `regions`, or a photograph to propose from"
             )
         maps = context.guide_features("q+k")
-        features, grid = unit_patches(maps), tuple(maps.shape[-2:])
+        features, grid = unit_patches(maps), (maps.shape[-2], maps.shape[-1])
         head, made = context.backbone.head, []
         for index, window in enumerate(context.regions):
             parts = self._branches(context, index, features[index], window, grid)
-            made.append(sum(share * head(part[None]) for part, share in parts if share))
+            whole = sum(share * head(part[None]) for part, share in parts if share)
+            made.append(cast(Tensor, whole))
         return DenseTokens(torch.cat(made), grid, projected=True)
 
     def _branches(
@@ -159,4 +160,4 @@ def semantic_patches(context: AttentionContext, index: int, regions: Tensor) -> 
     coarse = resized_regions(regions, context.grid)
     ids, row = coarse.unique(return_inverse=True)
     tokens = region_tokens(context.backbone, trunk, coarse[None], ids)[0]
-    return tokens[resized_regions(row, tuple(regions.shape)).flatten()]
+    return tokens[resized_regions(row, (regions.shape[0], regions.shape[1])).flatten()]

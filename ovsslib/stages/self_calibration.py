@@ -5,7 +5,7 @@ Sources: Bai et al., "Self-Calibrated CLIP" (arXiv 2411.15869); Jin et al., "Fea
 """
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
 
 from torch import Tensor
 
@@ -133,7 +133,7 @@ class SelfCalibrationSettings:
 
     def inert(self, recipe: "Recipe") -> dict[str, str]:
         """Fields that were changed and have no part here, each with the reason."""
-        unused = {}
+        unused: dict[str, str] = {}
         if not self.outliers.startswith("lof"):
             unused |= dict.fromkeys(("neighbours", "share"), f"outliers are {self.outliers!r}")
         if self.outliers not in ("class_attention", "norm"):
@@ -211,7 +211,7 @@ class SelfCalibrationSettings:
 
         made["main"] = made["out"] = finished(made["attention"], trunk.tokens[:, :1])
         if self.second_pass:
-            fused = sum(trunk.inputs[block].float() for block in blocks.fused)
+            fused = cast(Tensor, sum(trunk.inputs[block].float() for block in blocks.fused))
             attended = self._attend(backbone, fused[:, 1:], shared, self.second_terms)
             made["multi"] = finished(attended, fused[:, :1])
             made["out"] = made["main"] + made["multi"]

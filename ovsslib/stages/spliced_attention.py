@@ -123,10 +123,12 @@ class SplicedAttentionSettings:
         """Tokens (1, h w, width) on the mixer's grid of the whole picture, before ln_post."""
         whole = spliced(context, self.kind, self.beta, self.gamma)
         if self.mixer == "none":
-            return DenseTokens(whole.flatten(1).T[None], tuple(whole.shape[-2:]), whole=True)
+            return DenseTokens(
+                whole.flatten(1).T[None], (whole.shape[-2], whole.shape[-1]), whole=True
+            )
         mixed = self._mixed(whole, context)
         tokens = mixed.flatten(1).T[None].to(context.backbone.dtype)
-        return DenseTokens(tokens, tuple(mixed.shape[-2:]), whole=True, direct=True)
+        return DenseTokens(tokens, (mixed.shape[-2], mixed.shape[-1]), whole=True, direct=True)
 
     def _mixed(self, whole: Tensor, context: PictureContext) -> Tensor:
         """The spliced map (D, rows, columns) mixed on the mixer's grid: (D, h, w) float32."""
@@ -179,8 +181,8 @@ def spliced(context: PictureContext, kind: str, beta: float, gamma: float) -> Te
     """
     backbone = context.backbone
     maps = context.guide_features(kind)
-    features, grid = unit_patches(maps), tuple(maps.shape[-2:])
-    tap, coarse = context.trunk.taps[backbone.layers - 1], tuple(context.trunk.grid)
+    features, grid = unit_patches(maps), (maps.shape[-2], maps.shape[-1])
+    tap, coarse = context.trunk.taps[backbone.layers - 1], (*context.trunk.grid,)
     mean = float(mean_similarity(features).mean())
     times = max(1, grid[1] // coarse[1])
     size = (times * coarse[0], times * coarse[1])

@@ -1,7 +1,7 @@
 """OV-Stitcher: CorrCLIP's three branches on the whole picture, windows stitched before attention (CVPR 2026)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +102,7 @@ class StitchedRegionsSettings:
         coarse = PatchGrid(context.grid, backbone.patch_size)
         fine = PatchGrid(context.grid, guide.patch_size)
         features = picture_features(guide, context.guide_reading(), fine)
-        grid = tuple(features.shape[-2:])
+        grid = (features.shape[-2], features.shape[-1])
         regions = merged_regions(resized_regions(context.regions, grid), features, self.distance)
         values = [last_values(context, coarse), middle_values(context, coarse)]
         values = [
@@ -116,7 +116,7 @@ class StitchedRegionsSettings:
             tokens = semantic_tokens(context, regions, fine)
             parts.append((tokens.flatten(1).T.to(backbone.dtype), self.semantic))
         out = sum(share * backbone.head(part[None]) for part, share in parts)
-        return DenseTokens(out, grid, projected=True, whole=True)
+        return DenseTokens(cast(Tensor, out), grid, projected=True, whole=True)
 
 
 def picture_features(guide: Guide, reading: GuideReading, fine: PatchGrid) -> Tensor:
@@ -137,11 +137,11 @@ def picture_features(guide: Guide, reading: GuideReading, fine: PatchGrid) -> Te
     q, k, v, before = (
         fine.stitched(reading.features(kind)) for kind in ("q", "k", "v", "penultimate")
     )
-    grid = tuple(before.shape[-2:])
+    grid = (before.shape[-2], before.shape[-1])
     heads = [x.flatten(1).T.unflatten(1, (guide.heads, -1)).transpose(0, 1) for x in (q, k, v)]
     scale = heads[0].shape[-1] ** -0.5
     mixed = torch.stack([attend_rows(*one, scale) for one in zip(*heads, strict=True)], dim=1)
-    block = network.blocks[-1]
+    block: Any = network.blocks[-1]
     dtype = block.attn.proj.weight.dtype
     x = before.flatten(1).T + block.attn.proj(mixed.flatten(1).to(dtype)).float()
     x = x + block.mlp(block.norm2(x.to(dtype))).float()
@@ -170,7 +170,7 @@ def middle_values(context: PictureContext, coarse: PatchGrid) -> Tensor:
     for index in middle_blocks(backbone.layers):
         tap, block = context.trunk.taps[index], backbone.blocks[index]
         x = coarse.stitched_tokens(context.trunk.inputs[index][:, 1:])
-        grid = tuple(x.shape[-2:])
+        grid = (x.shape[-2], x.shape[-1])
         q, k, v = (
             coarse.stitched_tokens(_tokens(part)).flatten(1).T for part in (tap.q, tap.k, tap.v)
         )

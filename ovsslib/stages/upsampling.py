@@ -33,7 +33,7 @@ def output_size(
     for the window's.
     """
     if grid == "image":
-        return tuple(pixels.shape[-2:])
+        return (pixels.shape[-2], pixels.shape[-1])
     if isinstance(grid, int):
         return features.shape[-2] * grid, features.shape[-1] * grid
     return tuple(grid)
@@ -179,7 +179,7 @@ class Upsampling:
         file = weights_file(find_weights(self.weights, backbone.name))
         return {"loftup": check_file(file)[:16]}
 
-    def on_features(self, features: Tensor, context: object) -> Tensor:
+    def on_features(self, features: Tensor, context: Any) -> Tensor:
         """(B, D, h, w) features of windows `context.pixels` (B, 3, H, W) -> `(B, D, *grid)`
         float32.
         """

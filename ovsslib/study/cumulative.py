@@ -42,7 +42,7 @@ def accumulate(
     rows: dict[str, tuple[str, dict[str, Any]]] = {"baseline": (base, {})}
     changes: dict[str, Any] = {}
     for name in switches:
-        changes = changes | known[name]
+        changes = {**changes, **known[name]}
         rows[f"+ {name}"] = (base, changes)
     return rows
 

@@ -98,8 +98,8 @@ def ceilings(
     chosen = dataset if limit is None or limit >= len(dataset) else dataset[:limit]
     if not len(chosen):
         raise DataError(f"the data set {dataset.name!r} has no images")
-    counts = [[] for _ in cells]
-    boundaries = [[] for _ in cells]
+    counts: list[list[np.ndarray]] = [[] for _ in cells]
+    boundaries: list[list[np.ndarray]] = [[] for _ in cells]
     ignore = chosen.ignore_index
     for index in range(len(chosen)):
         label = true_label(chosen, index)

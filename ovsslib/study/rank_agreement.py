@@ -348,7 +348,7 @@ def _without_clip(ranking: Ranking) -> RankTest | None:
 
 def _against(pairs: pd.DataFrame) -> str:
     """Names of the disagreeing pairs of a table of pairs, in the measured order."""
-    said = {True: [], False: []}
+    said: dict[bool, list[str]] = {True: [], False: []}
     for row in pairs[pairs["order"] == DISAGREE].to_dict("records"):
         names = row["first"], row["second"]
         better, worse = names if row["measured_difference"] > 0 else names[::-1]

@@ -241,7 +241,7 @@ class LocalModel:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(
                 model, local_files_only=True
             )
-            network = transformers.AutoModelForCausalLM.from_pretrained(
+            network: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 model, local_files_only=True, dtype=torch.bfloat16
             )
             self._network = network.to(device).eval()
@@ -287,7 +287,11 @@ class LocalModel:
         return self._tokenizer.eos_token_id if padding is None else padding
 
     def _encode(self, messages: list[Message]) -> Any:
-        options = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+        options: dict[str, Any] = {
+            "add_generation_prompt": True,
+            "return_dict": True,
+            "return_tensors": "pt",
+        }
         try:
             return self._tokenizer.apply_chat_template(messages, **options)
         except Exception as error:

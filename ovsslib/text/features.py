@@ -268,7 +268,7 @@ def tokenize(backbone: Any, prompts: Sequence[str], truncate: bool = False) -> T
     counts = dict(zip(suspects, backbone.token_counts([prompts[i] for i in suspects]), strict=True))
     too_long = {index: count for index, count in counts.items() if count > limit}
     if too_long and not truncate:
-        index = max(too_long, key=too_long.get)
+        index = max(too_long, key=lambda one: too_long[one])
         text = prompts[index] if len(prompts[index]) <= 120 else prompts[index][:117] + "..."
         raise WordsError(
             f"{text!r} has {too_long[index]} tokens, but the model takes at most {limit}; "

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ovsslib import paths
 from ovsslib.errors import DataError, RecipeError
@@ -133,7 +134,8 @@ class TemplateTable:
                 raise DataError(
                     f"a table of templates of another format than {FORMAT}; fit it again"
                 )
-            return TemplateTable(**{key: _tuples(value) for key, value in content.items()})
+            fields: dict[str, Any] = {key: _tuples(value) for key, value in content.items()}
+            return TemplateTable(**fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"not a table of templates: {error}") from None
 

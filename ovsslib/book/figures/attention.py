@@ -32,7 +32,8 @@ def attention_map(
     """
     backbone = segmenter.backbone
     pixels = segmenter.prepare(read_picture(picture))[None]
-    grid = tuple(side // backbone.patch_size for side in pixels.shape[-2:])
+    patch_size = backbone.patch_size
+    grid = (pixels.shape[-2] // patch_size, pixels.shape[-1] // patch_size)
     if not (0 <= patch[0] < grid[0] and 0 <= patch[1] < grid[1]):
         raise RecipeError(
             f"patch={patch}: the picture has {grid[0]} rows and {grid[1]} columns of patches"

@@ -1,6 +1,6 @@
 """One look for all figures: readable on a phone, on paper, and on the white card of the book's dark mode."""
 
-from typing import Any
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -58,5 +58,5 @@ def bare(axes: Axes, title: str = "") -> Axes:
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_title(title, fontsize=lettering(axes.figure))
+    axes.set_title(title, fontsize=lettering(cast(Figure, axes.figure)))
     return axes
