@@ -68,7 +68,7 @@ class GuidedMeanKkSettings:
             [*(trunk.inputs[index] for index in range(1, last)), trunk.tokens, final]
         )
         similarity = thresholded_cosines(guide[:, 1:], self.threshold)
-        blocks = [key_attention(trunk.taps[index].k, backbone.scale) for index in range(last)]
+        blocks = (key_attention(trunk.taps[index].k, backbone.scale) for index in range(last))
         shared = cast(Tensor, sum(blocks))
         out: Tensor | float = 0.0
         for stream in (trunk.tokens, guide.to(trunk.tokens.dtype)):
