@@ -21,7 +21,7 @@ from ovsslib.study.factorial import Factorial
 
 COLUMNS = ("value", "low", "high", "verdict")
 HEADLINE = ("maskclip", "sclip", "clearclip", "naclip", "resclip", "cliptrase", "gem", "itaclip")
-"""Methods of the sentence on the first page: all with CLIP alone."""
+"""Methods of the sentence on the first page, all with CLIP alone."""
 NAMED = 6
 """So many entries are named in one sentence; of the others only the number is told."""
 

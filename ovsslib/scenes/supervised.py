@@ -41,10 +41,15 @@ _PICTURES_A_WORLD = 100
 class SupervisedSettings:
     """Everything that decides what is learnt; `data/models/deeplabv3-scenes.yaml` explains the choices.
 
-    stem, planes, blocks, rates: of the network (see SmallDeepLab). seed: of its first weights and of all random choices.
-    first_world: of the pictures, 100 of each world; pool, fresh: pictures at hand, and new ones a step. batch: views a
-    step. size: side of a view in pixels. scales: least and largest length of a view in the picture, as multiples of size.
-    lr, warmup, weight_decay: of AdamW.
+    Attributes:
+        stem, planes, blocks, rates: of the network (see SmallDeepLab).
+        seed: of its first weights and of all random choices.
+        first_world: of the pictures, 100 of each world.
+        pool, fresh: pictures at hand, and new ones a step.
+        batch: views a step.
+        size: side of a view in pixels.
+        scales: least and largest length of a view in the picture, as multiples of size.
+        lr, warmup, weight_decay: of AdamW.
     """
 
     stem: int = 32

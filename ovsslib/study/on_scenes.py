@@ -30,7 +30,7 @@ VIEW_OF = {
     "ade20k": "scenes", "coco_object": "scenes-object", "voc21": "scenes-object", "context60": "scenes-object",
     "voc20": "scenes-things",
 }  # fmt: skip
-"""The view of Scenes that stands for a data set: all classes, things and a background, or things alone."""
+"""The view of Scenes that stands for a data set, all classes, things and a background, or things alone."""
 MODEL_OF = {"ViT-B/16": "sceneclip", "ViT-B/32": "sceneclip-p32"}
 """The embedded model that stands for a published one."""
 RECIPE_OF = {
@@ -41,7 +41,7 @@ RECIPE_OF = {
 }
 """Recipes of rows whose published number is of another implementation, so that the claim itself names none."""
 SUPERVISED = "deeplabv3-scenes"
-"""The comparator that stands below tables of trained models: on Scenes, trained with masks of Scenes."""
+"""The comparator that stands below tables of trained models, on Scenes, trained with masks of Scenes."""
 PARTS = {
     "SCLIP baseline (with CSA)": ("resize and normalise", "trunk: all blocks but the last", "last block"),
     "LoftUp upsampling": ("upsampling",),

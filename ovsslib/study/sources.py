@@ -40,14 +40,14 @@ class Published:
 
     @property
     def command(self) -> str:
-        """What makes it here: a table by itself, a figure with its chapter."""
+        """What makes it here, a table by itself, a figure with its chapter."""
         if self.kind == "table":
             return f"ovss reproduce {self.target} --profile embedded"
         return f"papermill notebooks/{self.chapter}.ipynb {self.chapter}.ipynb"
 
     @property
     def anchor(self) -> str:
-        """Where it stands in the chapter: the figure's name, or the section's as links spell it."""
+        """Where it stands in the chapter, the figure's name, or the section's as links spell it."""
         return self.figure or slug(self.section)
 
 

@@ -254,9 +254,12 @@ def test_every_kind_of_graph_can_be_traced(name, backbone, tmp_path):
     assert relative_error(made.permute(0, 2, 3, 1), segmenter.features(pixels)) < 1e-3
 
 
-@pytest.mark.parametrize("name", ONE_GRAPH)
+@pytest.mark.parametrize("name", [name for name in ONE_GRAPH if name != "naclip-floss"])
 def test_what_stands_behind_a_graph_asks_for_nothing_more(name, plain, picture):
-    """The features are those of another recipe: only what the flow asks of an exported folder is looked at."""
+    """The features are those of another recipe: only what the flow asks of an exported folder is looked at.
+
+    `naclip-floss` needs a table that was fitted for the folder's weights.
+    """
     recipe, half = small(name), copy.copy(open_exported(plain[0])[0])
     half.about = {**half.about, "graph": graph_settings(recipe)}
     words = "scenes-object" if recipe.has("needs_background") else "scenes"

