@@ -11,7 +11,6 @@ lock file (`build_live.py`); nothing else is fetched from the network.
 """
 
 import argparse
-import html
 import json
 import os
 import pkgutil
@@ -120,7 +119,9 @@ def readable(
     only their static picture, the alternative text that a figure carries reaches the page, folded cells say what is in
     them, and the numbers that a cell prints above its figure are folded.
     """
+    cells = []
     for cell in notebook.cells:
+        cells.append(cell)
         tags = cell.metadata.get("tags", [])
         if "injected-parameters" in tags:
             cell.metadata["tags"] = [*tags, "remove-cell"]
@@ -141,7 +142,8 @@ def readable(
                 or any(kind in out.data for kind in IMAGES)
             ]
             _pass_alternative_text(cell)
-            _fold_numbers(cell)
+            cells += _fold_numbers(cell)
+    notebook.cells = cells
     return without_traces(notebook)
 
 
@@ -154,18 +156,25 @@ def _name_folds(cell: nbformat.NotebookNode, tags: Sequence[str]) -> None:
     settings["code_prompt_show"], settings["code_prompt_hide"] = f"Show {what}", f"Hide {what}"
 
 
-def _fold_numbers(cell: nbformat.NotebookNode) -> None:
-    """What a cell prints beside its figure is often the figure's numbers again: kept, and folded, if it is a table."""
+def _fold_numbers(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """What a cell prints beside its figure is often the figure's numbers again: if it is a table, it goes into a folded
+    cell of its own below the figure (inside the cell it would become a second figure of the same name)."""
     if not cell.metadata.get("mystnb", {}).get("figure"):
-        return
-    for place, out in enumerate(cell.outputs):
+        return []
+    told, others = [], []
+    for out in cell.outputs:
         text = "".join(out.get("text", ""))
-        if out.output_type == "stream" and NUMBERS.search(text):
-            folded = (
-                f"<summary>The numbers of this figure</summary>\n<pre>{html.escape(text)}</pre>"
-            )
-            data = {"text/html": f'<details class="numbers">{folded}</details>', "text/plain": text}
-            cell.outputs[place] = nbformat.v4.new_output("display_data", data)
+        is_table = out.output_type == "stream" and NUMBERS.search(text)
+        (told if is_table else others).append(out)
+    cell.outputs = others
+    if not told:
+        return []
+    text = "".join("".join(out.text) for out in told).rstrip("\n")
+    source = (
+        ":::{admonition} The numbers of this figure\n:class: dropdown numbers\n"
+        f"```text\n{text}\n```\n:::"
+    )
+    return [nbformat.v4.new_markdown_cell(source)]
 
 
 def _pass_alternative_text(cell: nbformat.NotebookNode) -> None:

@@ -278,7 +278,7 @@ def calibration_counts(
 def calibration_error(counts: np.ndarray) -> np.ndarray:
     """Expected calibration error (Guo et al. 2017), (...) from counts (..., bins, 3).
 
-    The mean over pixels of |accuracy - mean confidence| of the pixel's bin; NaN without pixels.
+    The mean over pixels of `|accuracy - mean confidence|` of the pixel's bin; NaN without pixels.
     """
     counts = np.asarray(counts, dtype=np.float64)
     gap = np.abs(counts[..., 1] - counts[..., 2] / CONFIDENCE_UNIT)

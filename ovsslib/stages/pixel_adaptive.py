@@ -60,7 +60,7 @@ def _pad(maps: Tensor, radius: int) -> Tensor:
 def pamr_affinity(image: Tensor, dilations: Sequence[int]) -> Tensor:
     """Weights with which each pixel listens to its neighbours.
 
-    kappa_ij = mean over channels of -|x_i - x_j| / (1e-8 + 0.1 sigma_i), softmax over the
+    kappa_ij = mean over channels of `-|x_i - x_j|` / (1e-8 + 0.1 sigma_i), softmax over the
     neighbours j; sigma_i is the unbiased standard deviation over neighbours and centre (the centre
     once per dilation).
 

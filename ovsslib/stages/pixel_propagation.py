@@ -31,7 +31,7 @@ _WHITE = (0.95047, 1.0, 1.08883)
 class PixelPropagationSettings:
     """Solves (I - alpha D^-1/2 W D^-1/2) z = y for the stitched scores y of each query, at the network picture's size.
 
-    W joins every pixel to those of the square around it with weight exp(-|c_a - c_b| / tau), c = CIE Lab over
+    W joins every pixel to those of the square around it with weight `exp(-|c_a - c_b| / tau)`, c = CIE Lab over
     (100, 128, 128). Useful behind any recipe; in the release it follows the propagation over patches.
 
     Attributes:

@@ -391,7 +391,8 @@ def test_numbers_printed_above_their_figure_are_folded_and_sentences_are_not():
         cell.outputs = [nbformat.v4.new_output("stream", text=text), picture("a")]
     for cell in content.cells[:2]:
         cell.metadata["mystnb"] = {"figure": {"caption": "a figure"}}
-    first, second, third = (cell.outputs[0] for cell in build_book.readable(content, {}).cells)
-    assert first.data["text/html"].startswith('<details class="numbers"><summary>')
-    assert "a&lt;b" in first.data["text/html"] and first.data["text/plain"] == table
-    assert (second.output_type, third.output_type) == ("stream", "stream")
+    first, numbers, second, third = build_book.readable(content, {}).cells
+    assert [out.output_type for out in first.outputs] == ["display_data"]
+    assert numbers.cell_type == "markdown" and ":class: dropdown numbers" in numbers.source
+    assert "```text\n" + table.rstrip("\n") + "\n```" in numbers.source
+    assert [cell.outputs[0].output_type for cell in (second, third)] == ["stream", "stream"]
