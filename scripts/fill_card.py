@@ -11,6 +11,7 @@ import argparse
 import sys
 
 import numpy as np
+from marked_parts import refill
 
 from ovsslib import paths
 from ovsslib.book.chapter import chapter
@@ -58,22 +59,14 @@ def main() -> int:
     best, words = validity.rankings[0], book.dataset.vocabulary
     about = f"Scenes, validation, {results.images} pictures, all {len(words)} classes as words"
     order = f"{best.comparison.name}, {len(best.names)} methods"
-    text = f"""{BEGIN}
-{about}, 95 % interval over pictures:
+    text = f"""{about}, 95 % interval over pictures:
 
 {accuracy_table(results, words.kinds)}
 
 Kendall's tau with the published order ({order}): {tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}] (interval over pictures),
-exact two-sided p over the methods {test.p:.2f}.
-{END}"""
+exact two-sided p over the methods {test.p:.2f}."""
     card = paths.data(f"models/{name}/card.md")
-    before, mark, rest = card.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        print(f"{card} has no marks {BEGIN!r} and {END!r}", file=sys.stderr)
-        return 1
-    paths.write_file(card, (before + text + after).encode())
-    print(text)
+    refill(card, BEGIN, END, text)
     return 0
 
 

@@ -7,12 +7,12 @@ Scenes. Run it after every training, so that no number of the card is typed.
 """
 
 import argparse
-import os
 import sys
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from marked_parts import refill
 
 import ovsslib
 from ovsslib import guides, paths
@@ -90,8 +90,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=100)
     pictures = parser.parse_args().pictures
     maps, labels = collect(guides.load(), ovsslib.load_backbone("sceneclip"), pictures)
-    text = f"""{BEGIN}
-Share of the 20 nearest patches (cosine) that carry the patch's own label, mean over {len(maps[OURS])} validation pictures of
+    text = f"""Share of the 20 nearest patches (cosine) that carry the patch's own label, mean over {len(maps[OURS])} validation pictures of
 Scenes; of every contender the best kind of its features; 95 % intervals over pictures, paired.
 
 Nearest patches of the same picture (what guided methods use):
@@ -100,18 +99,9 @@ Nearest patches of the same picture (what guided methods use):
 
 Nearest patches of all other pictures ({QUERIES} patches of a picture ask):
 
-{table(maps, labels, within=False)}
-{END}"""
+{table(maps, labels, within=False)}"""
     card = paths.data("models/scenedino/card.md")
-    before, mark, rest = card.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        print(f"{card} has no marks {BEGIN!r} and {END!r}", file=sys.stderr)
-        return 1
-    temporary = card.with_suffix(".tmp")
-    temporary.write_text(before + text + after, encoding="utf-8")
-    os.replace(temporary, card)
-    print(text)
+    refill(card, BEGIN, END, text)
     return 0
 
 

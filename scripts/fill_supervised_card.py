@@ -9,6 +9,7 @@ validation pictures of Scenes, in its three views. Run it after every training, 
 import sys
 
 import numpy as np
+from marked_parts import refill
 from safetensors import safe_open
 
 from ovsslib import paths
@@ -67,19 +68,12 @@ def main() -> int:
     stuff = np.array([kind != "thing" for kind in vocabulary.kinds])
     text = "\n\n".join(
         [
-            f"{BEGIN}\n{trained(folder / 'model.safetensors')}",
+            trained(folder / "model.safetensors"),
             "Validation pictures of Scenes, 95 % intervals over pictures:",
-            f"{measured(reports, stuff)}\n{END}",
+            measured(reports, stuff),
         ]
     )
-    card = folder / "card.md"
-    before, mark, rest = card.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        print(f"{card} has no marks {BEGIN!r} and {END!r}", file=sys.stderr)
-        return 1
-    paths.write_file(card, (before + text + after).encode())
-    print(text)
+    refill(folder / "card.md", BEGIN, END, text)
     return 0
 
 

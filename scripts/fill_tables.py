@@ -6,8 +6,9 @@ python scripts/fill_tables.py
 
 import csv
 import io
-import re
 from pathlib import Path
+
+from marked_parts import refill
 
 from ovsslib.recipe import Recipe, recipe_names
 from ovsslib.study.sources import KINDS, Published, published
@@ -73,18 +74,8 @@ def _place(one: Published) -> str:
     return f"| {one.kind.title()} {one.number} | {link} | {{doc}}`{page}` | `{one.command}` |"
 
 
-def filled(text: str, begin: str = BEGIN, end: str = END, made: str | None = None) -> str:
-    """A page with what stands between two of its lines made anew; README.md with the table of recipes."""
-    found = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", flags=re.DOTALL)
-    assert found.search(text), f"the page has no line {begin}"
-    content = table() if made is None else made
-    return found.sub(lambda _: f"{begin}\n{content}\n{end}", text)
-
-
 if __name__ == "__main__":
     readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    refill(readme, BEGIN, END, table())
     (ROOT / "book/recipes.csv").write_text(as_csv(), encoding="utf-8")
-    where = ROOT / "book/where.md"
-    page = filled(where.read_text(encoding="utf-8"), WHERE_BEGIN, WHERE_END, places())
-    where.write_text(page, encoding="utf-8")
+    refill(ROOT / "book/where.md", WHERE_BEGIN, WHERE_END, places())

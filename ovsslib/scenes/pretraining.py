@@ -9,21 +9,19 @@ side by side; the last part of the run sees whole pictures, and mosaics still.
 from __future__ import annotations
 
 import copy
-import ctypes
 import json
-import platform
-import time
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import open_clip
 import torch
-import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ovsslib import paths
+from ovsslib.clip.checkpoints import check_file
 from ovsslib.clip.sceneclip import (
     coarsen_patches,
     enlarge_patches,
@@ -36,6 +34,7 @@ from ovsslib.scenes.forward import TokenMix, encode_image, encode_text, sharpen_
 from ovsslib.scenes.objective import contrastive_loss, learning_rate, to_pixels, tokenise
 from ovsslib.scenes.optimiser import make_optimisers
 from ovsslib.scenes.training_data import training_loader
+from ovsslib.scenes.training_run import TrainingRun, settings_from
 
 
 @dataclass(frozen=True)
@@ -126,29 +125,9 @@ class PretrainingSettings:
 
 
 def read_settings(path: Path) -> PretrainingSettings:
-    """Settings from a YAML file. Raises DataError for unknown names and values out of range."""
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    known = {entry.name for entry in fields(PretrainingSettings)}
-    unknown = sorted(set(values) - known)
-    if unknown or "model" not in values:
-        what = f"unknown setting {unknown[0]!r}" if unknown else "no setting 'model'"
-        raise DataError(f"{path}: {what}; known: {', '.join(sorted(known))}")
-    for name in ("mix", "final_mix"):
-        if name in values:
-            values[name] = TokenMix(**values[name])
-    values["centre"] = tuple(values.get("centre", ()))
-    return PretrainingSettings(**values)
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for reuse: handing every large tensor back to the system and fetching it anew costs
-    half the time of a step on a processor. Does nothing elsewhere than on Linux with glibc."""
-    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL("libc.so.6")
-        trim_threshold, most_maps, most_arenas = -1, -4, -8
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(most_maps, 0)
-        libc.mallopt(most_arenas, 1)
+    """Settings from a YAML file. Raises DataError for unknown names, without a model, and for values out of range."""
+    mix = {name: lambda given: TokenMix(**given) for name in ("mix", "final_mix")}
+    return settings_from(path, PretrainingSettings, **mix)
 
 
 def make_model(settings: PretrainingSettings) -> nn.Module:
@@ -185,79 +164,53 @@ def _start_from(model: Any, file: Path, shrink: int) -> None:
     model.load_state_dict(state, strict=False)
 
 
-class Trainer:
-    """One pretraining run in a folder: `checkpoint.pt` (replaced as a whole) and `log.csv` (a line a step)."""
+class Trainer(TrainingRun):
+    """One run in a folder; see :class:`~ovsslib.scenes.training_run.TrainingRun`."""
+
+    told = ("images",)
+    counted = ("images", "token_counts", "sharpened")
+    settings: PretrainingSettings
 
     def __init__(
         self, settings: PretrainingSettings, out: Path, device: str | torch.device = "cpu"
     ) -> None:
-        self.settings, self.out, self.device = settings, Path(out), torch.device(device)
-        self.out.mkdir(parents=True, exist_ok=True)
-        made: Any = make_model(settings)  # its parts have no declared types
-        self.model = made.to(self.device)
+        start = paths.data(settings.start) if settings.start else None
+        super().__init__(settings, out, check_file(start) if start else "", device)
+        self.model = make_model(settings).to(self.device)
         self.optimisers = make_optimisers(self.model, settings.lr, settings.weight_decay)
-        self.step, self.seconds, self.images = 0, 0.0, 0
+        self.stateful = {"model": self.model}
+        self.stateful |= {f"optimiser {i}": part for i, part in enumerate(self.optimisers)}
+        self.images, self.sharpened = 0, not settings.sharpen
         self.token_counts = torch.zeros(self.model.vocab_size, dtype=torch.int64)
         self.known = torch.zeros(self.model.vocab_size, dtype=torch.bool)
         self.teacher: nn.Module | None = None
-        if settings.text_only or settings.anchor:
-            assert settings.start is not None  # the settings refuse it
-            self.known[load_sceneclip_state(paths.data(settings.start))[1]] = True
+        if start and (settings.text_only or settings.anchor):
+            self.known[load_sceneclip_state(start)[1]] = True
             self.known[0] = True  # padding
         if settings.anchor:
             self.teacher = copy.deepcopy(self.model).requires_grad_(False)
             del self.teacher.visual
-        self.log: list[str] = []
-        self.sharpened = not settings.sharpen
+        self.batches: Iterator[tuple[Tensor, list[str]]] = iter(())
 
-    @property
-    def _checkpoint(self) -> Path:
-        return self.out / "checkpoint.pt"
+    def run(self, steps: int, minutes: float | None = None) -> None:
+        """As :meth:`TrainingRun.run`, on the settings' pictures and captions."""
+        s = self.settings
+        self.batches = iter(
+            training_loader(s.seed, s.batch, s.size, s.crops, self.step, s.workers, s.wordings)
+        )
+        super().run(steps, minutes)
 
-    def resume(self) -> bool:
-        """Go on from the folder's checkpoint, if there is one."""
-        if not self._checkpoint.is_file():
-            return False
-        stored = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(stored["model"])
-        for optimiser, state in zip(self.optimisers, stored["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        self.step, self.seconds, self.images = stored["step"], stored["seconds"], stored["images"]
-        self.token_counts, self.log = stored["token_counts"].cpu(), stored["log"]
-        self.sharpened = stored["sharpened"]
-        return True
+    def rate(self, progress: float) -> float:
+        """The learning rate of the next step, which has a second, lower arch at the end."""
+        return learning_rate(self.settings, self.step, progress)
 
-    def save(self) -> None:
-        """Write the checkpoint and the log, each through a temporary file."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimisers": [o.state_dict() for o in self.optimisers],
-            "step": self.step,
-            "seconds": self.seconds,
-            "images": self.images,
-            "token_counts": self.token_counts,
-            "log": self.log,
-            "sharpened": self.sharpened,
-        }
-        with paths.replacing(self._checkpoint) as temporary:
-            torch.save(state, temporary)
-        lines = ["step,images,seconds,lr,loss", *self.log, ""]
-        paths.write_file(self.out / "log.csv", "\n".join(lines).encode())
-
-    def learn(self, images: Tensor, captions: list[str], progress: float) -> float:
-        """One step on one batch. Returns the loss."""
+    def loss(self, progress: float, generator: torch.Generator) -> tuple[Tensor, list[float]]:
+        """The contrastive loss of the next batch, and the number of pictures so far."""
         settings = self.settings
+        images, captions = next(self.batches)
         final = progress >= 1 - settings.final_share
         mix = settings.final_mix if final else settings.mix
-        # A generator of its own for every step: nothing to restore after an interruption.
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step)
-        rate = learning_rate(settings, self.step, progress)
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
         tokens = tokenise(captions, settings.context)
-        self.token_counts += torch.bincount(tokens.flatten(), minlength=self.model.vocab_size)
         low = settings.bfloat16
         pixels = to_pixels(images, self.device)
         if not self.sharpened and progress >= settings.sharpen_at:
@@ -284,19 +237,9 @@ class Trainer:
         ) / len(tellings)
         if self.teacher is not None:
             loss = loss + settings.anchor * self._moved(tokens, texts)
-        if not torch.isfinite(loss):
-            raise ModelError(
-                f"the loss is {loss.item()} at step {self.step}; lower lr ({settings.lr}) and start anew"
-            )
-        loss.backward()
-        for optimiser in self.optimisers:
-            optimiser.step()
-        self.step += 1
+        self.token_counts += torch.bincount(tokens.flatten(), minlength=self.model.vocab_size)
         self.images += len(images)
-        self.log.append(
-            f"{self.step},{self.images},{self.seconds:.1f},{rate:.6f},{loss.item():.6f}"
-        )
-        return loss.item()
+        return loss, [self.images]
 
     def _moved(self, tokens: Tensor, texts: Tensor) -> Tensor:
         """Mean of 1 - cosine between a caption's feature now and at the start, over the captions readable at the start."""
@@ -330,49 +273,6 @@ class Trainer:
                 break
         return total / batches
 
-    def run(self, steps: int, minutes: float | None = None) -> None:
-        """Train until `steps`, or until `minutes` of training time are spent (earlier parts of the run included).
-
-        With `minutes` the schedule follows the clock, so the run cools down in time on any machine, but is then not
-        repeatable to the bit; with steps it is.
-        """
-        settings, saved = self.settings, time.monotonic()
-        loader = training_loader(
-            settings.seed,
-            settings.batch,
-            settings.size,
-            settings.crops,
-            self.step,
-            settings.workers,
-            settings.wordings,
-        )
-        unit, total = ("s", round(minutes * 60)) if minutes else ("step", steps)
-        bar = tqdm(
-            total=total,
-            initial=round(self.seconds) if minutes else self.step,
-            unit=unit,
-            mininterval=5,
-        )
-        before = time.monotonic()
-        for images, captions in loader:
-            progress = self.seconds / (minutes * 60) if minutes else self.step / steps
-            if progress >= 1:
-                break
-            loss = self.learn(images, captions, progress)
-            now = time.monotonic()
-            speed = len(images) / (now - before)
-            self.seconds += now - before
-            before = now
-            bar.set_postfix(
-                loss=f"{loss:.3f}", images=self.images, images_per_s=f"{speed:.0f}", refresh=False
-            )
-            bar.update((min(total, round(self.seconds)) if minutes else self.step) - bar.n)
-            if now - saved > settings.checkpoint_seconds:
-                self.save()
-                saved = time.monotonic()
-        self.save()
-        bar.close()
-
     def finished(self) -> nn.Module:
         """A copy of the model in its training size, with the settings' blocks centred. The run itself can go on."""
         model, settings = copy.deepcopy(self.model), self.settings
@@ -384,24 +284,24 @@ class Trainer:
             sharpen_blocks(model, pixels, dict.fromkeys(settings.centre, 1.0), settings.bfloat16)
         return model
 
-    def export(self, file: Path) -> None:
-        """Write the finished weights in the finished model's size (see :mod:`ovsslib.clip.sceneclip`)."""
+    def export(self, file: Path) -> Path:
+        """Write the finished weights in the finished model's size (see :mod:`ovsslib.clip.sceneclip`), and their
+        open_clip configuration, so that the folder has the form of a shipped model's."""
+        tqdm.write(f"held-out loss {self.held_out_loss():.4f}")
         weights = self.finished().state_dict()
         state = enlarge_patches(
             {key: value.detach().cpu() for key, value in weights.items()}, self.settings.shrink
         )
-        about = {
-            "steps": str(self.step),
-            "images": str(self.images),
-            "seconds": f"{self.seconds:.0f}",
-            "seed": str(self.settings.seed),
-        }
         seen = self.known | (self.token_counts > 0)
         seen[0] = (
             False  # padding stands behind the end of the text, where a causal tower never looks
         )
         kept = seen.nonzero()[:, 0]
+        about = {**self.about(), "images": str(self.images)}
         save_sceneclip_state(file, state, kept, about, self.token_counts[kept])
+        text = json.dumps(self.settings.model, indent=2) + "\n"
+        paths.write_file(file.parent / "config.json", text.encode())
+        return file
 
 
 def pretrain(
@@ -414,21 +314,7 @@ def pretrain(
 ) -> Path:
     """Train a SceneCLIP in the folder `out`; returns the path of the exported weights, `out/model.safetensors`.
 
-    resume: go on from the folder's checkpoint (after a kill, say) instead of starting anew. steps: instead of the
-    settings' number. minutes: spend this much time instead; the learning rate cools down in time. `out/config.json` is
-    the finished model's open_clip configuration, so `out` has the form of a shipped model folder.
+    steps: instead of the settings' number. resume, minutes: see :meth:`TrainingRun.carry_out`.
     """
-    keep_freed_memory()
-    if torch.device(device).type == "cpu":
-        torch.set_num_threads(settings.threads)
     settings = replace(settings, steps=steps or settings.steps)
-    trainer = Trainer(settings, out, device)
-    if resume and trainer.resume():
-        tqdm.write(f"resumed at step {trainer.step}")
-    trainer.run(settings.steps, minutes)
-    tqdm.write(f"held-out loss {trainer.held_out_loss():.4f}")
-    file = trainer.out / "model.safetensors"
-    trainer.export(file)
-    text = json.dumps(settings.model, indent=2) + "\n"
-    (trainer.out / "config.json").write_text(text, encoding="utf-8")
-    return file
+    return Trainer(settings, out, device).carry_out(resume, minutes)

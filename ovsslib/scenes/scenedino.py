@@ -10,29 +10,22 @@ a sky are no wrong answers. Some of the student's patches are hidden or left out
 
 from __future__ import annotations
 
-import csv
 import json
-import math
-import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ovsslib import paths
-from ovsslib.errors import DataError, ModelError
+from ovsslib.errors import DataError
+from ovsslib.guides.guide import GUIDE_MEAN, GUIDE_STD
 from ovsslib.guides.vit import DinoTransformer
 from ovsslib.scenes.optimiser import MatrixMomentum
-from ovsslib.scenes.pretraining import keep_freed_memory
-from ovsslib.scenes.views import PicturePool, Views, token_places, view_pair
-
-# ImageNet's, as every guide's: pixel values in [0, 1], RGB.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from ovsslib.scenes.training_run import TrainingRun, settings_from
+from ovsslib.scenes.views import DrawnPool, Views, image_of, token_places, view_pair
 
 
 @dataclass(frozen=True)
@@ -102,16 +95,7 @@ class SceneDinoSettings:
 
 def read_scenedino_settings(path: Path) -> SceneDinoSettings:
     """Settings from a YAML file. Raises DataError for unknown names and values out of range."""
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    known = {entry.name for entry in fields(SceneDinoSettings)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise DataError(
-            f"{path}: unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}"
-        )
-    if "scales" in values:
-        values["scales"] = tuple(values["scales"])
-    return SceneDinoSettings(**values)
+    return settings_from(path, SceneDinoSettings)
 
 
 class Learner(nn.Module):
@@ -181,12 +165,14 @@ def optimisers_of(learner: Learner, settings: SceneDinoSettings) -> list[torch.o
     ]
 
 
-class SceneDinoTrainer:
-    """One run in a folder: `checkpoint.pt` (replaced as a whole) and `log.csv` (a line a step)."""
+class SceneDinoTrainer(TrainingRun):
+    """One run in a folder; see :class:`~ovsslib.scenes.training_run.TrainingRun`."""
+
+    told = ("agreement",)
+    settings: SceneDinoSettings
 
     def __init__(self, settings: SceneDinoSettings, out: Path) -> None:
-        self.settings, self.out = settings, Path(out)
-        self.out.mkdir(parents=True, exist_ok=True)
+        super().__init__(settings, out)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.student = Learner(settings)
@@ -194,50 +180,9 @@ class SceneDinoTrainer:
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
         self.optimisers = optimisers_of(self.student, settings)
-        self.pool = PicturePool(settings.first_world, settings.pool, settings.fresh)
-        self.step, self.seconds = 0, 0.0
-        self.log: list[list[float]] = []
-
-    @property
-    def _checkpoint(self) -> Path:
-        return self.out / "checkpoint.pt"
-
-    def resume(self) -> bool:
-        """Go on from the folder's checkpoint, if there is one. Raises DataError if other settings made it."""
-        if not self._checkpoint.is_file():
-            return False
-        stored = torch.load(self._checkpoint, weights_only=True)
-        try:
-            self.student.load_state_dict(stored["student"])
-            self.teacher.load_state_dict(stored["teacher"])
-        except RuntimeError:
-            raise DataError(
-                f"{self._checkpoint} was made with other settings; choose another --out, or remove that folder"
-            ) from None
-        for optimiser, state in zip(self.optimisers, stored["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        self.step, self.seconds, self.log = stored["step"], stored["seconds"], stored["log"]
-        return True
-
-    def save(self) -> None:
-        """Write the checkpoint and the log, each through a temporary file."""
-        state = {
-            "student": self.student.state_dict(),
-            "teacher": self.teacher.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "step": self.step,
-            "seconds": self.seconds,
-            "log": self.log,
-        }
-        with paths.replacing(self._checkpoint) as temporary:
-            torch.save(state, temporary)
-        with (
-            paths.replacing(self.out / "log.csv") as temporary,
-            open(temporary, "w", encoding="utf-8", newline="") as file,
-        ):
-            writer = csv.writer(file)
-            writer.writerow(["step", "seconds", "lr", "loss", "agreement"])
-            writer.writerows(self.log)
+        self.stateful = {"student": self.student, "teacher": self.teacher}
+        self.stateful |= {f"optimiser {i}": part for i, part in enumerate(self.optimisers)}
+        self.pool = DrawnPool(settings.first_world, settings.pool, settings.fresh, image_of)
 
     def _views(self, generator: torch.Generator) -> tuple[Views, Views]:
         s = self.settings
@@ -254,7 +199,7 @@ class SceneDinoTrainer:
         Positions are those of a random window of the table, so that nothing but the picture says where a view lies.
         """
         s, vit = self.settings, learner.vit
-        mean, std = (torch.tensor(values)[:, None, None] for values in (_MEAN, _STD))
+        mean, std = (torch.tensor(values)[:, None, None] for values in (GUIDE_MEAN, GUIDE_STD))
         x = vit.patch_embed((views.pixels - mean) / std).flatten(2).transpose(1, 2)
         batch, count, width = x.shape
         side = s.size // s.patch
@@ -274,7 +219,7 @@ class SceneDinoTrainer:
             x = block(x)
         return learner.head(vit.norm(x)[:, 1:]), kept
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, float]:
+    def loss(self, progress: float, generator: torch.Generator) -> tuple[Tensor, list[float]]:
         """The loss of one batch, and the share of places that find themselves (see :func:`contrast`)."""
         s = self.settings
         target, seen = self._views(generator)
@@ -293,59 +238,16 @@ class SceneDinoTrainer:
         said = tokens.gather(1, chosen.indices[..., None].expand(-1, -1, s.head))[valid]
         places = kept.gather(1, chosen.indices)
         wanted = answers.gather(1, places[..., None].expand(-1, -1, s.head))[valid]
-        return contrast(said, wanted, s)
+        loss, same = contrast(said, wanted, s)
+        return loss, [same]
 
-    def learn(self, progress: float) -> float:
-        """One step at `progress`, from 0 to 1, of the run. Returns the loss."""
+    def after_step(self, progress: float) -> None:
+        """The teacher moves towards the student."""
         s = self.settings
-        # A generator of its own for every step: nothing to restore after an interruption.
-        generator = torch.Generator().manual_seed(s.seed * 1_000_003 + self.step)
-        rate = s.lr * min(1.0, (self.step + 1) / max(1, s.warmup))
-        rate *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-        loss, same = self.loss(generator)
-        if not torch.isfinite(loss):
-            raise ModelError(
-                f"the loss is {loss.item()} at step {self.step}; lower lr ({s.lr}) and start anew"
-            )
-        loss.backward()
-        for optimiser in self.optimisers:
-            optimiser.step()
         keep = s.start_memory + (s.memory - s.start_memory) * min(1.0, progress)
         with torch.no_grad():
             for mean, own in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
                 mean.lerp_(own, 1 - keep)
-        self.step += 1
-        self.log.append(
-            [self.step, round(self.seconds, 1), rate, round(loss.item(), 6), round(same, 4)]
-        )
-        return loss.item()
-
-    def run(self, steps: int, minutes: float | None = None) -> None:
-        """Train until `steps`, or until `minutes` of training time are spent (earlier parts of the run included).
-
-        With `minutes` the schedule follows the clock, so the run cools down in time on any machine, but is then not
-        repeatable to the bit; with steps it is.
-        """
-        saved = before = time.monotonic()
-        with tqdm(total=steps, initial=self.step, unit="step", mininterval=5) as bar:
-            while True:
-                progress = self.seconds / (minutes * 60) if minutes else self.step / steps
-                if progress >= 1:
-                    break
-                loss = self.learn(progress)
-                now = time.monotonic()
-                self.seconds += now - before
-                before = now
-                bar.set_postfix(loss=f"{loss:.3f}", done=f"{progress:.1%}", refresh=False)
-                bar.update()
-                if now - saved > self.settings.checkpoint_seconds:
-                    self.save()
-                    saved = time.monotonic()
-        self.save()
 
     def export(self, file: Path) -> Path:
         """Write the teacher's network as float16 safetensors in DINO's names, and `config.json` beside it."""
@@ -354,11 +256,9 @@ class SceneDinoTrainer:
             name: value.half().contiguous() for name, value in self.teacher.vit.state_dict().items()
         }
         about = {
-            "steps": str(self.step),
+            **self.about(),
             "views": str(2 * self.step * s.batch),
-            "pictures": str(s.pool + self.step * s.fresh),
-            "seconds": f"{self.seconds:.0f}",
-            "seed": str(s.seed),
+            "pictures": str(self.pool.drawn(self.step)),
         }
         with paths.replacing(file) as temporary:
             save_file(state, temporary, metadata=about)
@@ -371,7 +271,7 @@ class SceneDinoTrainer:
             "native": [s.native, s.native],
         }
         text = json.dumps(config, indent=2) + "\n"
-        (file.parent / "config.json").write_text(text, encoding="utf-8")
+        paths.write_file(file.parent / "config.json", text.encode())
         return file
 
 
@@ -384,14 +284,7 @@ def pretrain_scenedino(
 ) -> Path:
     """Train a SceneDINO in the folder `out`; returns the path of the exported weights, `out/model.safetensors`.
 
-    resume: go on from the folder's checkpoint (after a kill, say) instead of starting anew. steps: instead of the
-    settings' number. minutes: spend this much time instead; the learning rate cools down in time.
+    steps: instead of the settings' number. resume, minutes: see :meth:`TrainingRun.carry_out`.
     """
-    keep_freed_memory()
-    torch.set_num_threads(settings.threads)
     settings = replace(settings, steps=steps or settings.steps)
-    trainer = SceneDinoTrainer(settings, out)
-    if resume and trainer.resume():
-        tqdm.write(f"resumed at step {trainer.step}")
-    trainer.run(settings.steps, minutes)
-    return trainer.export(trainer.out / "model.safetensors")
+    return SceneDinoTrainer(settings, out).carry_out(resume, minutes)

@@ -10,14 +10,13 @@ label is used.
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -30,6 +29,7 @@ from ovsslib.images.pictures import normalise
 from ovsslib.networks.loftup import LoftUp
 from ovsslib.recipe import Recipe
 from ovsslib.scenes.crops import training_crops
+from ovsslib.scenes.training_run import settings_from
 from ovsslib.segmenter import Segmenter
 
 
@@ -73,12 +73,8 @@ class UpsamplerSettings:
 
 
 def read_upsampler_settings(path: Path) -> UpsamplerSettings:
-    """Settings from a YAML file. Raises DataError for unknown names."""
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    unknown = sorted(set(values) - {entry.name for entry in fields(UpsamplerSettings)})
-    if unknown:
-        raise DataError(f"{path}: unknown setting {unknown[0]!r}")
-    return UpsamplerSettings(**values)
+    """Settings from a YAML file. Raises DataError for unknown names and values out of range."""
+    return settings_from(path, UpsamplerSettings)
 
 
 @dataclass
@@ -199,10 +195,10 @@ def pretrain_upsampler(
     per_epoch = max(1, settings.windows // settings.batch)
     steps = per_epoch * settings.epochs
     checkpoint = out / "checkpoint.pt"
-    step = 0
-    losses: list[float] = []
+    identity = json.dumps({"settings": asdict(settings), "backbone": backbone.weights_hash})
+    step, losses = 0, list[float]()
     if resume and checkpoint.is_file():
-        step, losses = _restore(checkpoint, net, optimiser, settings)
+        step, losses = _restore(checkpoint, net, optimiser, identity)
     saved = time.time()
     bar = tqdm(total=steps, initial=step, desc="loftup", unit="step", disable=not progress)
     while step < steps:
@@ -223,7 +219,7 @@ def pretrain_upsampler(
         bar.update()
         bar.set_postfix(loss=f"{losses[-1]:.4f}")
         if time.time() - saved > settings.checkpoint_seconds or step == steps:
-            _save(checkpoint, net, optimiser, step, losses, settings)
+            _save(checkpoint, net, optimiser, step, losses, identity)
             saved = time.time()
     bar.close()
     net.eval()
@@ -256,23 +252,23 @@ def _schedule(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _save(file: Path, net, optimiser, step: int, losses: list[float], settings) -> None:
+def _save(file: Path, net, optimiser, step: int, losses: list[float], identity: str) -> None:
     content = {
         "net": net.state_dict(),
         "optimiser": optimiser.state_dict(),
         "step": step,
         "losses": losses,
-        "settings": json.dumps(asdict(settings)),
+        "identity": identity,
     }
     with paths.replacing(file) as temporary:
         torch.save(content, temporary)
 
 
-def _restore(file: Path, net, optimiser, settings) -> tuple[int, list[float]]:
+def _restore(file: Path, net, optimiser, identity: str) -> tuple[int, list[float]]:
     content = torch.load(file, weights_only=True)
-    if content["settings"] != json.dumps(asdict(settings)):
+    if content.get("identity") != identity:
         raise DataError(
-            f"{file} belongs to a run with other settings; name another folder, or remove it"
+            f"{file} belongs to a run with other settings or another backbone; name another folder, or remove it"
         )
     net.load_state_dict(content["net"])
     optimiser.load_state_dict(content["optimiser"])

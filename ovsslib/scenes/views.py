@@ -1,46 +1,66 @@
-"""What SceneDINO is trained on: pairs of overlapping views of drawn pictures, a function of the seed and the step.
-
-No mask, no caption and no label is used: :func:`pictures` hands out images alone.
+"""Views of drawn pictures, a function of the seed and the step: pairs of them for SceneDINO, single ones for the supervised
+reference. SceneDINO's pool keeps images alone (:func:`image_of`): no mask, no caption and no label.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovsslib.scenes.drawing import draw
+from ovsslib.scenes.drawing import Scene, draw
 
-# Pictures drawn from one world before the next one is taken: every world has textures of its own.
-_PICTURES_A_WORLD = 500
+Kept = TypeVar("Kept")
 
 
-class PicturePool:
-    """The last `size` drawn pictures; each step `fresh` new ones push out the oldest.
+def image_of(scene: Scene) -> np.ndarray:
+    """The picture alone, (224, 298, 3) uint8 RGB: for what learns without masks and captions."""
+    return scene.image
+
+
+class DrawnPool(Generic[Kept]):
+    """What is kept of the last `size` drawn pictures; each step `fresh` new ones push out the oldest.
 
     The pool at a step depends on (first_world, step) alone, so a run that was stopped goes on with the same pictures.
+
+    Args:
+        first_world: seed of the first world; a new one, with textures of its own, every `a_world` pictures.
+        keep: what is kept of a picture.
     """
 
-    def __init__(self, first_world: int, size: int, fresh: int) -> None:
+    def __init__(
+        self,
+        first_world: int,
+        size: int,
+        fresh: int,
+        keep: Callable[[Scene], Kept],
+        a_world: int = 500,
+    ) -> None:
         self.first_world, self.size, self.fresh = first_world, size, fresh
-        self._pictures: deque[np.ndarray] = deque(maxlen=size)
+        self.keep, self.a_world = keep, a_world
+        self._kept: deque[Kept] = deque(maxlen=size)
         self._next = 0
 
-    def at(self, step: int) -> deque[np.ndarray]:
-        """The pool's images at `step`, each (224, 298, 3) uint8 RGB, oldest first."""
+    def at(self, step: int) -> deque[Kept]:
+        """The pool at `step`, oldest first."""
         end = self.size + step * self.fresh
         if self._next > end:
             self._next = 0
-            self._pictures.clear()
+            self._kept.clear()
         for index in range(max(self._next, end - self.size), end):
-            world = self.first_world + index // _PICTURES_A_WORLD
-            self._pictures.append(draw(world, index).image)
+            self._kept.append(self.keep(draw(self.first_world + index // self.a_world, index)))
         self._next = end
-        return self._pictures
+        return self._kept
+
+    def drawn(self, steps: int) -> int:
+        """How many pictures the first `steps` steps have looked at."""
+        return self.size + max(0, steps - 1) * self.fresh
 
 
 @dataclass(frozen=True)

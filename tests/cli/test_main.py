@@ -285,36 +285,27 @@ def test_pretrain_calls_the_trainer(tmp_path, monkeypatch, capsys):
     assert "model.safetensors" in capsys.readouterr().out
 
 
-def test_pretrain_scenedino_calls_its_own_trainer(tmp_path, monkeypatch, capsys):
-    from ovsslib.scenes import scenedino
-
+@pytest.mark.parametrize(
+    ("name", "module", "function"),
+    [
+        ("scenedino", "scenedino", "pretrain_scenedino"),
+        ("deeplabv3-scenes", "supervised", "pretrain_supervised"),
+    ],
+)
+def test_pretrain_calls_the_trainer_of_its_model(
+    name, module, function, tmp_path, monkeypatch, capsys
+):
     asked = []
 
     def trainer(settings, out, steps, minutes):
-        asked.append((settings.patch, out, steps, minutes))
+        asked.append((type(settings).__module__, out, steps, minutes))
         return out / "model.safetensors"
 
-    monkeypatch.setattr(scenedino, "pretrain_scenedino", trainer)
-    assert run("pretrain", "scenedino", "--minutes", 2, "--out", tmp_path) == 0
-    assert asked == [(8, tmp_path, None, 2.0)]
+    monkeypatch.setattr(f"ovsslib.scenes.{module}.{function}", trainer)
+    assert run("pretrain", name, "--minutes", 2, "--steps", 5, "--out", tmp_path) == 0
+    assert asked == [(f"ovsslib.scenes.{module}", tmp_path, 5, 2.0)]
     assert "model.safetensors" in capsys.readouterr().out
-    assert run("pretrain", "scenedino", "--device", "cuda") == 1 and len(asked) == 1
-
-
-def test_pretrain_deeplab_calls_its_own_trainer(tmp_path, monkeypatch, capsys):
-    from ovsslib.scenes import supervised
-
-    asked = []
-
-    def trainer(settings, out, steps, minutes):
-        asked.append((settings.rates, out, steps, minutes))
-        return out / "model.safetensors"
-
-    monkeypatch.setattr(supervised, "pretrain_supervised", trainer)
-    assert run("pretrain", "deeplabv3-scenes", "--steps", 5, "--out", tmp_path) == 0
-    assert asked == [((4, 8, 12), tmp_path, 5, None)]
-    assert "model.safetensors" in capsys.readouterr().out
-    assert run("pretrain", "deeplabv3-scenes", "--device", "cuda") == 1 and len(asked) == 1
+    assert run("pretrain", name, "--device", "cuda") == 1 and len(asked) == 1
 
 
 def test_the_tables_that_can_be_reproduced_are_listed(capsys):

@@ -1,11 +1,6 @@
 """Pretraining: it learns, it resumes exactly, it sees no label, and its forward pass is open_clip's."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from training_cases import kill_after, losses
 
 import ovsslib
 from ovsslib.clip.loading import build_model, load_state
@@ -57,22 +53,11 @@ TINY = PretrainingSettings(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run")
     pretrain(replace(TINY, checkpoint_seconds=1e9), out)
     return out
-
-
-def losses(out: Path) -> np.ndarray:
-    return np.loadtxt(out / "log.csv", delimiter=",", skiprows=1, ndmin=2)[:, 4]
 
 
 def test_fifty_steps_lower_the_loss(finished):
@@ -83,29 +68,11 @@ def test_fifty_steps_lower_the_loss(finished):
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_losses(finished, tmp_path):
-    script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
-        "from test_pretraining import TINY, pretrain\n"
-        "pretrain(TINY, Path(sys.argv[1]))\n"
-    )
-    here = Path(__file__).resolve().parent
-    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(here)], cwd=here.parents[1],
-                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    give_up = time.monotonic() + 120
-    while not (tmp_path / "log.csv").is_file() or len(losses_so_far(tmp_path)) < 8:
-        assert child.poll() is None or (tmp_path / "log.csv").is_file()
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    kill_after(8, "from test_pretraining import TINY, pretrain; pretrain(TINY, out)", tmp_path)
     trainer = Trainer(TINY, tmp_path)
     assert trainer.resume() and 0 < trainer.step
     pretrain(TINY, tmp_path)
     np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=0, atol=1e-6)
-
-
-def losses_so_far(out: Path) -> list[str]:
-    return (out / "log.csv").read_text(encoding="utf-8").splitlines()[1:]
 
 
 def test_the_loader_yields_images_and_captions_only():
@@ -361,9 +328,9 @@ def test_minutes_end_the_run_and_a_non_finite_loss_stops_it(tmp_path):
     trainer = Trainer(TINY, tmp_path / "broken")
     with torch.no_grad():
         trainer.model.visual.proj.fill_(float("nan"))
-    images, captions = next(iter(training_loader(3, 16, 32, 2, workers=0)))
+    trainer.batches = iter(training_loader(3, 16, 32, 2, workers=0))
     with pytest.raises(ModelError, match="lower lr"):
-        trainer.learn(images, captions, 0.0)
+        trainer.learn(0.0)
 
 
 def test_shipped_settings_read_and_unknown_ones_are_named(tmp_path):
@@ -423,3 +390,15 @@ def test_text_only_needs_a_start():
         replace(TINY, text_only=True)
     with pytest.raises(DataError, match="start"):
         replace(TINY, anchor=1.0)
+
+
+def test_a_run_from_other_first_weights_is_refused(finished, reader, tmp_path):
+    settings, _ = reader
+    own = tmp_path / "start.safetensors"
+    own.write_bytes(Path(settings.start).read_bytes())
+    trainer = Trainer(replace(settings, start=str(own)), tmp_path / "run")
+    trainer.save()
+    state, known = load_sceneclip_state(own)
+    save_sceneclip_state(own, {**state, "logit_scale": state["logit_scale"] + 1}, known, {})
+    with pytest.raises(DataError, match="other weights"):
+        Trainer(replace(settings, start=str(own)), tmp_path / "run").resume()

@@ -1,20 +1,16 @@
 """SceneDINO's pretraining: it learns, it resumes exactly after a kill, and it sees pictures alone."""
 
 import inspect
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from training_cases import kill_after, losses
 
 from ovsslib import guides, paths
-from ovsslib.errors import DataError, ModelError
+from ovsslib.errors import DataError
 from ovsslib.scenes import scenedino, views
 from ovsslib.scenes.drawing import draw
 from ovsslib.scenes.scenedino import (
@@ -25,7 +21,7 @@ from ovsslib.scenes.scenedino import (
     read_scenedino_settings,
     waves,
 )
-from ovsslib.scenes.views import PicturePool, Views, token_places, view_pair
+from ovsslib.scenes.views import DrawnPool, Views, image_of, token_places, view_pair
 
 TINY = SceneDinoSettings(
     width=32, depth=2, heads=2, native=8, seed=3, first_world=900, pool=8, fresh=1, steps=30, batch=6, size=48,
@@ -33,22 +29,11 @@ TINY = SceneDinoSettings(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run")
     pretrain_scenedino(replace(TINY, checkpoint_seconds=1e9), out)
     return out
-
-
-def losses(out: Path) -> np.ndarray:
-    return np.loadtxt(out / "log.csv", delimiter=",", skiprows=1, ndmin=2)[:, 3]
 
 
 def test_thirty_steps_lower_the_loss(finished):
@@ -59,29 +44,12 @@ def test_thirty_steps_lower_the_loss(finished):
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_losses(finished, tmp_path):
-    script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
-        "from test_scenedino import TINY, pretrain_scenedino\n"
-        "pretrain_scenedino(TINY, Path(sys.argv[1]))\n"
-    )
-    here = Path(__file__).resolve().parent
-    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(here)], cwd=here.parents[1],
-                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    give_up = time.monotonic() + 120
-    while not (tmp_path / "log.csv").is_file() or len(losses(tmp_path)) < 5:
-        assert child.poll() is None and time.monotonic() < give_up
-        time.sleep(0.02)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    code = "from test_scenedino import TINY, pretrain_scenedino; pretrain_scenedino(TINY, out)"
+    kill_after(5, code, tmp_path)
     trainer = SceneDinoTrainer(TINY, tmp_path)
     assert trainer.resume() and 0 < trainer.step < 30
     pretrain_scenedino(TINY, tmp_path)
     np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=0, atol=1e-6)
-
-
-def test_a_checkpoint_of_other_settings_is_refused(finished):
-    with pytest.raises(DataError, match="other settings"):
-        SceneDinoTrainer(replace(TINY, width=64), finished).resume()
 
 
 def test_what_is_written_is_a_guide(finished):
@@ -96,7 +64,7 @@ def test_what_is_written_is_a_guide(finished):
 
 
 def test_no_mask_caption_or_label_enters():
-    pool = PicturePool(7, 3, 1).at(0)
+    pool = DrawnPool(7, 3, 1, image_of).at(0)
     assert all(type(image) is np.ndarray and image.dtype == np.uint8 for image in pool)
     for module in (views, scenedino):
         source = inspect.getsource(module)
@@ -105,10 +73,10 @@ def test_no_mask_caption_or_label_enters():
 
 
 def test_the_pool_depends_on_the_step_alone():
-    straight = PicturePool(7, 4, 2)
+    straight = DrawnPool(7, 4, 2, image_of)
     for step in range(3):
         last = list(straight.at(step))
-    jumped = list(PicturePool(7, 4, 2).at(2))
+    jumped = list(DrawnPool(7, 4, 2, image_of).at(2))
     assert len(last) == 4
     for index, (a, b) in enumerate(zip(last, jumped, strict=True)):
         np.testing.assert_array_equal(a, b)
@@ -193,10 +161,3 @@ def test_settings_out_of_range_and_unknown_names(tmp_path):
         read_scenedino_settings(file)
     file.write_text("scales: [0.5, 2]")
     assert read_scenedino_settings(file).scales == (0.5, 2)
-
-
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
-    trainer = SceneDinoTrainer(TINY, tmp_path)
-    monkeypatch.setattr(trainer, "loss", lambda generator: (torch.tensor(float("nan")), 0.0))
-    with pytest.raises(ModelError, match="lower lr"):
-        trainer.learn(0.0)

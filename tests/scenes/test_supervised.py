@@ -9,6 +9,7 @@ import pytest
 import torch
 from book_texts import ROOT
 from test_store import report
+from training_cases import losses
 
 from ovsslib import comparators, paths
 from ovsslib.comparators import loading
@@ -19,7 +20,6 @@ from ovsslib.scenes import SPLIT_SEEDS
 from ovsslib.scenes.classes import CLASSES
 from ovsslib.scenes.drawing import draw
 from ovsslib.scenes.supervised import (
-    LabelledPool,
     SupervisedSettings,
     SupervisedTrainer,
     labelled_views,
@@ -33,22 +33,11 @@ TINY = SupervisedSettings(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run")
     pretrain_supervised(TINY, out)
     return out
-
-
-def losses(out: Path) -> np.ndarray:
-    return np.loadtxt(out / "log.csv", delimiter=",", skiprows=1, ndmin=2)[:, 3]
 
 
 def test_a_few_steps_lower_the_loss(finished):
@@ -63,10 +52,6 @@ def test_a_stopped_run_goes_on_to_the_same_losses(finished, tmp_path):
     trainer.save()
     pretrain_supervised(TINY, tmp_path)
     np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=0, atol=1e-6)
-    with pytest.raises(DataError, match="other settings"):
-        SupervisedTrainer(replace(TINY, rates=(1, 3)), tmp_path).resume()
-    # more steps are no other settings
-    assert SupervisedTrainer(replace(TINY, steps=20), tmp_path).resume()
 
 
 def test_what_is_written_is_the_comparator(finished):
@@ -117,16 +102,13 @@ def test_the_shipped_settings_make_a_small_network_and_draw_training_worlds_only
     assert not set(worlds) & {SPLIT_SEEDS[split] for split in ("dev", "val", "test")}
 
 
-def test_the_pool_depends_on_the_step_alone():
-    straight = LabelledPool(901, 3, 2)
-    for step in range(3):
-        last = list(straight.at(step))
-    jumped = list(LabelledPool(901, 3, 2).at(2))
-    for index, ((image, labels), (again, _)) in enumerate(zip(last, jumped, strict=True)):
-        scene = draw(901, 4 + index)
+def test_the_pool_has_pictures_with_their_labels(tmp_path):
+    pool = SupervisedTrainer(TINY, tmp_path).pool.at(0)
+    assert len(pool) == TINY.pool
+    for index, (image, labels) in enumerate(pool):
+        scene = draw(TINY.first_world, index)
         np.testing.assert_array_equal(image, scene.image)
         np.testing.assert_array_equal(labels, scene.labels)
-        np.testing.assert_array_equal(image, again)
 
 
 def test_labels_stay_with_their_pixels(monkeypatch):
@@ -162,10 +144,6 @@ def test_settings_out_of_range_are_refused(wrong, match):
         replace(TINY, **wrong)
 
 
-def test_an_unknown_setting_is_named(tmp_path):
-    file = tmp_path / "own.yaml"
-    file.write_text("plane: [1, 2, 3]\n")
-    with pytest.raises(DataError, match="unknown setting 'plane'"):
-        read_supervised_settings(file)
+def test_three_groups_of_planes_are_asked_for():
     with pytest.raises(ModelError, match="three planes"):
         SmallDeepLab(3, planes=(8, 8))

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 from book_texts import ROOT, cells
+from marked_parts import refilled
 
 from ovsslib.study.claims import claims_of, load_claims
 from ovsslib.study.sources import published, slug
@@ -81,7 +82,7 @@ def test_the_page_is_made_from_the_data():
     spec.loader.exec_module(script)
     page = (ROOT / "book/where.md").read_text(encoding="utf-8")
     marks = (script.WHERE_BEGIN, script.WHERE_END)
-    assert script.filled(page, *marks, script.places()) == page, "run scripts/fill_tables.py"
+    assert refilled(page, *marks, script.places()) == page, "run scripts/fill_tables.py"
     assert "book/where" in (ROOT / "_toc.yml").read_text(encoding="utf-8")
     for one in published():
         assert f"`{one.command}`" in page and one.anchor in page
