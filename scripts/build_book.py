@@ -44,7 +44,7 @@ from run_notebooks import (
 
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 # Three rows of numbers in columns, as a printed data frame has them.
-NUMBERS = re.compile(r"(?:^.*(?: {2,}-?\d[\d.]*){2,}.*\n){3}", flags=re.MULTILINE)
+NUMBER = re.compile(r" {2,}[+-]?\d")  # in a column
 
 
 class BookError(Exception):
@@ -156,6 +156,12 @@ def _name_folds(cell: nbformat.NotebookNode, tags: Sequence[str]) -> None:
     settings["code_prompt_show"], settings["code_prompt_hide"] = f"Show {what}", f"Hide {what}"
 
 
+def _has_table(text: str) -> bool:
+    """Whether three lines in a row have two columns of numbers."""
+    rows = [len(NUMBER.findall(line)) >= 2 for line in text.splitlines()]
+    return any(all(rows[start : start + 3]) for start in range(len(rows) - 2))
+
+
 def _fold_numbers(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     """What a cell prints beside its figure is often the figure's numbers again: if it is a table, it goes into a folded
     cell of its own below the figure (inside the cell it would become a second figure of the same name)."""
@@ -164,7 +170,7 @@ def _fold_numbers(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     told, others = [], []
     for out in cell.outputs:
         text = "".join(out.get("text", ""))
-        is_table = out.output_type == "stream" and NUMBERS.search(text)
+        is_table = out.output_type == "stream" and _has_table(text)
         (told if is_table else others).append(out)
     cell.outputs = others
     if not told:

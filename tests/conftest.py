@@ -44,6 +44,14 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """A training sets the number of threads: each module gives it back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_backbone() -> Backbone:
     """The vision tower of the test vectors, with a seeded random text tower."""

@@ -70,7 +70,7 @@ class Chapter:
     @property
     def embedded(self) -> bool:
         """Whether the numbers come from the embedded world (then claims are about something else)."""
-        return self.profile.dataset.startswith("scenes")
+        return self.profile.embedded
 
     @property
     def named(self) -> str:

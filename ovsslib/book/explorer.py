@@ -25,8 +25,12 @@ KEPT = 4  # opened pictures with other switches that are kept, newest first
 
 
 def words_of(text: str) -> list[str]:
-    """Words as typed: separated by commas, of synonyms the first. Raises WordsError for a text that has none."""
-    return [queries[0].strip() for queries in parse_classes(text)] if text.strip() else []
+    """Words as typed, with their synonyms: "grass | lawn, dog". Raises WordsError for a text that has none."""
+    return (
+        [" | ".join(map(str.strip, queries)) for queries in parse_classes(text)]
+        if text.strip()
+        else []
+    )
 
 
 class PictureExplorer(ipywidgets.VBox):
@@ -63,7 +67,10 @@ class PictureExplorer(ipywidgets.VBox):
         self.figures: dict[str, Figure] = {}
         self.message = ""
         self._variants = lru_cache(maxsize=KEPT)(self._open_variant)
-        self.controls = {**_map_controls(opened, patch), **_switch_controls(opened)}
+        self.controls = {
+            **map_controls(opened, patch, "last, as switched below"),
+            **_switch_controls(opened),
+        }
         self.controls["words"] = ipywidgets.Text(
             value=", ".join(words), description="words", continuous_update=False
         )
@@ -144,14 +151,13 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _map_controls(opened: OpenedPicture, patch: tuple[int, int]) -> dict[str, Any]:
-    """Which patch asks, in which block and head, how sharply."""
+def map_controls(opened: OpenedPicture, patch: tuple[int, int], last: str) -> dict[str, Any]:
+    """Which patch asks, in which block (0: the last, called `last`) and head (-1: their mean), how sharply."""
     backbone = opened.segmenter.backbone
     rows, columns = opened.patch_grid
-    blocks, heads = [("last, as switched below", 0)], [("mean of all", -1)]
-    if hasattr(
-        backbone, "blocks"
-    ):  # an exported graph shows its last block only, averaged over the heads
+    blocks, heads = [(last, 0)], [("mean of all", -1)]
+    # An exported graph shows its last block only, averaged over the heads.
+    if hasattr(backbone, "blocks"):
         blocks += [(f"block {number}", number) for number in range(1, backbone.layers + 1)]
         heads += [(f"head {number}", number) for number in range(backbone.heads)]
 

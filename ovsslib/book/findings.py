@@ -35,18 +35,26 @@ class Comparison:
         rows: index names; columns value, low, high (in `unit`, the ends NaN without an interval) and verdict.
         metric: what the differences are of, as a reader calls it.
         unit: of the differences.
+        images: number of images behind the intervals; None: those of the chapter.
     """
 
     title: str
     rows: pd.DataFrame
     metric: str = "mIoU"
     unit: str = "points"
+    images: int | None = None
 
     def __post_init__(self):
         missing = [name for name in COLUMNS if name not in self.rows]
         if missing:
             raise DataError(
                 f"comparison {self.title!r} lacks the columns {missing}; it has {list(self.rows)}"
+            )
+        sure = self.rows.dropna(subset=["value", "low", "high"])
+        strange = [word for word in sure["verdict"] if word not in _WORDS]
+        if strange:
+            raise DataError(
+                f"comparison {self.title!r}: verdict {strange[0]!r}; there are {', '.join(_WORDS)}"
             )
 
 
@@ -72,7 +80,10 @@ def compared(
     if rows is not None:
         numbers = numbers.loc[list(results.part(list(rows)))]
     return Comparison(
-        title or f"Against {baseline}", _renamed(numbers, "difference"), title_of(metric)
+        title or f"Against {baseline}",
+        _renamed(numbers, "difference"),
+        title_of(metric),
+        images=results.images,
     )
 
 
@@ -84,7 +95,7 @@ def stepped(
     Raises DataError for another `against`.
     """
     made = steps(results, metric, against=against).iloc[1:]
-    return Comparison(title, _renamed(made, "step"), title_of(metric))
+    return Comparison(title, _renamed(made, "step"), title_of(metric), images=results.images)
 
 
 def effects(factorial: Factorial, title: str) -> Comparison:
@@ -130,7 +141,9 @@ def findings(
         also: further sentences, composed by the caller; empty ones are left out.
         images: number of images behind the intervals; None: those of the chapter.
     """
-    parts = [said for one in comparisons if (said := told(one))]
+    if images is None and not isinstance(book, str):
+        images = len(book.dataset)
+    parts = [said for one in comparisons if (said := told(one, images))]
     rest = [f"- {sentence}" for sentence in also if sentence]
     if rest:
         parts.append("\n".join(["**Also**\n" if parts else "", *rest]).strip())
@@ -138,20 +151,32 @@ def findings(
     return Markdown("\n\n".join(parts))
 
 
-def told(comparison: Comparison) -> str:
-    """One comparison as Markdown: its heading and a list of what gained, what did nothing, what hurt. "" without rows."""
+def told(comparison: Comparison, images: int | None = None) -> str:
+    """One comparison as Markdown: its heading and a list of what gained, what did nothing, what hurt. "" without rows.
+
+    Another number of images than `images` stands in the heading.
+    """
     rows = comparison.rows.dropna(subset=["value"])
     if not len(rows):
         return ""
-    lines = [f"**{comparison.title}** ({comparison.metric}, {comparison.unit})\n"]
+    about = f"{comparison.metric}, {comparison.unit}"
+    if images is not None and comparison.images not in (None, images):
+        about += f", {comparison.images} images"
+    lines = [f"**{comparison.title}** ({about})\n"]
     known = rows["low"].notna() & rows["high"].notna()
     sure = rows[known]
     if len(sure):
         groups = {word: sure[sure["verdict"] == word] for word in _WORDS}
         lines += _gained(groups[intervals.BETTER])
         nothing, hurt = groups[intervals.NOT_SHOWN], groups[intervals.WORSE]
-        if len(nothing):
-            lines.append(f"- No difference shown, the interval includes zero: {_listed(nothing)}.")
+        same = (nothing[["value", "low", "high"]] == 0).all(axis=1)
+        if len(open_ones := nothing[~same]):
+            lines.append(
+                f"- No difference shown, the interval includes zero: {_listed(open_ones)}."
+            )
+        if same.any():
+            names = ", ".join(_plain(name) for name in nothing.index[same])
+            lines.append(f"- Changes nothing, on any image: {names}.")
         if len(hurt):
             worst = hurt.iloc[np.argsort(-hurt["value"].abs().to_numpy(), kind="stable")]
             lines.append(f"- Worse: {_listed(worst)}.")
@@ -178,23 +203,34 @@ def pictured(
         results: the same names, measured on all images.
         number: what the picture is called, such as "the first picture".
 
+    Returns "" where none of the results has a value, or there are too few images for an interval.
+
     Raises DataError for fewer than two names, or one without a result.
     """
     if len(shares) < 2:
         raise DataError(f"{list(shares)}: a picture is compared over at least two recipes")
     levels = {name: float(results[name].value(metric)) for name in shares}
-    best, here = (max(one, key=lambda name: one[name]) for one in (levels, shares))
+    levels = {name: level for name, level in levels.items() if not np.isnan(level)}
     number = number[0].upper() + number[1:]
+    if not levels:
+        return ""
+    seen = {name: round(float(shares[name]), 1) for name in levels}
+    best, here = (max(one, key=lambda name: one[name]) for one in (levels, seen))
+    rivals = [name for name in levels if name != best]
+    rival = here if here != best else max(rivals, key=lambda name: levels[name], default=best)
+    gap = results[best].difference(results[rival], metric)
+    if np.isnan(gap.low):  # so few images that the picture is most of the measurement
+        return ""
     first = f"{best} ({levels[best]:.1f} % {title_of(metric)}, {results.images} images)"
-    if shares[best] == shares[here]:
+    if seen[best] == seen[here]:
         return (
             f"{number} agrees with the measurement: {first} is ahead in both, here with "
-            f"{shares[best]:.0f} % of the pixels right."
+            f"{seen[best]:.1f} % of the pixels right."
         )
-    return (
-        f"{number} misleads: {first} measures best, yet here it has {shares[best]:.0f} % of the "
-        f"pixels right and {here} has {shares[here]:.0f} %. One picture is no evidence."
-    )
+    told = f"here it has {seen[best]:.1f} % of the pixels right and {here} has {seen[here]:.1f} %"
+    if intervals.verdict(gap) != intervals.BETTER:
+        return f"{number}: {first} measures best, by no more than chance over {here}; {told}. One picture is no evidence."
+    return f"{number} misleads: {first} measures best, yet {told}. One picture is no evidence."
 
 
 _WORDS = (intervals.BETTER, intervals.NOT_SHOWN, intervals.WORSE)

@@ -12,7 +12,7 @@ import ipywidgets
 import numpy as np
 from IPython.display import display
 
-from ovsslib.book.explorer import PictureExplorer, words_of
+from ovsslib.book.explorer import PictureExplorer, map_controls, words_of
 from ovsslib.book.figures.attention import plot_attention
 from ovsslib.book.figures.panels import attention_panel
 from ovsslib.errors import OvssError
@@ -68,23 +68,17 @@ def explore_attention(
     if not interactive():
         display(plot_attention(dict(segmenters), image, patch))
         return None
-    first = next(iter(segmenters.values()))
     opened = _opening(segmenters, image)
-    rows, columns = opened(next(iter(segmenters))).patch_grid
-    layers = [("last, as the recipe has it", 0)]
-    layers += [(f"block {i}, q-k", i) for i in range(1, first.backbone.layers + 1)]
-    heads = [("mean of all", -1)] + [(f"head {i}", i) for i in range(first.backbone.heads)]
-    controls = {
-        "row": ipywidgets.IntSlider(patch[0], 0, rows - 1, description="row"),
-        "column": ipywidgets.IntSlider(patch[1], 0, columns - 1, description="column"),
-        "recipe": ipywidgets.Dropdown(options=list(segmenters), description="recipe"),
-        "layer": ipywidgets.Dropdown(options=layers, description="block"),
-        "head": ipywidgets.Dropdown(options=heads, description="head"),
-    }
+    controls = map_controls(opened(next(iter(segmenters))), patch, "last, as the recipe has it")
+    controls["recipe"] = ipywidgets.Dropdown(options=list(segmenters), description="recipe")
 
-    def show(row: int, column: int, recipe: str, layer: int, head: int) -> None:
-        chosen = {"layer": layer or None, "head": None if head < 0 else head}
-        weights = opened(recipe).attention((row, column), **chosen)
+    def show(row: int, column: int, block: int, head: int, temperature: float, recipe: str) -> None:
+        asked = {"layer": block or None, "head": None if head < 0 else head}
+        try:
+            weights = opened(recipe).attention((row, column), temperature=temperature, **asked)
+        except OvssError as error:
+            print(error)
+            return
         display(attention_panel(image, {recipe: weights}, (row, column)))
 
     output = ipywidgets.interactive_output(show, controls)

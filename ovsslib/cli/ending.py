@@ -14,13 +14,14 @@ SIGNALS = ("SIGTERM", "SIGHUP")  # the second is missing on Windows
 def clearing_up() -> Iterator[None]:
     """SIGTERM and SIGHUP end what is inside as an error does, so that it removes what is half written.
 
-    The exit status is 128 + the number of the signal. A second signal does not interrupt the clearing up. Outside of
-    the main thread, where Python takes no signals, nothing is changed.
+    The exit status is 128 + the number of the signal. A second signal does not interrupt the clearing up. A signal that is
+    ignored (SIGHUP under nohup) stays so. Outside of the main thread, where Python takes no signals, nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    known = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    numbers = [n for n in known if signal.getsignal(n) not in (signal.SIG_IGN, None)]
 
     def end(number: int, frame: Any) -> None:
         for each in numbers:

@@ -191,11 +191,24 @@ def reproduce(
     if target is None:
         raise DataError("name a published table: ovss reproduce thesis-table4.1; --list shows them")
     found = run(target, dataset, profile, limit, workers=workers)
-    show(found.table(), f"{target}: claimed and measured, percent, 95 % intervals", index=False)
+    show(
+        found.table(),
+        f"{target}: claimed and measured, percent where no other unit stands, 95 % intervals",
+        index=False,
+    )
+    measured = getattr(found, "results", None)
+    if measured is not None and not found.ledger["measured"].notna().any():
+        say(f"no claim of {target} is about {measured['model'].iloc[0]}; measured with it:")
+        wanted = measured[measured["metric"] == "miou"]
+        show(
+            wanted[["dataset", "recipe", "changes", "value", "low", "high"]].round(2),
+            "mIoU, %",
+            index=False,
+        )
     for row, why in getattr(found, "quoted", ()):
         say(f"{row} is quoted only: {one_line(why)}")
-    for model, recipe, changes, why in found.failed:
-        say(f"not run: {model} on {recipe}, {changes}: {one_line(why)}")
+    for model, data, recipe, why in found.failed:
+        say(f"not run: {recipe} with {model} on {data}: {one_line(why)}")
     if csv is not None:
         paths.write_file(csv, found.ledger.to_csv(index=False).encode())
 

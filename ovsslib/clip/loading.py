@@ -316,6 +316,12 @@ def _load_embedded(
             )
     digest = check_file(file, sha256)
     architecture = _architecture(name, _read_json(settings))
+    expected = _read_json(paths.data(f"models/{name}/config.json"))["vision_cfg"]["patch_size"]
+    if architecture.config["vision_cfg"]["patch_size"] != expected:
+        raise ModelError(
+            f"{folder} has patches of {architecture.config['vision_cfg']['patch_size']} pixels, but {name!r} has "
+            f"{expected}: give the name of the model that it was trained as"
+        )
     state, kept = load_sceneclip_state(file)
     net = build_model(architecture.config, name=name)
     load_state(net, state, str(file))

@@ -22,7 +22,7 @@ class Known:
         group: one of `GROUPS`.
         library: "transformers", "torchvision", or "ovsslib" for those of the embedded world. classes: names of its
             classes or constructors there.
-        hub: where the default weights are; of the embedded ones the folder that comes with the library.
+        hub: where the default weights are; of the embedded ones a folder in the data of the library.
         prompts: strategy of the sentences that words are put into, for open vocabularies; "" for closed ones.
     """
 

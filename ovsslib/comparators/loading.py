@@ -48,8 +48,8 @@ def load(
         name: out of :func:`ovsslib.comparators.names`.
         pretrained: None looks for the usual weights in the local cache and fetches nothing. A folder as
             `save_pretrained` writes it (for "deeplabv3": `config.json` with `architecture`, `labels` and `resize`, and
-            `model.safetensors`; or torchvision's own .pth file; for "deeplabv3-scenes", whose weights come with the
-            library, a folder that `ovss pretrain deeplabv3-scenes` wrote). A hub entry with a slash
+            `model.safetensors`; or torchvision's own .pth file; for "deeplabv3-scenes" a folder that `ovss pretrain
+            deeplabv3-scenes` wrote: None looks where that command writes by itself). A hub entry with a slash
             ("CIDAS/clipseg-rd64-refined"; "deeplabv3_resnet50/COCO_WITH_VOC_LABELS_V1") is fetched if need be.
         device, precision: see :func:`ovsslib.load_backbone`.
 
@@ -282,14 +282,24 @@ def _segmentation_folder(about: Known, folder: Path) -> tuple[Any, str, str, dic
 
 
 def _embedded_network(about: Known, pretrained: str | Path | None) -> tuple[Any, str, str, dict]:
-    """A network of the embedded world: from the library's own folder, or from one that `ovss pretrain` wrote."""
+    """A network of the embedded world, from a folder that `ovss pretrain` wrote: one that is given, the library's, or the
+    one in the user's cache where the command writes by itself."""
     from torchvision.transforms._presets import SemanticSegmentation
 
-    folder = paths.data(about.hub) if pretrained is None else Path(pretrained).expanduser()
-    if pretrained is None and not (folder / "model.safetensors").is_file():
+    if pretrained is not None:
+        folder = Path(pretrained).expanduser()
+    else:
+        places = (paths.data(about.hub), paths.cache_path("pretraining") / about.name)
+        trained = [place for place in places if (place / "model.safetensors").is_file()]
+        if not trained:
+            raise ModelError(
+                f"the weights of {about.title} do not come with the library; `ovss pretrain {about.name}` trains them, and "
+                f"load({about.name!r}) finds them then"
+            )
+        folder = trained[0]
+    if not (folder / "config.json").is_file():
         raise ModelError(
-            f"the weights of {about.title} are not in {folder}; `ovss pretrain {about.name} --out FOLDER` trains them, and "
-            f"load({about.name!r}, pretrained=FOLDER) takes them"
+            f"there is no config.json in {folder}; choose a folder that `ovss pretrain {about.name} --out FOLDER` wrote"
         )
     shape = ("stem", "planes", "blocks", "rates")
     config, file = _folder_of_weights(about, folder, ("architecture", "labels", "resize", *shape))

@@ -57,6 +57,11 @@ class Profile:
             if not right:
                 raise RecipeError(f"profile {self.name!r}: {field.name} is {form}, not {value!r}")
 
+    @property
+    def embedded(self) -> bool:
+        """Whether its pictures are Scenes, so that claims about real data are about something else."""
+        return self.dataset.startswith("scenes")
+
     @staticmethod
     def named(name: str) -> "Profile":
         """A shipped profile, or one from the path of a YAML file.

@@ -76,6 +76,7 @@ class OnnxBackbone:
         self.known_token_ids = (
             torch.tensor(json.loads(known.read_text(encoding="utf-8"))) if known.is_file() else None
         )
+        self.times_read: dict[int, int] = {}  # an exported folder does not say
         self._tokenizer = open_clip.SimpleTokenizer()
         self._vision, vision_hash = _session(runtime, folder / VISION)
         self._text, text_hash = _session(runtime, folder / TEXT)

@@ -12,7 +12,7 @@ from ovsslib.scenes.canvas import choose
 from ovsslib.scenes.classes import CLASSES, COLOURS, SPOKEN, STUFF, SYNONYMS, THINGS
 from ovsslib.scenes.drawing import SceneObject
 
-_COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
+COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
 _PLURALS = {"person": "people", "man": "men", "woman": "women", "bus": "buses", "bench": "benches"}
 _THING_SHARE, _STUFF_SHARE = 0.004, 0.05
 _STEP = 2
@@ -92,7 +92,7 @@ def _thing_phrase(
         colours = {member[0].colour for member in members}
         colour = colours.pop() if len(colours) == 1 and rng.random() < 0.5 else None
         number = len(members)
-        count = "several" if number > 5 or (number > 2 and rng.random() < 0.3) else _COUNTS[number]
+        count = "several" if number > 5 or (number > 2 and rng.random() < 0.3) else COUNTS[number]
         if name == "person":
             return f"{count} {plural_of(word)}" + (f" in {colour}" if colour else "")
         return f"{count} {colour + ' ' if colour else ''}{plural_of(word)}"
@@ -136,7 +136,8 @@ def visible(labels: np.ndarray, instances: np.ndarray, objects: Sequence[SceneOb
     return things, stuff
 
 
-def _join(parts: list[str]) -> str:
+def joined(parts: Sequence[str]) -> str:
+    """Phrases as a list in a sentence: "a", "a and b", "a, b and c"."""
     if len(parts) == 1:
         return parts[0]
     return ", ".join(parts[:-1]) + " and " + parts[-1]
@@ -169,17 +170,17 @@ def caption(
     phrases = [_thing_phrase(rng, name, things[name], words) for name in names]
     if not phrases:
         text = (
-            _join([_stuff_phrase(rng, name, words) for name in stuff])
+            joined([_stuff_phrase(rng, name, words) for name in stuff])
             if stuff
             else "an empty scene"
         )
     else:
-        text = _join(phrases)
+        text = joined(phrases)
         if stuff:
             text += " " + _relation(rng, stuff[0], words)
         if len(stuff) > 1:
             link = choose(rng, (" with ", " and "))
-            text += link + _join([_stuff_phrase(rng, name, words) for name in stuff[1:]])
+            text += link + joined([_stuff_phrase(rng, name, words) for name in stuff[1:]])
     if not frame:
         return text
     drawn = rng.random()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,13 +28,14 @@ from ovsslib.clip.sceneclip import (
     load_sceneclip_state,
     save_sceneclip_state,
     shrink_patches,
+    token_counts,
 )
 from ovsslib.errors import DataError, ModelError
 from ovsslib.scenes.forward import TokenMix, encode_image, encode_text, sharpen_blocks
 from ovsslib.scenes.objective import contrastive_loss, learning_rate, to_pixels, tokenise
 from ovsslib.scenes.optimiser import make_optimisers
 from ovsslib.scenes.training_data import training_loader
-from ovsslib.scenes.training_run import TrainingRun, settings_from
+from ovsslib.scenes.training_run import TrainingRun, lasting, settings_from
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,8 @@ class Trainer(TrainingRun):
         self.stateful |= {f"optimiser {i}": part for i, part in enumerate(self.optimisers)}
         self.images, self.sharpened = 0, not settings.sharpen
         self.token_counts = torch.zeros(self.model.vocab_size, dtype=torch.int64)
+        for token, count in (token_counts(start) if start else {}).items():
+            self.token_counts[token] = count  # what the start has read counts as well
         self.known = torch.zeros(self.model.vocab_size, dtype=torch.bool)
         self.teacher: nn.Module | None = None
         if start and (settings.text_only or settings.anchor):
@@ -316,5 +319,5 @@ def pretrain(
 
     steps: instead of the settings' number. resume, minutes: see :meth:`TrainingRun.carry_out`.
     """
-    settings = replace(settings, steps=steps or settings.steps)
+    settings = lasting(settings, steps, minutes)
     return Trainer(settings, out, device).carry_out(resume, minutes)

@@ -11,7 +11,7 @@ a sky are no wrong answers. Some of the student's patches are hidden or left out
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from ovsslib.errors import DataError
 from ovsslib.guides.guide import GUIDE_MEAN, GUIDE_STD
 from ovsslib.guides.vit import DinoTransformer
 from ovsslib.scenes.optimiser import MatrixMomentum
-from ovsslib.scenes.training_run import TrainingRun, settings_from
+from ovsslib.scenes.training_run import TrainingRun, lasting, settings_from
 from ovsslib.scenes.views import DrawnPool, Views, image_of, token_places, view_pair
 
 
@@ -286,5 +286,5 @@ def pretrain_scenedino(
 
     steps: instead of the settings' number. resume, minutes: see :meth:`TrainingRun.carry_out`.
     """
-    settings = replace(settings, steps=steps or settings.steps)
+    settings = lasting(settings, steps, minutes)
     return SceneDinoTrainer(settings, out).carry_out(resume, minutes)

@@ -7,7 +7,7 @@ Convolution for Semantic Image Segmentation", 2017), AdamW with half a cosine.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from ovsslib.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from ovsslib.networks.deeplab import STRIDE, SmallDeepLab
 from ovsslib.scenes.classes import CLASSES
 from ovsslib.scenes.layout import NATIVE_SIZE
-from ovsslib.scenes.training_run import TrainingRun, settings_from
+from ovsslib.scenes.training_run import TrainingRun, lasting, settings_from
 from ovsslib.scenes.views import DrawnPool, Views, jitter, token_places
 
 # Pictures drawn from one world before the next one is taken: every world has textures of its own.
@@ -213,5 +213,5 @@ def pretrain_supervised(
 
     steps: instead of the settings' number. resume, minutes: see :meth:`TrainingRun.carry_out`.
     """
-    settings = replace(settings, steps=steps or settings.steps)
+    settings = lasting(settings, steps, minutes)
     return SupervisedTrainer(settings, out).carry_out(resume, minutes)

@@ -14,7 +14,7 @@ import platform
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, ClassVar, TypeVar
@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ovsslib import paths
+from ovsslib.clip.backbone import check_device
 from ovsslib.errors import DataError, ModelError
 
 Settings = TypeVar("Settings")
@@ -56,6 +57,15 @@ def settings_from(path: Path, kind: type[Settings], **makers: Any) -> Settings:
         return kind(**values)
     except TypeError as error:  # a field without a default
         raise DataError(f"{path}: {error}") from None
+
+
+def lasting(settings: Settings, steps: int | None, minutes: float | None) -> Settings:
+    """The settings with another number of steps, if one is given. Raises DataError for steps or minutes of no length."""
+    if steps is not None and steps < 1:
+        raise DataError(f"--steps {steps}: take 1 or more")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise DataError(f"--minutes {minutes}: take more than 0")
+    return settings if steps is None else replace(settings, steps=steps)  # type: ignore[type-var]
 
 
 def keep_freed_memory() -> None:
@@ -91,7 +101,7 @@ class TrainingRun(ABC):
     """
 
     told: ClassVar[tuple[str, ...]] = ()
-    """Columns of `log.csv` behind the loss: the numbers that :meth:`loss` gives."""
+    """Columns of `log.csv` behind the loss, the numbers that :meth:`loss` gives."""
     counted: ClassVar[tuple[str, ...]] = ()
     """Attributes that change with the steps and stand in a checkpoint."""
 
@@ -101,10 +111,18 @@ class TrainingRun(ABC):
     def __init__(
         self, settings: Any, out: Path, origin: str = "", device: str | torch.device = "cpu"
     ) -> None:
-        """origin: hash of the weights that the run starts from, "" for random ones."""
+        """origin: hash of the weights that the run starts from, "" for random ones.
+
+        Raises DataError for a folder that cannot be made, ModelError for a device that is not there.
+        """
         self.settings, self.out, self.origin = settings, Path(out), origin
-        self.device = torch.device(device)
-        self.out.mkdir(parents=True, exist_ok=True)
+        self.device = check_device(device)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"cannot write a run into {self.out} ({error.strerror}); choose another --out"
+            ) from None
         self.step, self.seconds = 0, 0.0
         self.log: list[list[float]] = []
 

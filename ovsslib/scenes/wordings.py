@@ -14,8 +14,9 @@ from functools import cache
 
 import numpy as np
 
+from ovsslib.errors import DataError
 from ovsslib.scenes.canvas import choose
-from ovsslib.scenes.captions import caption, plural_of, visible, with_article
+from ovsslib.scenes.captions import COUNTS, caption, joined, plural_of, visible, with_article
 from ovsslib.scenes.classes import CLASSES, PARTS, SPOKEN, STUFF, SYNONYMS
 from ovsslib.scenes.drawing import SceneObject
 from ovsslib.scenes.looks import LOOKS, look_of
@@ -73,8 +74,12 @@ def choose_look(rng: np.random.Generator) -> str | None:
 
 def _main(rng: np.random.Generator, labels: np.ndarray, things: dict) -> tuple[str, float, int]:
     """What a short caption is about: (class, its share of the crop, how many of them)."""
-    stuff = np.bincount(labels.ravel(), minlength=len(CLASSES))[: len(STUFF)] / labels.size
+    shares = np.bincount(labels.ravel(), minlength=len(CLASSES))[: len(CLASSES)] / labels.size
+    stuff = shares[: len(STUFF)]
     widest = int(stuff.argmax())
+    if not things and not stuff.any():  # a sliver of a thing fills the crop
+        widest = int(shares.argmax())
+        return CLASSES[widest], float(shares[widest]), 1
     if not things or (stuff[widest] > 0.3 and rng.random() < 0.3):
         return STUFF[widest], float(stuff[widest]), 1
     sizes = {name: sum(member[1] for member in members) for name, members in things.items()}
@@ -115,10 +120,6 @@ def _parts(labels: np.ndarray, parts: np.ndarray | None) -> list[str]:
     return [PARTS[i] for i in range(1, len(PARTS)) if counts[i] > 0.004 * labels.size]
 
 
-def _joined(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
-
-
 def wording(
     rng: np.random.Generator,
     labels: np.ndarray,
@@ -133,7 +134,13 @@ def wording(
         labels, instances, objects: as those of :func:`~ovsslib.scenes.captions.caption`.
         parts: (h, w) uint8 index into PARTS, or None.
         look: the look of the crop; half of the captions then say so.
+
+    Raises DataError for a crop without a pixel of a class, or an unknown look.
     """
+    if not (labels < len(CLASSES)).any():
+        raise DataError(f"a crop of {labels.shape} pixels without one of a class: nothing to say")
+    if look is not None and look not in LOOKS:
+        raise DataError(f"unknown look {look!r}; there are {', '.join(LOOKS)}")
     things, _ = visible(labels, instances, objects)
     name, share, number = _main(rng, labels, things)
     group, definition, synonym = _told()[name]
@@ -149,7 +156,7 @@ def wording(
             "{}", choose(rng, (noun, _MATERIALS[name], SPOKEN[name]))
         )
     if say is None and name == "person" and kind < 0.1 and (seen := _parts(labels, parts)):
-        return f"{_joined(seen)} of {with_article(noun)}"
+        return f"{joined(seen)} of {with_article(noun)}"
     if kind < 0.30:  # a noun alone, as a classifier is asked
         return _filled(template, noun, number)
     if kind < 0.45:
@@ -162,6 +169,6 @@ def wording(
     if rng.random() < 0.3:
         words = {**SYNONYMS, name: (group,)}
     text = caption(rng, labels, instances, objects, words, frame=False)
-    if text.split(" ", 1)[0] in ("two", "three", "four", "five", "several"):
+    if text.split(" ", 1)[0] in (*COUNTS.values(), "several"):
         template = re.sub(r"\b(a|an|one|the|many) (\w+ )?\{\}", "{}", template)
     return template.replace("{}", _gap(text))

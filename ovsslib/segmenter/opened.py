@@ -1,5 +1,6 @@
 """A picture encoded once, to be asked about often: `opened = segment.open("photo.jpg"); opened(["dog", "grass"])`."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -209,7 +210,7 @@ def attention_weights(
     `layer`, `terms` and `temperature` as in :meth:`OpenedPicture.attention`. Raises RecipeError for a layer that does
     not exist, a temperature that is not above 0, or a recipe without one matrix (GEM).
     """
-    if not temperature > 0:
+    if not 0 < temperature < math.inf:
         raise RecipeError(f"temperature={temperature}: must be above 0; 1 changes nothing")
     adjust = None if temperature == 1 else lambda scores: scores / temperature
     if layer is None:

@@ -5,7 +5,8 @@ never share a column; a row that cannot be measured here says why.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -41,7 +42,7 @@ RECIPE_OF = {
 }
 """Recipes of rows whose published number is of another implementation, so that the claim itself names none."""
 SUPERVISED = "deeplabv3-scenes"
-"""The comparator that stands below tables of trained models, on Scenes, trained with masks of Scenes."""
+"""The comparator that stands below tables of trained models, once it is trained with masks of Scenes."""
 PARTS = {
     "SCLIP baseline (with CSA)": ("resize and normalise", "trunk: all blocks but the last", "last block"),
     "LoftUp upsampling": ("upsampling",),
@@ -72,7 +73,7 @@ class TableOnScenes:
         target: name of the table, as `ovss reproduce` takes it.
         ledger: one row per claim: id, row, dataset, metric, claimed, view, recipe, changes, value, low, high (percent,
             points, seconds, times; NaN where not measured), measured (as text) and note (why not, or what it is).
-        failed: (model, recipe, changes, why) of evaluations that could not be run.
+        failed: (model, data set, recipe with its changes, why) of evaluations that could not be run.
         quoted: (row, why) of rows that cannot be run here at all.
     """
 
@@ -92,11 +93,6 @@ class TableOnScenes:
                 "measured": found["measured"], "note": found["note"],
             }
         )  # fmt: skip
-
-
-def is_embedded(profile: Profile) -> bool:
-    """Whether a profile's pictures are Scenes."""
-    return profile.dataset in set(VIEW_OF.values())
 
 
 def reproduce_on_scenes(
@@ -127,7 +123,8 @@ def reproduce_on_scenes(
     if work.supervised:
         found += [work.reference(view) for view in work.supervised]
     if not any(one["measured"] for one in found):
-        why = next((one["note"] for one in found if one["note"]), "it holds no number to measure")
+        notes = [said[-1] for said in work.failed] + [one["note"] for one in found if one["note"]]
+        why = notes[0] if notes else "it holds no number to measure"
         raise DataError(f"nothing of {target!r} can be measured on Scenes: {why}")
     models = {one["row"]: trained_model(one["row"]) for one in found}
     quoted = [(r, m.reason) for r, m in models.items() if isinstance(m, comparators.Quoted)]
@@ -173,7 +170,7 @@ class _Work:
         if self._why_not(row):
             self._want_reference(row)
             return
-        if row["metric"] in _TIMES and row["row"] not in PARTS:
+        if row["metric"] in _TIMES and not _is_part(row):
             self._times |= dict.fromkeys(self._sides(row))
         elif level_of(row["metric"]):
             self._levels |= dict.fromkeys(self._sides(row))
@@ -207,7 +204,7 @@ class _Work:
             return ""
         if row["dataset"] not in VIEW_OF:
             return "about no data set that Scenes could stand for"
-        if row["row"] in PARTS and row["table"] == "4.9":
+        if _is_part(row):
             return (
                 "peak memory is a maximum over the parts, not their sum"
                 if row["metric"] == "gain_gigabytes"
@@ -229,7 +226,9 @@ class _Work:
     # -- measuring ------------------------------------------------------------------------------------------
 
     def _where(self, model: str, view: str) -> Profile:
-        return self.profile.but(model=model, dataset=view)
+        where = self.profile.but(model=model, dataset=view)
+        # Weights of one's own are those of the profile's model, of no other.
+        return where if model == self.profile.model else replace(where, pretrained=None)
 
     def measure(self) -> None:
         """Everything that is wanted, in one pass over the images of each view."""
@@ -260,8 +259,9 @@ class _Work:
             made = Recipe.named(recipe, view).but(parse_changes(parts))
             return Segmenter(self._where(model, view).backbone(), made)
         except OvssError as error:
-            if not any(one[:3] == (model, recipe, changes) for one in self.failed):
-                self.failed.append((model, recipe, changes, str(error)))
+            said = (model, view, f"{recipe} {changes}".strip(), str(error))
+            if said not in self.failed:
+                self.failed.append(said)
             return None
 
     # -- answering ------------------------------------------------------------------------------------------
@@ -279,7 +279,7 @@ class _Work:
                 **_answer(value, f"{value:g}", "a setting: what the recipe carries"),
                 "view": "",
             }
-        if row["table"] == "4.9":
+        if _is_part(row):
             return self._part(row)
         sides = self._sides(row)
         if metric in _TIMES:
@@ -338,6 +338,11 @@ class _Work:
         return {**row, **_compared([report], "miou"), "note": row["note"]}
 
 
+@cache
+def _reference() -> comparators.Comparator:
+    return comparators.load(SUPERVISED)
+
+
 def supervised_report(
     profile: Profile,
     limit: int | None = None,
@@ -348,7 +353,7 @@ def supervised_report(
 
     Raises ModelError if its weights are not here, DataError for data that is not.
     """
-    model = comparators.load(SUPERVISED)
+    model = _reference()
     images = limit if limit is not None else profile.limit
     found = evaluate([model], profile.open_whole(), images, progress=progress, store=store)  # type: ignore[list-item]
     assert isinstance(found, list)
@@ -362,6 +367,11 @@ def trained_model(row: str) -> "comparators.Known | comparators.Quoted | None":
         *comparators.quoted(),
     )
     return next((one for one in everything if one.title == row), None)
+
+
+def _is_part(row: Mapping[str, Any]) -> bool:
+    """Whether a claim is about a part of the thesis's system: a row of its Table 4.9."""
+    return row["table"] == "4.9" and row["row"] in PARTS
 
 
 def _answer(value: float, text: str, note: str = "") -> dict[str, Any]:

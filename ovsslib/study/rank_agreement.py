@@ -207,13 +207,15 @@ class Ranking:
     def pairs(self) -> pd.DataFrame:
         """One row per pair of entries: comparison, first, second, published and measured difference
         (first minus
-        second, points), low, high (paired interval), clear (the interval does not hold zero), order
+        second, points), low, high (paired interval; NaN with too few images), clear (the interval does not hold zero), order
         ("agree", "disagree", or "tie" if either difference is zero)."""
         rows = []
         for i, j in itertools.combinations(range(len(self.names)), 2):
             theirs = round(float(self.published[i] - self.published[j]), 9)
             ours = float(self.measured[i] - self.measured[j])
-            low, high = np.quantile(self.draws[i] - self.draws[j], [0.025, 0.975])
+            low = high = math.nan
+            if self._enough:
+                low, high = np.quantile(self.draws[i] - self.draws[j], [0.025, 0.975])
             product = np.sign(theirs) * np.sign(ours)
             rows.append(
                 {

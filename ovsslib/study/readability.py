@@ -12,7 +12,7 @@ import pandas as pd
 from ovsslib.clip.backbone import Backbone
 from ovsslib.errors import DataError
 from ovsslib.study.timing import sentences_of
-from ovsslib.text.features import tokenize
+from ovsslib.text.features import strange_tokens
 from ovsslib.text.prompts import TextSettings
 from ovsslib.text.vocabulary import Vocabulary
 
@@ -24,27 +24,19 @@ MOST_UNREAD = 0.25
 
 NOT_TESTABLE = "not testable here"
 
+COLUMNS = ["sentences", "unread", "tokens", "testable"]
+
 
 def unread_tokens(
-    backbone: Backbone, sentences: Sequence[str], least: int = LEAST_READ
+    backbone: Backbone, sentences: Sequence[str], least: int = LEAST_READ, truncate: bool = False
 ) -> list[tuple[str, ...]]:
     """For every sentence its tokens, as text, that the model lacks or read fewer than `least` times in training.
 
-    Models that read everything, or do not say what they read, have none. Raises WordsError for a sentence that is too
-    long for the model.
+    Models that read everything, or do not say what they read, have none. Others raise WordsError for a sentence that is
+    too long, unless it is to be cut (`truncate`).
     """
-    known = backbone.known_token_ids
-    if known is None or not sentences:
-        return [()] * len(sentences)
-    tokens = tokenize(backbone, list(sentences))
-    counts = backbone.times_read
-    read = {i for i in known.flatten().tolist() if not counts or counts.get(i, 0) >= least}
-    start, end = int(tokens[0, 0]), int(tokens.max())
-    rows = []
-    for row in tokens.tolist():
-        strange = [i for i in row[: row.index(end)] if i != start and i not in read]
-        rows.append(tuple(dict.fromkeys(_text_of(i) for i in strange)))
-    return rows
+    found = strange_tokens(backbone, sentences, least, truncate)
+    return [tuple(dict.fromkeys(_text_of(i) for i in strange)) for strange in found]
 
 
 @cache
@@ -59,7 +51,10 @@ def _text_of(token: int) -> str:
 
 
 def readability(
-    backbone: Backbone, sentences: Mapping[str, Sequence[str]], least: int = LEAST_READ
+    backbone: Backbone,
+    sentences: Mapping[str, Sequence[str]],
+    least: int = LEAST_READ,
+    truncate: bool = False,
 ) -> pd.DataFrame:
     """One row per entry: how many of its sentences the model can read.
 
@@ -72,9 +67,9 @@ def readability(
     """
     rows = {}
     for name, given in sentences.items():
-        if not given:
-            raise DataError(f"the row {name!r} has no sentences to look at")
-        found = unread_tokens(backbone, given, least)
+        if isinstance(given, str) or not given:
+            raise DataError(f"the row {name!r} needs a list of sentences, not {given!r}")
+        found = unread_tokens(backbone, given, least, truncate)
         strange = sorted({token for tokens in found for token in tokens})
         unread = sum(bool(tokens) for tokens in found)
         rows[name] = {
@@ -83,7 +78,7 @@ def readability(
             "tokens": ", ".join(strange),
             "testable": unread <= MOST_UNREAD * len(given),
         }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS)
 
 
 def sentences_for(vocabulary: Vocabulary, settings: TextSettings) -> list[str]:
@@ -94,7 +89,8 @@ def sentences_for(vocabulary: Vocabulary, settings: TextSettings) -> list[str]:
     made = sentences_of(named, settings)
     if settings.auxiliary and settings.auxiliary_weight:
         texts = auxiliary_texts(vocabulary, settings.auxiliary, skip_missing=True)
-        told = (settings.prompts_for(text, "thing") for text in texts if text)
+        pairs = zip(texts, vocabulary.kinds, strict=True)
+        told = (settings.prompts_for(text, kind) for text, kind in pairs if text)
         made += [sentence for group in told for sentence in group]
     return list(dict.fromkeys(made))
 
@@ -103,8 +99,11 @@ def marked(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     """A table of results with a column that says how much of each row's text the model can read.
 
     The column "text read" holds "all", "70 of 80 sentences", or :data:`NOT_TESTABLE`. Rows that `found` does not name are
-    left empty. Where the model reads everything the table comes back as it is.
+    left empty. Where the model reads everything the table comes back as it is. Raises DataError for two rows of one name
+    in `found`.
     """
+    if found.index.has_duplicates:
+        raise DataError(f"rows of one name: {list(found.index[found.index.duplicated()])}")
     if not found["unread"].any():
         return table
     words = {}

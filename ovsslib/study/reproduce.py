@@ -13,7 +13,7 @@ from ovsslib.evaluation.results import measure
 from ovsslib.evaluation.store import ResultsStore
 from ovsslib.recipe import Recipe, parse_changes
 from ovsslib.study.claims import assess, claims_of, load_claims, runs_for, target_name
-from ovsslib.study.on_scenes import TableOnScenes, is_embedded, reproduce_on_scenes
+from ovsslib.study.on_scenes import TableOnScenes, reproduce_on_scenes
 from ovsslib.study.sources import published
 
 MODELS = {
@@ -38,7 +38,7 @@ class Reproduction:
         target: name of the table, as `ovss reproduce` takes it.
         ledger: the claims about it, each with its status, what was measured, and why (see `claims.assess`).
         results: the measured numbers as `claims.assess` takes them; gains have `versus`.
-        failed: (model, recipe, changes, why) of evaluations that could not be run.
+        failed: (model, data set, recipe with its changes, why) of evaluations that could not be run.
     """
 
     target: str
@@ -84,7 +84,7 @@ def reproduce(
         DataError: unknown target, nothing that can be run, or no evaluation could be run (says why).
     """
     given = Profile.named(profile) if isinstance(profile, str) else profile
-    if given is not None and is_embedded(given):
+    if given is not None and given.embedded:
         return reproduce_on_scenes(
             target, claims_of(target, dataset), given, limit, workers=workers, progress=progress, store=store
         )  # fmt: skip

@@ -109,19 +109,33 @@ def merge_queries(values: Tensor, query_class: Tensor, classes: int) -> Tensor:
     return out
 
 
-def unknown_words(backbone: Any, words: Sequence[str]) -> list[str]:
-    """Words with a token that the model was never trained on.
+def strange_tokens(
+    backbone: Any, texts: Sequence[str], least: int = 0, truncate: bool = False
+) -> list[list[int]]:
+    """For every text its tokens, in order and once each, that the model was never trained on, or read too seldom.
 
-    Only the small embedded models know which these are (`backbone.known_token_ids`).
+    Only the small embedded models know which these are (`backbone.known_token_ids`, and how often: `times_read`).
+
+    Args:
+        least: tokens read less often than this count as well, where the weights say how often.
+
+    Raises WordsError for a text that is too long for the model, unless it is to be cut.
     """
     known = getattr(backbone, "known_token_ids", None)
-    if known is None or not words:
-        return []
-    tokens = backbone.tokenize(list(words))
-    known = torch.as_tensor(known).flatten().to(tokens.device)
-    markers = torch.stack([tokens[:, 0].max(), tokens.max(), tokens.new_zeros(())])
-    seen = torch.isin(tokens, torch.cat([known, markers])).all(dim=-1)
-    return [word for word, ok in zip(words, seen.tolist(), strict=True) if not ok]
+    if known is None or not texts:
+        return [[] for _ in texts]
+    tokens = tokenize(backbone, list(texts), truncate)
+    times = getattr(backbone, "times_read", {})
+    read = {i for i in known.flatten().tolist() if not times or times.get(i, 0) >= least}
+    start, end = int(tokens[:, 0].max()), int(tokens.max())
+    rows = (row[: row.index(end)] for row in tokens.tolist())
+    return [list(dict.fromkeys(i for i in row if i != start and i not in read)) for row in rows]
+
+
+def unknown_words(backbone: Any, words: Sequence[str]) -> list[str]:
+    """Words with a token that the model was never trained on; see :func:`strange_tokens`."""
+    found = strange_tokens(backbone, words, truncate=True)
+    return [word for word, strange in zip(words, found, strict=True) if strange]
 
 
 def _report_unknown(backbone: Any, vocabulary: Vocabulary) -> None:

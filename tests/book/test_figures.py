@@ -235,3 +235,19 @@ def test_letters_of_a_wide_figure_are_larger():
         for count in (2, 5)
     ]
     assert sizes[0] == 10 and sizes[1] > 12
+
+
+def test_gaps_leave_the_other_points_as_they_are():
+    table = pd.DataFrame(
+        {"seconds": [1.0, 2.0, 3.0], "value": [40.0, np.nan, 60.0], "low": 30.0, "high": 70.0},
+        ["cheap", "unmeasured", "dear"],
+    )
+    frontier = [
+        line for line in figures.pareto(table).axes[0].lines if line.get_linestyle() == "--"
+    ]
+    assert frontier[0].get_ydata().tolist() == [40.0, 60.0]
+    said = [
+        text.get_text()
+        for text in figures.slopes([1, np.nan, 3], [2, 5, 1], "abc", "l", "r").axes[0].texts
+    ]
+    assert said and not any("b" in text for text in said)

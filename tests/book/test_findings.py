@@ -8,6 +8,7 @@ from book_texts import NOTEBOOKS, cells
 from ovsslib.book import findings
 from ovsslib.book.findings import Comparison, compared, pictured, rows_of, stepped, told
 from ovsslib.errors import DataError
+from ovsslib.evaluation.intervals import NOT_SHOWN
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.report import Report
 from ovsslib.evaluation.results import Results
@@ -113,10 +114,38 @@ def test_the_box_has_its_parts_and_leaves_out_what_is_empty():
 def test_a_picture_that_misleads_is_called_so():
     results = made()
     text = pictured({"+ up": 70.0, "+ down": 80.0}, results, "the first picture")
-    assert text.startswith("The first picture misleads: + up (") and "+ down has 80 %" in text
+    assert text.startswith("The first picture misleads: + up (") and "+ down has 80.0 %" in text
+    close = pictured({"+ up": 90.02, "+ down": 90.04}, results)
+    assert "agrees" in close, "what reads alike is not told apart"
     assert "agrees" in pictured({"+ up": 90.0, "+ down": 80.0}, results)
     with pytest.raises(DataError, match="at least two"):
         pictured({"+ up": 90.0}, results)
+
+
+def test_a_picture_misleads_only_where_the_measurement_is_sure():
+    results = made(3)  # too few images for an interval
+    assert pictured({"+ up": 70.0, "+ down": 80.0}, results) == ""
+    equal = Results({name: made()["+ up"] for name in ("a", "b")}, made().profile)
+    text = pictured({"a": 70.0, "b": 80.0}, equal)
+    assert "by no more than chance over b" in text and "misleads" not in text
+
+
+def test_what_changes_nothing_is_told_apart_from_what_is_not_shown():
+    rows = pd.DataFrame(
+        {"value": [0.0, 0.1], "low": [0.0, -1.0], "high": [0.0, 1.0], "verdict": [NOT_SHOWN] * 2},
+        ["inert", "unsure"],
+    )
+    text = told(Comparison("Steps", rows))
+    assert "- Changes nothing, on any image: inert." in text
+    assert "includes zero: unsure +0.10" in text and "inert +0.00" not in text
+    with pytest.raises(DataError, match="verdict 'perhaps'"):
+        Comparison("Steps", rows.assign(verdict="perhaps"))
+
+
+def test_another_number_of_images_stands_in_the_heading():
+    comparison = compared(made(60), "base")
+    assert "60 images" in told(comparison, 400).splitlines()[0]
+    assert "images" not in told(comparison, 60).splitlines()[0]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ovsslib.book import widgets
-from ovsslib.book.explorer import PictureExplorer
+from ovsslib.book.explorer import PictureExplorer, words_of
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
@@ -128,6 +128,7 @@ def test_words_are_optional(tiny_backbone):
     assert bytes(picture.value).startswith(b"\x89PNG") and picture.layout.display is None
     names = [text.get_text() for text in explorer.figures["mask"].legends[0].get_texts()]
     assert set(names) <= {"dog", "grass"}
+    assert words_of("dog; grass | lawn") == ["dog", "grass | lawn"]
 
 
 def test_recipes_with_a_neighbourhood_start_as_they_are(tiny_backbone):

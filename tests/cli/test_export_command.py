@@ -80,6 +80,16 @@ def test_an_export_that_is_told_to_end_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with clearing_up():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_signals_are_taken_inside_only_and_in_the_main_thread_only():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended, clearing_up():

@@ -317,7 +317,7 @@ def test_nothing_is_fetched_unasked(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a: None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    for name in set(comparators.names()) - {"deeplabv3-scenes"}:  # which comes with the library
+    for name in set(comparators.names()) - {"deeplabv3-scenes"}:  # which is on no hub
         with pytest.raises(ModelError, match="not in the local cache.*nothing is fetched unasked"):
             ovsslib.load(name)
 

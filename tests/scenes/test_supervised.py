@@ -87,7 +87,7 @@ def test_the_card_is_filled_from_the_weights_and_the_reports(finished):
 def test_without_shipped_weights_it_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "data", lambda name: tmp_path / name)
     about = comparators.known("deeplabv3-scenes")
-    with pytest.raises(ModelError, match="ovss pretrain deeplabv3-scenes --out FOLDER"):
+    with pytest.raises(ModelError, match="ovss pretrain deeplabv3-scenes"):
         loading._embedded_network(about, None)
 
 

@@ -9,7 +9,7 @@ import torch
 from training_cases import losses
 
 from ovsslib.errors import DataError, ModelError
-from ovsslib.scenes.training_run import TrainingRun, half_cosine, settings_from
+from ovsslib.scenes.training_run import TrainingRun, half_cosine, lasting, settings_from
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,10 @@ class Line(TrainingRun):
     told = ("seen",)
     counted = ("seen", "sums")
 
-    def __init__(self, settings: Settings, out: Path, origin: str = "") -> None:
-        super().__init__(settings, out, origin)
+    def __init__(
+        self, settings: Settings, out: Path, origin: str = "", device: str = "cpu"
+    ) -> None:
+        super().__init__(settings, out, origin, device)
         torch.manual_seed(settings.seed)
         self.net = torch.nn.Linear(settings.width, 1)
         self.optimisers = [torch.optim.Adam(self.net.parameters())]
@@ -133,3 +135,21 @@ def test_settings_from_a_file(tmp_path):
     file.write_text("seed: 3\n")
     with pytest.raises(DataError, match="own.yaml: .*'width'"):
         settings_from(file, Settings)
+
+
+def test_a_run_of_no_length_is_refused():
+    assert lasting(SETTINGS, None, 0.5) is SETTINGS
+    assert lasting(SETTINGS, 3, None).steps == 3
+    with pytest.raises(DataError, match="--steps 0"):
+        lasting(SETTINGS, 0, None)
+    for minutes in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(DataError, match="--minutes"):
+            lasting(SETTINGS, None, minutes)
+
+
+def test_a_folder_or_a_device_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file"):
+        Line(SETTINGS, tmp_path / "file")
+    with pytest.raises(ModelError, match="abacus"):
+        Line(SETTINGS, tmp_path / "run", "", "abacus")

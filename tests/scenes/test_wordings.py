@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ovsslib.errors import DataError
 from ovsslib.scenes.classes import CLASS_INDEX
 from ovsslib.scenes.crops import training_crops
 from ovsslib.scenes.drawing import SceneObject
@@ -85,6 +86,15 @@ def test_materials_and_parts_of_people_are_said():
     texts = [wording(rng, person, nothing + 1, objects, parts) for _ in range(300)]
     assert any(text.startswith("head and legs of a ") for text in texts)
     assert not any("torso" in text for text in texts)
+
+
+def test_a_crop_without_a_class_and_an_unknown_look_are_refused():
+    nothing = np.zeros((SIDE, SIDE), np.uint16)
+    unlabelled = np.full((SIDE, SIDE), 255, np.uint8)
+    with pytest.raises(DataError, match="without one of a class"):
+        wording(np.random.default_rng(1), unlabelled, nothing, [])
+    with pytest.raises(DataError, match="'blury'"):
+        wording(np.random.default_rng(1), *crop(0.4), look="blury")
 
 
 @pytest.mark.parametrize("look", LOOKS)

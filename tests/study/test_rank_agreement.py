@@ -227,3 +227,9 @@ def test_proxy_validity_measures_and_ranks(tiny_backbone, tmp_path, monkeypatch)
     assert same.pairs()["order"].tolist() == [proxy.TIE]
     with pytest.raises(DataError, match="no comparison 'x'"):
         found["x"]
+
+
+def test_with_too_few_images_no_pair_is_clear():
+    ranking = ranking_of(SUMS, counts_with(levels_in(PUBLISHED_ORDER), images=5), 50)
+    pairs = ranking.pairs()
+    assert pairs[["low", "high"]].isna().all(axis=None) and not pairs["clear"].any()

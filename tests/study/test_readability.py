@@ -5,6 +5,7 @@ import pytest
 
 from ovsslib import Vocabulary, load_backbone
 from ovsslib.errors import DataError
+from ovsslib.scenes.wordings import HELD_OUT
 from ovsslib.study.readability import (
     LEAST_READ,
     NOT_TESTABLE,
@@ -14,8 +15,6 @@ from ovsslib.study.readability import (
     unread_tokens,
 )
 from ovsslib.text.prompts import PROMPTS, TextSettings
-
-UNREAD = ("tattoo", "origami", "plushie", "embroidered", "toy")
 
 
 @pytest.fixture(scope="module", params=["sceneclip", "sceneclip-p32"])
@@ -69,7 +68,7 @@ def test_at_most_ten_of_the_eighty_templates_are_unread(backbone):
         if tokens
     ]
     assert len(unread) <= 10
-    assert all(any(word in template for word in UNREAD) for template in unread)
+    assert all(any(word in template for word in HELD_OUT) for template in unread)
 
 
 def test_groups_definitions_and_synonyms_of_scenes_are_read(backbone, scenes):
@@ -107,5 +106,17 @@ def test_a_row_without_sentences_is_refused(backbone):
         readability(backbone, {"empty": []})
 
 
-def test_seldom_means_what_the_design_says():
-    assert LEAST_READ == 500
+def test_what_holds_no_sentences_is_refused_or_empty(backbone):
+    with pytest.raises(DataError):
+        readability(backbone, {"text": "a photo of a dog."})
+    assert readability(backbone, {}).empty
+    found = readability(backbone, {"a": ["a dog"]})
+    with pytest.raises(DataError, match="rows of one name.*'a'"):
+        marked(pd.DataFrame({"mIoU": [1.0]}, ["a"]), pd.concat([found, found]))
+
+
+def test_a_token_that_was_read_too_seldom_is_unread(backbone):
+    seldom = min(backbone.times_read, key=backbone.times_read.__getitem__)
+    assert backbone.times_read[seldom] < LEAST_READ
+    word = next(w for w in ("coach", "peak", "shrub") if unread_tokens(backbone, [w])[0])
+    assert unread_tokens(backbone, [word], least=1) == [()]

@@ -139,10 +139,10 @@ def side_by_side(panels: Mapping[str, pd.DataFrame], width: float = 8.4) -> Figu
         values = table["value"].to_numpy(float)
         if "low" in table:
             spread = np.abs(np.stack([values - table["low"], table["high"] - values]).astype(float))
-            place.errorbar(values, places, xerr=spread, fmt="o", color="#0072b2", capsize=3)
+            place.errorbar(values, places, xerr=spread, fmt="o", color=MEASURED, capsize=3)
             place.margins(x=0.15)
         else:
-            drawn = place.barh(places, values, color="#0072b2")
+            drawn = place.barh(places, values, color=MEASURED)
             numbers = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
             place.bar_label(drawn, numbers, padding=3, fontsize=9)
             place.margins(x=0.3)
@@ -195,7 +195,7 @@ def pareto(
     and accuracy of something that the points are not compared with, drawn as a dotted line.
     """
     figure, axes = new_figure(7.0, 4.4)
-    table = table.sort_values(x)
+    table = table.dropna(subset=[x, y]).sort_values(x)
     spread = np.abs(np.stack([table[y] - table[low], table[high] - table[y]]).astype(float))
     axes.errorbar(
         table[x], table[y], yerr=spread, fmt="none", ecolor="#999999", capsize=3, linewidth=1
@@ -211,7 +211,7 @@ def pareto(
     sns.lineplot(front, x=x, y=y, estimator=None, sort=False, ax=axes, **frontier)
     sns.scatterplot(table, x=x, y=y, color=MEASURED, edgecolor=INK, s=60, zorder=3, ax=axes)
     if ceiling is not None:
-        axes.axhline(ceiling[1], color="#d55e00", linewidth=1.2, linestyle=":", label=ceiling[0])
+        axes.axhline(ceiling[1], color=CLAIMED, linewidth=1.2, linestyle=":", label=ceiling[0])
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.margins(x=0.15, y=0.12)
@@ -357,10 +357,12 @@ def slopes(
     the values; entries of one value share their place.
 
     Args:
-        left, right: the values that rank the entries, taken by position.
+        left, right: the values that rank the entries, taken by position; entries without both are left out.
         names: of the entries.
     """
     table = pd.DataFrame({"left": np.asarray(left, float), "right": np.asarray(right, float)})
+    names = list(names)
+    table = table.dropna()
     ranks = table.rank(ascending=False)
     moves = np.sign(ranks["left"] - ranks["right"]).map({1.0: "rises", -1.0: "falls", 0.0: "stays"})
     both = pd.concat(
