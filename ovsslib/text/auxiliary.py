@@ -91,13 +91,13 @@ def auxiliary_texts(
     texts: list[str | None] = []
     missing = []
     for index, names in enumerate(zip(vocabulary.names, vocabulary.canonical, strict=True)):
-        found = next((table[_key(name)] for name in names if _key(name) in table), None)
-        if index == vocabulary.background or (found is None and skip_missing):
+        entry = next((table[_key(name)] for name in names if _key(name) in table), None)
+        if index == vocabulary.background or (entry is None and skip_missing):
             texts.append(None)
-        elif found is None:
+        elif entry is None:
             missing.append(names[0])
         else:
-            texts.append(found[field])
+            texts.append(entry[field])
     if missing:
         raise WordsError(
             f"no {kind} are shipped for {len(missing)} of {len(vocabulary)} classes of vocabulary "
