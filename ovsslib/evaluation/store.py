@@ -84,13 +84,13 @@ class ResultsStore:
 
     def records(self) -> Iterator[Record]:
         """All records, the user's first, each key once, in the order of the keys."""
-        own = self._own_keys()
-        for key in own:
+        keys = self._own_keys()
+        for key in keys:
             record = self._own(key)
             if record is not None:
                 yield record
         for record in self.shipped:
-            if record.key not in own:
+            if record.key not in keys:
                 yield record
 
     def reports(self) -> Iterator[Report]:
