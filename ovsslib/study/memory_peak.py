@@ -19,8 +19,9 @@ _SAMPLE_SECONDS = 0.001
 class MemoryPeak:
     """The highest memory (bytes) since the last reset, inside a `with` block."""
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, device: torch.device, every: float = _SAMPLE_SECONDS):
+        """every: seconds between two looks at the process; a short peak between them is missed."""
+        self.device, self._every = device, every
         self._process = psutil.Process(os.getpid())
         self._peak = 0
         self._stop = threading.Event()
@@ -39,7 +40,7 @@ class MemoryPeak:
             self._thread.join()
 
     def _sample(self) -> None:
-        while not self._stop.wait(_SAMPLE_SECONDS):
+        while not self._stop.wait(self._every):
             self._peak = max(self._peak, self._process.memory_info().rss)
 
     def take(self) -> int:
@@ -63,16 +64,20 @@ def working_bytes(segmenter: Segmenter, image: np.ndarray, text: TextFeatures) -
         text: encoded words.
     """
     device = segmenter.backbone.device
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-    else:
-        _give_back_free_memory()
-        before = psutil.Process(os.getpid()).memory_info().rss
+    before = bytes_in_use(device)
     with MemoryPeak(device) as memory:
         segmenter.segment(image, text)
         peak = memory.take()
     return max(0, peak - before)
+
+
+def bytes_in_use(device: torch.device) -> int:
+    """Bytes in use now: on CUDA PyTorch's tensors, on a CPU the process, once what is free has been given back."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return torch.cuda.memory_allocated(device)
+    _give_back_free_memory()
+    return psutil.Process(os.getpid()).memory_info().rss
 
 
 def _give_back_free_memory() -> None:
