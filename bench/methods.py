@@ -67,7 +67,8 @@ class Official:
     Attributes:
         window: CLIP forwards for each window. picture: for each picture. crops: one for each window of 224 at 112 besides.
         guide_window, guide_picture: the same of the second encoder; with `crops` the guide sees those windows too.
-        more: what is in no fixed number.
+        more: what comes on top.
+        varies: whether that is more forwards, as many as the picture asks for.
     """
 
     window: int = 1
@@ -76,6 +77,7 @@ class Official:
     guide_window: int = 0
     guide_picture: int = 0
     more: str = ""
+    varies: bool = False
 
 
 GUIDED = Official(guide_window=1)
@@ -89,7 +91,7 @@ OFFICIAL = {
     ),
     **dict.fromkeys(
         ("freecp-maskclip", "freecp-gem", "freecp-sclip", "freecp-clearclip"),
-        Official(more="crops of 112, up to about 5 a window"),
+        Official(more="crops of 112, up to about 5 a window", varies=True),
     ),
     "itaclip": Official(window=5),
     "rf-clip": Official(window=2, more="the second of a window sees the whole picture"),
@@ -107,8 +109,8 @@ OFFICIAL = {
     "clip-diy": Official(window=0, picture=59, guide_picture=1),
     "clip-diy-plain": Official(window=0, picture=59),
     "clip-es": Official(window=0, picture=1, more="a last block there and back for each word"),
-    "tagclip": Official(window=0, picture=2, more="a crop of 224 for each candidate word"),
-    "car": Official(window=0, more="each round: one forward, and a crop of 224 for each word left"),
+    "tagclip": Official(window=0, picture=2, more="a crop of 224 for each candidate word", varies=True),
+    "car": Official(window=0, more="each round: one forward, and a crop of 224 for each word left", varies=True),
 }  # fmt: skip
 
 
@@ -118,9 +120,8 @@ def recipe_of(name: str) -> Recipe:
     if "sink_denoise" in recipe:
         recipe = recipe.but({"sink_denoise": SINKS})
     if "upsampling" in recipe:
-        recipe = recipe.but(
-            {"upsampling": False}
-        )  # LoftUp's weights are the user's; bench/loftup.py
+        # LoftUp's weights are the user's; its own time is in bench/loftup.py
+        recipe = recipe.but({"upsampling": False})
     return without_weights(recipe)
 
 
@@ -161,7 +162,6 @@ class Costs:
         """All columns of one recipe."""
         segmenter = Segmenter(self.backbone, recipe_of(name))
         guide: Any = segmenter.guide
-
         segmenter.segment(self.image, self.text)  # fills the caches of a list of words
         times, peaks = [], []
         for _ in range(self.repeats):
@@ -218,9 +218,7 @@ def line(row: dict[str, Any]) -> str:
 
 def above_official(row: dict[str, Any]) -> bool:
     """Whether a recipe takes more forwards than the official code, where those are a fixed number."""
-    if row["official"] is None or (
-        row["more"] and row["recipe"] not in ("rf-clip", "trident", "reco")
-    ):
+    if row["official"] is None or OFFICIAL[row["recipe"]].varies:
         return False
     return row["clip"] > row["official"][0] or row["guide"] > row["official"][1]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ovsslib.errors import RecipeError, did_you_mean
 from ovsslib.evaluation import intervals
 from ovsslib.evaluation.results import Results
 from ovsslib.recipe import Recipe
@@ -62,6 +63,15 @@ def sides(pairs: Sequence[Pair] = PAIRS) -> dict[str, Changed]:
     return {
         name: side for pair in pairs for name, side in zip(_names(pair), _sides(pair), strict=True)
     }
+
+
+def named_pairs(titles: Sequence[str] = ()) -> list[Pair]:
+    """Pairs by their titles, in the order of `PAIRS`; all of them for none. Raises RecipeError for an unknown title."""
+    known = [pair.title for pair in PAIRS]
+    for title in titles:
+        if title not in known:
+            raise RecipeError(f"unknown pair {title!r}{did_you_mean(title, known)}")
+    return [pair for pair in PAIRS if not titles or pair.title in titles]
 
 
 def complete(names: Sequence[str], pairs: Sequence[Pair] = PAIRS) -> list[Pair]:

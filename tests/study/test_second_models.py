@@ -2,11 +2,20 @@
 
 import pytest
 
+from ovsslib.errors import RecipeError
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.results import Results, stored
 from ovsslib.recipe import Recipe
 from ovsslib.study.methods import GROUPS
-from ovsslib.study.second_models import PAIRS, Pair, complete, gains, second_models, sides
+from ovsslib.study.second_models import (
+    PAIRS,
+    Pair,
+    complete,
+    gains,
+    named_pairs,
+    second_models,
+    sides,
+)  # fmt: skip
 
 
 def made(side) -> Recipe:
@@ -62,3 +71,13 @@ def test_gains_are_those_of_the_reports_and_half_a_pair_is_left_out():
 def test_without_any_pair_there_is_an_empty_table():
     nothing = gains(Results({}, Profile.named("embedded")), ("miou",))["miou"]
     assert len(nothing) == 0 and {"value", "low", "high", "verdict"} <= set(nothing)
+
+
+def test_pairs_go_by_their_titles_and_a_wrong_one_is_named():
+    assert named_pairs() == list(PAIRS)
+    assert [pair.title for pair in named_pairs(["sclip + vote", "lposs"])] == [
+        "lposs",
+        "sclip + vote",
+    ]
+    with pytest.raises(RecipeError, match="unknown pair 'lpos'.*lposs"):
+        named_pairs(["lpos"])
