@@ -6,7 +6,7 @@ Topics with several commands (`data`, `words`, `scenes`) are apps of their own; 
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -102,7 +102,8 @@ def evaluate(
     if set_:
         changes = parse_changes(set_)
         named = {label: one.but(changes) for label, one in named.items()}
-    found = measure(named, where, limit, fresh, workers=workers, on_error=on_error)
+    asked: Any = on_error  # any other word is refused there
+    found = measure(named, where, limit, fresh, workers=workers, on_error=asked)
     # Comparisons take three columns each: one metric fits a terminal.
     usual = ["miou"] if baseline else ["miou", "pixel_accuracy", "mean_accuracy", "boundary_f1"]
     _report(found, metric or usual, baseline, csv)

@@ -7,7 +7,7 @@ import typer
 
 from ovsslib.cli.console import say, show, stderr
 from ovsslib.cli.options import Model, Pretrained, Set
-from ovsslib.errors import DataError, WordsError
+from ovsslib.errors import DataError, RecipeError, WordsError
 from ovsslib.recipe import parse_changes
 
 
@@ -51,6 +51,7 @@ def segment(
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
 ) -> None:
     """Label every pixel of a picture, or of all pictures of a folder, with one of the words."""
+    from ovsslib.comparators import Comparator
     from ovsslib.segmenter import Segmenter, load
 
     asked = read_words(words)  # before a model is loaded: the cheaper mistake first
@@ -59,8 +60,12 @@ def segment(
         raise DataError(f"{image} is a folder; say where its masks shall go: --out FOLDER")
     segmenter = load(recipe, model or "auto", pretrained, device=device, precision=precision)
     if set_:
+        if isinstance(segmenter, Comparator):
+            raise RecipeError(
+                f"--set {set_[0]}: {recipe!r} is a trained model, which has no stages to set; leave --set out"
+            )
         segmenter = Segmenter(segmenter.backbone, segmenter.recipe.but(parse_changes(set_)))
-    if whole_folder:
+    if out is not None and whole_folder:
         _folder(segmenter, image, asked, out, background, format_ or ["masks"], instances, workers)
     else:
         _picture(segmenter, image, asked, out, background, overlay)

@@ -257,6 +257,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
 def _layout(name: str, split: str) -> Layout:
     """The published layout of a data set's split; raises DataError for an unknown split."""
     classes = VIEWS[name][2]
+    forms: tuple[tuple[str, str], ...]
     if name in ("voc21", "voc20", "context60", "context59"):
         lists = "Segmentation" if name.startswith("voc") else "SegmentationContext"
         masks = "SegmentationClass" if name.startswith("voc") else "SegmentationClassContext"

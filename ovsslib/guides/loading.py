@@ -82,6 +82,7 @@ def load(
     if precision not in PRECISIONS:
         raise ModelError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
     source, known = _find(str(name), weights, fetch=True)
+    assert source is not None  # with fetch=True it is there, or an error was raised
     network, digest = _open(source, known, heads)
     if known is not None:
         _check_network(network.width, network.patch, known, str(source))
@@ -168,9 +169,9 @@ def _find(name: str, weights: str | Path | None, fetch: bool) -> tuple[Path | No
     hub = known.hub if known else name
     if known is None:
         known = next((entry for entry in KNOWN.values() if entry.hub == hub), None)
-    folder = cached_folder(hub)
-    if folder is not None:
-        return folder, known
+    cached = cached_folder(hub)
+    if cached is not None:
+        return cached, known
     if name in KNOWN:
         raise ModelError(
             f"the weights of {name!r} are not in the local cache, and nothing is fetched unasked; ask for them by their "

@@ -94,10 +94,10 @@ def trials_of(
         found[name_of(changes)] = changes
     if not isinstance(trials, Mapping):
         trials = {name_of(changes): changes for changes in trials if isinstance(changes, Mapping)}
-    for name, changes in trials.items():
-        if not isinstance(changes, Mapping):
-            raise RecipeError(f"trial {name}={changes!r}: give a mapping of changes")
-        found[str(name)] = dict(changes)
+    for name, trial in trials.items():
+        if not isinstance(trial, Mapping):
+            raise RecipeError(f"trial {name}={trial!r}: give a mapping of changes")
+        found[str(name)] = dict(trial)
     return found
 
 

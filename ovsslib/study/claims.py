@@ -361,10 +361,9 @@ def assess(claims: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
         notes = remarks.get(row["id"], [])
         if row["kind"] == "projected" and row["source"] == "thesis":
             notes = [*notes, PROJECTED_REMARK]
-        comparable = (
-            row["recipe"] and row["metric"] not in _MACHINE_BOUND and canonical_model(row["model"])
-        )
-        found = index.get(_key(row, canonical_model(row["model"]))) if comparable else None
+        comparable = row["recipe"] and row["metric"] not in _MACHINE_BOUND
+        model = canonical_model(row["model"]) if comparable else None
+        found = index.get(_key(row, model)) if model else None
         if found:
             status, why = _compare(row, found)
             notes = [*reasons, *notes]

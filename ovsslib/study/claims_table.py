@@ -90,7 +90,7 @@ def gains(results: Results, claims: Mapping[str, str]) -> pd.DataFrame:
             rows[title][measured] = intervals.written(
                 step.value, step.low, step.high, "+.2f", " points"
             )
-            rows[title]["verdict"] = intervals.verdict(step, metric)
+            rows[title]["verdict"] = str(intervals.verdict(step, metric))
     frame = pd.DataFrame.from_dict(rows, orient="index").fillna("")
     last = [name for name in (measured, "verdict") if name in frame]
     return frame[[name for name in frame if name not in last] + last]
