@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ovsslib import paths
 from ovsslib.datasets.dataset import VIEWS
 from ovsslib.errors import DataError, OvssError
 from ovsslib.evaluation.keys import key_of
@@ -88,7 +89,7 @@ def import_records(file: str | Path, store: ResultsStore | None = None) -> Impor
     Raises DataError if the file cannot be read or holds no records.
     """
     file = Path(file).expanduser()
-    if not file.is_file():
+    if not paths.is_file(file):
         raise DataError(
             f"there is no file {str(file)!r}; give one that `ovss results export` wrote"
         )

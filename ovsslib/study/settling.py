@@ -52,7 +52,7 @@ def settling(datasets: Sequence[str] | None = None, model: str = "ViT-B/16") -> 
         for recipe in _recipes(runs, name):
             key, forwards, operations = encoder_work(recipe, IMAGE_SIZES[name])
             passes[key] = (forwards, operations)
-        images = VIEWS[name][3]
+        images = VIEWS[name][3] or 0  # every data set of the claims has a number
         operations = sum(work for _, work in passes.values()) * images
         profile = f"openai-vitb16-{name}"
         rows[name] = {

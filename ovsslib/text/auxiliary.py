@@ -371,7 +371,7 @@ def _sequences(text: str, length: int = 5) -> set[tuple[str, ...]]:
 
 
 def _missing_model(model: str, error: Exception) -> str:
-    if Path(model).exists():
+    if paths.exists(model):
         return f"the folder {model} holds no language model that transformers can load: {error}"
     return (
         f"the language model {model!r} is not on this machine, and nothing is downloaded unasked: "
