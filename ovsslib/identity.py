@@ -36,18 +36,18 @@ def defaults_of(settings: type) -> dict[str, Any]:
     fields = dataclasses.fields(settings)
     if all(_has_default(field) for field in fields):  # what the class itself makes of its defaults
         return plain(dataclasses.asdict(settings()))
-    return {
-        field.name: plain(
-            field.default if field.default is not dataclasses.MISSING else field.default_factory()
-        )
-        for field in fields
-        if _has_default(field)
-    }
+    return {field.name: plain(_default(field)) for field in fields if _has_default(field)}
 
 
 def _has_default(field: dataclasses.Field) -> bool:
     missing = dataclasses.MISSING
     return field.default is not missing or field.default_factory is not missing
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def plain(value: Any) -> Any:

@@ -1,5 +1,5 @@
 """Write the table of recipes into README.md and book/recipes.csv, from the recipes themselves, and the tables of the
-page "Where to find it" from data/sources.yaml.
+page "Where to find it" from data/sources.yaml, and of the page "Settle a claim" from the claims.
 
 python scripts/fill_tables.py
 """
@@ -11,10 +11,13 @@ from pathlib import Path
 from marked_parts import refill
 
 from ovsslib.recipe import Recipe, recipe_names
+from ovsslib.study.claims_table import DATASET_TITLES
+from ovsslib.study.settling import settling
 from ovsslib.study.sources import KINDS, Published, published
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- recipes: begin (scripts/fill_tables.py) -->", "<!-- recipes: end -->"
+SETTLE_BEGIN, SETTLE_END = "<!-- runs: begin (scripts/fill_tables.py) -->", "<!-- runs: end -->"
 WHERE_BEGIN, WHERE_END = "<!-- places: begin (scripts/fill_tables.py) -->", "<!-- places: end -->"
 GROUPS = {
     "clip": "CLIP alone",
@@ -74,8 +77,24 @@ def _place(one: Published) -> str:
     return f"| {one.kind.title()} {one.number} | {link} | {{doc}}`{page}` | `{one.command}` |"
 
 
+def runs() -> str:
+    """Markdown: per data set the claims that a run would settle, its hours, and its profile."""
+    lines = [
+        "| data set | images | claims | evaluations | encoder forwards an image | hours | profile |",
+        "|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for name, row in settling().iterrows():
+        hours = f"{row['hours']:.1f}" if row["hours"] >= 0.05 else "under 0.1"
+        lines.append(
+            f"| {DATASET_TITLES.get(name, name)} | {row['images']} | {row['claims']} | {row['evaluations']} | "
+            f"{row['forwards']} | {hours} | `{row['profile']}` |"
+        )
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     refill(readme, BEGIN, END, table())
     (ROOT / "book/recipes.csv").write_text(as_csv(), encoding="utf-8")
     refill(ROOT / "book/where.md", WHERE_BEGIN, WHERE_END, places())
+    refill(ROOT / "book/settle.md", SETTLE_BEGIN, SETTLE_END, runs())

@@ -29,7 +29,7 @@ class Chapter:
     """Parameters of a notebook.
 
     Attributes:
-        profile: name of a profile (`data/profiles/`): model, data set, device, number of images.
+        profile: one of `data/profiles/`, cut to the limit: model, data set, device, number of images.
         overrides: changes applied to every recipe, as texts such as "labels.logit_scale=50"; or one text of them with
             commas between.
         limit: the first images only; None: as the profile says.
@@ -40,15 +40,13 @@ class Chapter:
             once, in the first cell).
     """
 
-    profile: str | Profile
+    profile: Profile
     overrides: Sequence[str] = ()
     limit: int | None = None
     seed: int = 0
     _segmenters: dict[str, Segmenter] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
-        if not isinstance(self.profile, Profile):
-            self.profile = Profile.named(str(self.profile))
         self.limit = whole_number(self.limit, "limit", none=True)
         self.seed = whole_number(self.seed, "seed", least=0)
         self.overrides = name_list(self.overrides, "overrides", least=0)
@@ -172,7 +170,7 @@ class Chapter:
 
 
 def chapter(
-    profile: str = "embedded",
+    profile: str | Profile = "embedded",
     overrides: Sequence[str] = (),
     limit: int | None = None,
     seed: int = 0,
@@ -186,6 +184,8 @@ def chapter(
         _others.append(warnings.showwarning)
         warnings.showwarning = _print_notice
     plt.rcParams.update(figure_style())
+    if not isinstance(profile, Profile):
+        profile = Profile.named(str(profile))
     return Chapter(profile, overrides, limit, seed)
 
 

@@ -73,9 +73,11 @@ def explore_attention(
     controls["recipe"] = ipywidgets.Dropdown(options=list(segmenters), description="recipe")
 
     def show(row: int, column: int, block: int, head: int, temperature: float, recipe: str) -> None:
-        asked = {"layer": block or None, "head": None if head < 0 else head}
+        asked_head = None if head < 0 else head
         try:
-            weights = opened(recipe).attention((row, column), temperature=temperature, **asked)
+            weights = opened(recipe).attention(
+                (row, column), layer=block or None, head=asked_head, temperature=temperature
+            )
         except OvssError as error:
             print(error)
             return

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from ovsslib import paths
 from ovsslib.cli.console import say, show, stderr
 from ovsslib.cli.options import Model, Pretrained, Set
-from ovsslib.errors import DataError, WordsError
+from ovsslib.errors import DataError, RecipeError, WordsError
 from ovsslib.recipe import parse_changes
 
 
@@ -51,16 +52,21 @@ def segment(
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
 ) -> None:
     """Label every pixel of a picture, or of all pictures of a folder, with one of the words."""
+    from ovsslib.comparators import Comparator
     from ovsslib.segmenter import Segmenter, load
 
     asked = read_words(words)  # before a model is loaded: the cheaper mistake first
-    whole_folder = image.is_dir()
+    whole_folder = paths.is_dir(image)
     if whole_folder and out is None:
         raise DataError(f"{image} is a folder; say where its masks shall go: --out FOLDER")
     segmenter = load(recipe, model or "auto", pretrained, device=device, precision=precision)
     if set_:
+        if isinstance(segmenter, Comparator):
+            raise RecipeError(
+                f"--set {set_[0]}: {recipe!r} is a trained model, which has no stages to set; leave --set out"
+            )
         segmenter = Segmenter(segmenter.backbone, segmenter.recipe.but(parse_changes(set_)))
-    if whole_folder:
+    if out is not None and whole_folder:
         _folder(segmenter, image, asked, out, background, format_ or ["masks"], instances, workers)
     else:
         _picture(segmenter, image, asked, out, background, overlay)
@@ -79,7 +85,7 @@ def read_words(words: str):
     path = Path(words)
     if path.suffix.lower() not in (".txt", ".yaml", ".yml", ".csv") or "," in words:
         return words
-    if not path.is_file():
+    if not paths.is_file(path):
         raise WordsError(
             f"there is no file of words at {path}; write the words, or give another path"
         )

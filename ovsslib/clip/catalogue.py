@@ -60,8 +60,8 @@ def list_models() -> list[Model]:
         about = "embedded; has seen drawn scenes only"
         found.append(Model(name, name, "embedded", about, file if file.is_file() else None, size))
     for name, one in CATALOGUE.items():
-        file = cached_pretrained(one.model, one.tag)
-        found.append(Model(name, one.model, one.tag, one.summary, file, one.megabytes))
+        weights = cached_pretrained(one.model, one.tag)
+        found.append(Model(name, one.model, one.tag, one.summary, weights, one.megabytes))
     return found
 
 

@@ -257,6 +257,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
 def _layout(name: str, split: str) -> Layout:
     """The published layout of a data set's split; raises DataError for an unknown split."""
     classes = VIEWS[name][2]
+    forms: tuple[tuple[str, str], ...]
     if name in ("voc21", "voc20", "context60", "context59"):
         lists = "Segmentation" if name.startswith("voc") else "SegmentationContext"
         masks = "SegmentationClass" if name.startswith("voc") else "SegmentationClassContext"
@@ -321,7 +322,7 @@ def _given_root(name: str, root: str | os.PathLike | None) -> Path:
     if not root:
         raise DataError(f"{name} needs a folder: give root=..., or set OVSSLIB_DATA to it")
     root = Path(root).expanduser()
-    if not root.is_dir():
+    if not paths.is_dir(root):
         raise DataError(f"the data folder {root} does not exist; give the right root for {name}")
     return root
 

@@ -80,10 +80,12 @@ def prepare_dataset(
     """
     if split not in ("train", "val"):
         raise DataError(f"unknown split {split!r}; label files are prepared for train or val")
+    jobs: Iterable[_LabelFile]
+    finish: Callable[[], None] | None = None
     if name in ("coco_stuff", "coco_object"):
-        jobs, finish = _coco_jobs(name, Path(root), split), None
+        jobs = _coco_jobs(name, Path(root), split)
     elif name == "cityscapes":
-        jobs, finish = _cityscapes_jobs(Path(root), split), None
+        jobs = _cityscapes_jobs(Path(root), split)
     elif name in ("context59", "context60"):
         jobs, finish = _context_jobs(Path(root), split, source)
     else:

@@ -288,7 +288,7 @@ def _colour(colour: Any) -> tuple[int, int, int]:
     numbers = isinstance(colour, (Sequence, np.ndarray)) and len(colour) == 3
     values = tuple(colour) if numbers else ()
     if not values or not all(
-        isinstance(value, (Real, np.number)) and 0 <= value <= 255 for value in values
+        isinstance(value, (Real, np.number)) and 0 <= float(value) <= 255 for value in values
     ):
         raise ImageError(
             f"a colour is three numbers 0 to 255, a CSS name or '#rrggbb', not {colour!r}"

@@ -1,64 +1,56 @@
 """The engine: segmenters over a data set, the trunk once per window, counts that survive a kill.
 
-One pass over the images serves any number of recipes. Segmenters with the same backbone, windows and views share
-the trunk; those that differ only behind the stitching share the stitched logits too. The counts of every image are
-appended to a log at once (`resume.py`), and finished evaluations go to the store (`store.py`).
+Finished evaluations are in the store (`store.py`); one pass over the images measures all recipes that it lacks
+(`measuring.py`).
 """
 
 import dataclasses
-import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-import torch
-from tqdm.auto import tqdm
+from typing import Any, Literal, overload
 
 from ovsslib import paths
-from ovsslib.clip.memory import memory_errors
-from ovsslib.datasets.checking import unused_classes
-from ovsslib.datasets.dataset import VIEWS
 from ovsslib.errors import DataError
-from ovsslib.evaluation import metrics
-from ovsslib.evaluation.distributed import Processes, assert_complete
 from ovsslib.evaluation.keys import data_fingerprint, key_of, parts_of
-from ovsslib.evaluation.passes import (
-    BAD_IMAGE,
-    group_by_trunk,
-    read_ahead,
-    share_logits,
-    with_smaller_chunks,
-)
-from ovsslib.evaluation.report import Report, provenance
-from ovsslib.evaluation.resume import ImageCounts, ResumeLog
+from ovsslib.evaluation.measuring import Run, notes_on
+from ovsslib.evaluation.passes import Measured, listed
+from ovsslib.evaluation.report import Report
 from ovsslib.evaluation.store import ResultsStore
-from ovsslib.recipe import Recipe
-from ovsslib.segmenter import PictureInput, Segmenter, Words, window_logits_of
-from ovsslib.text.features import TextFeatures
 
 
-@dataclass(eq=False)
-class _Measurement:
-    """One segmenter's part of a run."""
+@overload
+def evaluate(
+    segmenters: Measured,
+    dataset: Any,
+    limit: int | None = None,
+    *,
+    workers: int = 0,
+    progress: bool = True,
+    resume_folder: str | Path | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+    store: ResultsStore | bool = True,
+    fresh: bool = False,
+) -> Report: ...
 
-    segmenter: Segmenter
-    text: TextFeatures
-    words: Words
-    parts: dict[str, Any] | None
-    log: ResumeLog
-    done: dict[int, ImageCounts] = field(default_factory=dict)
-    total: np.ndarray | None = None
 
-    def add(self, record: ImageCounts) -> None:
-        self.done[record.index] = record
-        self.total = record.classes if self.total is None else self.total + record.classes
+@overload
+def evaluate(
+    segmenters: Sequence[Measured],
+    dataset: Any,
+    limit: int | None = None,
+    *,
+    workers: int = 0,
+    progress: bool = True,
+    resume_folder: str | Path | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+    store: ResultsStore | bool = True,
+    fresh: bool = False,
+) -> list[Report]: ...
 
 
 def evaluate(
-    segmenters: Segmenter | Sequence[Segmenter],
+    segmenters: Measured | Sequence[Measured],
     dataset: Any,
     limit: int | None = None,
     *,
@@ -88,8 +80,7 @@ def evaluate(
         RecipeError, WordsError: the recipe does not go with the data set's words.
         MemoryBudgetError: not even one window at a time fits into memory.
     """
-    several = not hasattr(segmenters, "recipe")
-    wanted = list(segmenters) if several else [segmenters]
+    wanted = listed(segmenters)
     if on_error not in ("stop", "skip"):
         raise DataError(f"on_error={on_error!r}: choose 'stop' or 'skip'")
     chosen = _first_images(dataset, limit)
@@ -97,30 +88,32 @@ def evaluate(
         return []
     keeper = ResultsStore() if store is True else (store or None)
     parts = _key_parts(wanted, chosen, on_error)
-    found: list[Report | None] = [None] * len(wanted)
+    reports: list[Report | None] = [None] * len(wanted)
     if keeper is not None and not fresh:
-        found = [_stored(keeper, one, on_error) for one in parts]
+        reports = [_stored(keeper, key_parts, on_error) for key_parts in parts]
     # Two segmenters of equal settings are one evaluation.
     first_of: dict[str, int] = {}
-    for index, report in enumerate(found):
+    for index, report in enumerate(reports):
         if report is None:
             first_of.setdefault(_identity(wanted[index], parts[index]), index)
-    open_ones = list(first_of.values())
-    if open_ones:
+    missing = list(first_of.values())
+    if missing:
         folder = _resume_root(resume_folder, keeper)
-        run = _Run(chosen, len(dataset), workers, progress, on_error, keeper, folder, fresh)
-        reports = run.measure([(wanted[i], parts[i]) for i in open_ones])
-        for index, report in zip(open_ones, reports, strict=True):
-            found[index] = report
-        for index, report in enumerate(found):
-            if report is None:
-                found[index] = found[first_of[_identity(wanted[index], parts[index])]]
-    found = [_named_as(report, s) for report, s in zip(found, wanted, strict=True)]
-    return found if several else found[0]
+        run = Run(chosen, len(dataset), workers, progress, on_error, keeper, folder, fresh)
+        measured = run.measure([(wanted[i], parts[i]) for i in missing])
+        for index, report in zip(missing, measured, strict=True):
+            reports[index] = report
+    named = []
+    for segmenter, report, key_parts in zip(wanted, reports, parts, strict=True):
+        if report is None:  # equal to one that was measured
+            report = reports[first_of[_identity(segmenter, key_parts)]]
+        assert report is not None
+        named.append(_named_as(report, segmenter))
+    return named if segmenters is not wanted[0] else named[0]
 
 
 def look_up(
-    segmenters: Sequence[Segmenter],
+    segmenters: Sequence[Measured],
     dataset: Any,
     limit: int | None = None,
     *,
@@ -135,8 +128,8 @@ def look_up(
     if keeper is None or not segmenters:
         return [None] * len(segmenters)
     parts = _key_parts(segmenters, chosen, "stop")
-    found = [_stored(keeper, one, "stop") for one in parts]
-    return [r and _named_as(r, s) for r, s in zip(found, segmenters, strict=True)]
+    reports = [_stored(keeper, key_parts, "stop") for key_parts in parts]
+    return [r and _named_as(r, s) for r, s in zip(reports, segmenters, strict=True)]
 
 
 def _first_images(dataset: Any, limit: int | None) -> Any:
@@ -149,14 +142,14 @@ def _first_images(dataset: Any, limit: int | None) -> Any:
     return chosen
 
 
-def _key_parts(segmenters: Sequence[Segmenter], dataset: Any, on_error: str) -> list[dict | None]:
+def _key_parts(segmenters: Sequence[Measured], dataset: Any, on_error: str) -> list[dict | None]:
     """Key parts of each segmenter; None where weights or data cannot be told from others."""
     known = [s.backbone.weights_hash for s in segmenters]
     data = data_fingerprint(dataset, tolerant=on_error == "skip") if any(known) else None
     return [parts_of(s, dataset, data) if data else None for s in segmenters]
 
 
-def _identity(segmenter: Segmenter, parts: dict | None) -> str:
+def _identity(segmenter: Measured, parts: dict | None) -> str:
     return key_of(parts) if parts else f"{id(segmenter.backbone)} {segmenter.recipe.key()}"
 
 
@@ -167,278 +160,17 @@ def _stored(store: ResultsStore, parts: dict | None, on_error: str) -> Report | 
     return report
 
 
-def _named_as(report: Report, segmenter: Segmenter) -> Report:
+def _named_as(report: Report, segmenter: Measured) -> Report:
     """The report under the name that the caller's recipe has (equal recipes share a record), with its notes."""
     notes = notes_on(segmenter.recipe, report.dataset)
     for note in notes:
-        warnings.warn(note, stacklevel=4)
+        warnings.warn(note, stacklevel=3)
     if report.recipe.name == segmenter.recipe.name and list(report.notes) == notes:
         return report
     return dataclasses.replace(report, recipe=segmenter.recipe, notes=notes)
-
-
-def notes_on(recipe: Recipe, dataset: str) -> list[str]:
-    """What a reader of a result should know: a recipe that was tuned for another data set."""
-    if not recipe.dataset or recipe.dataset == dataset:
-        return []
-    return [
-        f"recipe {recipe.name!r} carries the settings that were tuned for {recipe.dataset}, and is measured on {dataset}"
-    ]
 
 
 def _resume_root(folder: str | Path | None, store: ResultsStore | None) -> Path | None:
     if folder is not None:
         return Path(folder)
     return paths.cache("resume") if store is not None else None
-
-
-def _folder_of(root: Path | None, parts: dict | None) -> Path | None:
-    """Folder of one evaluation's unfinished counts; none where it cannot be told from others."""
-    return root / key_of(parts) if root is not None and parts else None
-
-
-class _Run:
-    """One pass over a data set for the segmenters that are not in the store."""
-
-    def __init__(self, dataset, whole, workers, progress, on_error, store, folder, fresh):
-        self.dataset, self.whole, self.fresh = dataset, whole, fresh
-        self.workers, self.progress, self.on_error = workers, progress, on_error
-        self.store, self.folder = store, folder
-        self.skipped: dict[int, tuple[str, str]] = {}
-        self.processes = Processes()
-
-    def measure(self, wanted: Sequence[tuple[Segmenter, dict | None]]) -> list[Report]:
-        """Reports of the segmenters, in their order."""
-        self.processes = Processes.current(wanted[0][0].backbone.device)
-        jobs = [self._job(segmenter, parts) for segmenter, parts in wanted]
-        mine = self.processes.share(len(self.dataset))
-        if self.fresh:
-            if self.processes.first:
-                for job in jobs:
-                    job.log.remove()
-            self.processes.barrier()
-        started = time.perf_counter()
-        try:
-            for job in jobs:
-                for record in job.log.done().values():
-                    if record.index in mine:
-                        job.add(record)
-            resumed = min(len(job.done) for job in jobs)
-            self._pass([i for i in mine if any(i not in job.done for job in jobs)], jobs)
-            for job in jobs:
-                job.log.close()
-            return self._finish(jobs, time.perf_counter() - started, resumed)
-        finally:
-            for job in jobs:
-                job.log.close()
-
-    def _job(self, segmenter: Segmenter, parts: dict | None) -> _Measurement:
-        vocabulary = segmenter.recipe["text"].vocabulary(self.dataset.vocabulary)
-        if len(vocabulary) != self.dataset.classes:
-            raise DataError(
-                f"{self.dataset.name!r} has {self.dataset.classes} classes but {len(vocabulary)} words; give one word "
-                "per class"
-            )
-        text = segmenter.text(vocabulary)
-        log = ResumeLog(_folder_of(self.folder, parts))
-        return _Measurement(segmenter, text, segmenter.words(text), parts, log)
-
-    def _pass(self, indices: list[int], jobs: list[_Measurement]) -> None:
-        groups = group_by_trunk([job.segmenter for job in jobs])
-        show = self.progress and self.processes.first and indices
-        bar = tqdm(total=len(indices), desc=self.dataset.name, unit="image", disable=not show)
-        with bar:
-            for index, item in read_ahead(self.dataset, indices, self.workers):
-                try:
-                    if isinstance(item, Exception):
-                        raise item
-                    records = self._image(index, item, [[jobs[i] for i in g] for g in groups])
-                except BAD_IMAGE as error:
-                    if self.on_error == "stop":
-                        raise
-                    self.skipped[index] = (self._name(index), " ".join(str(error).split()))
-                    for job in jobs:  # a run before this one may have got further with some recipes
-                        job.done.pop(index, None)
-                else:
-                    for job, record in records:
-                        job.log.append(record)
-                        job.add(record)
-                bar.set_postfix_str(_running(jobs), refresh=False)
-                bar.update()
-
-    def _name(self, index: int) -> str:
-        items = getattr(self.dataset, "items", None)
-        return items[index].name if items else str(index)
-
-    def _image(self, index: int, item: tuple, groups: list[list[_Measurement]]):
-        """Counts of one image for every job that lacks them."""
-        image, label = item[0], item[1]
-        records: list[tuple[_Measurement, ImageCounts]] = []
-        for group in groups:
-            group = [job for job in group if index not in job.done]
-            if group:
-                made = with_smaller_chunks(
-                    group[0].segmenter.backbone, lambda g=group: self._group(index, image, label, g)
-                )
-                records.extend(zip(group, made, strict=True))
-        return records
-
-    def _group(self, index: int, image: np.ndarray, label: np.ndarray, jobs: list[_Measurement]):
-        """Counts of one image for jobs that share a trunk."""
-        if hasattr(jobs[0].segmenter, "labelled"):  # a trained model, which has no windows to share
-            return [self._labelled(index, image, label, job) for job in jobs]
-        started = time.perf_counter()
-        picture = PictureInput(jobs[0].segmenter.prepare(image), image)
-        leaders, leader_of = share_logits(
-            [job.segmenter for job in jobs], [job.words for job in jobs]
-        )
-        stitched = window_logits_of(
-            [jobs[i].segmenter for i in leaders],
-            picture,
-            [jobs[i].words for i in leaders],
-            image.shape[:2],
-        )
-        stitched_of = dict(zip(leaders, stitched, strict=True))
-        shared = (time.perf_counter() - started) / len(jobs)
-        records = []
-        for job, leader in zip(jobs, leader_of, strict=True):
-            started = time.perf_counter()
-            with torch.no_grad(), memory_errors():
-                made = job.segmenter.finish(
-                    stitched_of[leader], image, picture, job.text, confidence=True
-                )
-            seconds = shared + time.perf_counter() - started
-            records.append(self._counts(index, made.labels, made.confidence, label, seconds))
-        return records
-
-    def _labelled(
-        self, index: int, image: np.ndarray, label: np.ndarray, job: _Measurement
-    ) -> ImageCounts:
-        """Counts of one image for a model that labels it by itself."""
-        started = time.perf_counter()
-        labels, confidence = job.segmenter.labelled(image, job.text)
-        return self._counts(index, labels, confidence, label, time.perf_counter() - started)
-
-    def _counts(
-        self,
-        index: int,
-        labels: np.ndarray,
-        confidence: np.ndarray,
-        label: np.ndarray,
-        seconds: float,
-    ) -> ImageCounts:
-        ignore = self.dataset.ignore_index
-        return ImageCounts(
-            index,
-            metrics.image_counts(labels, label, self.dataset.classes, ignore),
-            metrics.boundary_counts(labels, label, ignore),
-            metrics.calibration_counts(confidence, labels, label, ignore),
-            seconds,
-        )
-
-    def _finish(self, jobs: list[_Measurement], elapsed: float, resumed: int) -> list[Report]:
-        """Reports from the counts of all processes; the first process stores them."""
-        skipped = sorted(self.processes.gather(list(self.skipped.items())))
-        reports = []
-        for job in jobs:
-            counts = _gathered(job, len(self.dataset), self.dataset.classes, self.processes)
-            assert_complete(counts["done"], len(skipped))
-            self._check_labels(counts, len(skipped))
-            reports.append(self._report(job, counts, [why for _, why in skipped], elapsed, resumed))
-        if self.processes.first:
-            for job, report in zip(jobs, reports, strict=True):
-                if self.store is not None and job.parts and report.images:
-                    self.store.put(job.parts, report)
-        self.processes.barrier()
-        if self.processes.first and self.store is not None:
-            for job in jobs:
-                job.log.remove()
-        return reports
-
-    def _check_labels(self, counts: dict, skipped: int) -> None:
-        """Raise DataError where nothing was measured; warn of masks of 0 and 255 in a folder data set."""
-        if not counts["done"].any():
-            raise DataError(
-                f"{self.dataset.name}: all {skipped} images were skipped, so there is nothing to measure; `ovss data "
-                "check` lists what is wrong with them"
-            )
-        seen = counts["classes"][:, 2].sum(axis=0) > 0
-        ignored = 0
-        if not seen.all() and hasattr(self.dataset, "label") and self.processes.first:
-            some = np.flatnonzero(counts["done"])[:8]
-            ignored = sum(
-                int((self.dataset.label(i) == self.dataset.ignore_index).sum()) for i in some
-            )
-        problem = unused_classes(self.dataset.name, seen, ignored)
-        if problem and not seen.any():
-            raise DataError(problem)
-        if problem:
-            warnings.warn(problem, stacklevel=6)
-
-    def _report(
-        self, job: _Measurement, counts: dict, skipped: list, elapsed: float, resumed: int
-    ) -> Report:
-        kept = np.flatnonzero(counts["done"])
-        dataset, backbone = self.dataset, job.segmenter.backbone
-        official = getattr(dataset, "split", "val") == "val"
-        expected = VIEWS.get(dataset.name, (None,) * 4)[3] if official else None
-        expected = expected or self.whole
-        made = provenance(backbone.device)
-        made |= {
-            "threads": torch.get_num_threads(),
-            "processes": self.processes.count,
-            "windows_per_chunk": backbone.batch_of_windows,
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "wall_seconds": round(elapsed, 1),
-            "resumed_images": resumed,
-        }
-        return Report(
-            recipe=job.segmenter.recipe,
-            dataset=dataset.name,
-            model=model_name(backbone),
-            names=tuple(job.text.vocabulary.names),
-            counts=counts["classes"][kept],
-            boundary_counts=counts["boundary"][kept],
-            calibration_counts=counts["calibration"][kept],
-            indices=kept,
-            skipped=skipped,
-            limit=len(dataset) if len(dataset) < expected else None,
-            seconds_per_image=counts["microseconds"].sum() / 1e6 / max(1, len(kept)),
-            provenance=made,
-            notes=notes_on(job.segmenter.recipe, dataset.name),
-        )
-
-
-def model_name(backbone: Any) -> str:
-    """Name and weights of a model as results carry them: "ViT-B-16-quickgelu/openai"."""
-    return f"{backbone.name}/{backbone.pretrained}" if backbone.pretrained else str(backbone.name)
-
-
-def _gathered(
-    job: _Measurement, images: int, classes: int, processes: Processes
-) -> dict[str, np.ndarray]:
-    """Counts of all images as dense arrays, summed over the processes; `done` says how often each was counted."""
-    arrays = {
-        "done": np.zeros(images, dtype=np.int64),
-        "classes": np.zeros((images, 3, classes), dtype=np.int64),
-        "boundary": np.zeros((images, 4), dtype=np.int64),
-        "calibration": np.zeros((images, metrics.CALIBRATION_BINS, 3), dtype=np.int64),
-        "microseconds": np.zeros(images, dtype=np.int64),
-    }
-    for index, record in job.done.items():
-        arrays["done"][index] = 1
-        arrays["classes"][index] = record.classes
-        arrays["boundary"][index] = record.boundary
-        arrays["calibration"][index] = record.calibration
-        arrays["microseconds"][index] = round(record.seconds * 1e6)
-    return {name: processes.sum(array) for name, array in arrays.items()}
-
-
-def _running(jobs: list[_Measurement]) -> str:
-    """What the bar says: mIoU so far, or its range over several recipes."""
-    values = [100 * float(metrics.miou(job.total)) for job in jobs if job.total is not None]
-    if not values:
-        return ""
-    if len(values) == 1:
-        return f"mIoU {values[0]:.1f} %"
-    return f"mIoU {min(values):.1f} to {max(values):.1f} %"

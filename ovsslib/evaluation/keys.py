@@ -89,7 +89,7 @@ def words_fingerprint(settings: TextSettings, vocabulary: Vocabulary) -> str:
         for query, index in zip(vocabulary.queries, vocabulary.query_class, strict=True)
     ]
     extra = None
-    if settings.auxiliary_weight > 0:
+    if settings.auxiliary is not None and settings.auxiliary_weight > 0:
         extra = auxiliary_texts(vocabulary, settings.auxiliary, skip_missing=True)
     text = json.dumps([vocabulary.fingerprint, sentences, extra])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -6,10 +6,11 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
+from ovsslib.comparators import Comparator
 from ovsslib.errors import DataError, ImageError, MemoryBudgetError
 from ovsslib.recipe import POINTS
 from ovsslib.segmenter import Segmenter, Words
@@ -18,7 +19,16 @@ BAD_IMAGE = (ImageError, DataError, MemoryBudgetError)
 """What one picture can be at fault for; everything else concerns the whole run."""
 FRONT = tuple(POINTS)[: tuple(POINTS).index("refine")]
 """Points of the flow before the stitching."""
+Measured = Segmenter | Comparator
+"""What can be measured: a recipe on a backbone, or a trained model."""
 _Result = TypeVar("_Result")
+
+
+def listed(segmenters: Measured | Sequence[Measured]) -> list[Measured]:
+    """One segmenter, or several, as a list."""
+    if hasattr(segmenters, "recipe"):
+        return [cast("Measured", segmenters)]
+    return list(segmenters)
 
 
 def read_ahead(dataset: Any, indices: Sequence[int], workers: int) -> Iterator[tuple[int, Any]]:
@@ -48,7 +58,7 @@ def read_ahead(dataset: Any, indices: Sequence[int], workers: int) -> Iterator[t
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def group_by_trunk(segmenters: Sequence[Segmenter]) -> list[list[int]]:
+def group_by_trunk(segmenters: Sequence[Measured]) -> list[list[int]]:
     """Places of the segmenters that can share a trunk pass: equal backbone, windows, views and trunk."""
     groups: dict[tuple, list[int]] = {}
     for index, segmenter in enumerate(segmenters):

@@ -12,16 +12,17 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from ovsslib import paths
+from ovsslib.comparators import Comparator
 from ovsslib.errors import DataError
 from ovsslib.evaluation.keys import data_fingerprint, key_of, parts_of
-from ovsslib.evaluation.passes import group_by_trunk, share_logits
+from ovsslib.evaluation.passes import Measured, group_by_trunk, listed, share_logits
 from ovsslib.segmenter import PictureInput, Segmenter, window_logits_of
 from ovsslib.text.features import TextFeatures
 from ovsslib.text.vocabulary import Vocabulary
@@ -38,7 +39,7 @@ class Predictions:
         present_only: whether each image was segmented with its own words only (:func:`predict`).
     """
 
-    segmenter: Segmenter
+    segmenter: Measured
     dataset: Any
     vocabulary: Vocabulary
     present_only: bool
@@ -67,7 +68,7 @@ class Predictions:
 
 @dataclass(eq=False)
 class _LabelMaps:
-    segmenter: Segmenter
+    segmenter: Measured
     text: TextFeatures
     path: Path | None
     buffer: io.BytesIO
@@ -82,7 +83,7 @@ def true_label(dataset: Any, index: int) -> np.ndarray:
 
 
 def predict(
-    segmenters: Segmenter | Sequence[Segmenter],
+    segmenters: Measured | Sequence[Measured],
     dataset: Any,
     limit: int | None = None,
     *,
@@ -104,7 +105,7 @@ def predict(
         DataError: no images, or images and words that do not fit.
         ImageError, RecipeError, MemoryBudgetError: as the segmenters raise them.
     """
-    wanted = [segmenters] if hasattr(segmenters, "recipe") else list(segmenters)
+    wanted = listed(segmenters)
     chosen = dataset if limit is None or limit >= len(dataset) else dataset[:limit]
     if not len(chosen):
         raise DataError(f"the data set {dataset.name!r} has no images")
@@ -131,7 +132,7 @@ def predict(
 
 
 def _label_maps(
-    segmenter: Segmenter, dataset: Any, present_only: bool, data: str | None
+    segmenter: Measured, dataset: Any, present_only: bool, data: str | None
 ) -> _LabelMaps:
     vocabulary = segmenter.recipe["text"].vocabulary(dataset.vocabulary)
     if len(vocabulary) != dataset.classes:
@@ -166,29 +167,30 @@ def _masks(
     jobs: Sequence[_LabelMaps], image: np.ndarray, label: np.ndarray, present_only: bool
 ) -> list[np.ndarray]:
     """Label maps of one image for segmenters that share a trunk."""
-    first = jobs[0].segmenter
-    texts, classes = [job.text for job in jobs], [None] * len(jobs)
+    texts = [job.text for job in jobs]
+    classes: list[np.ndarray | None] = [None] * len(jobs)
     if present_only:
-        kept = [restrict(job.text, np.unique(label)) for job in jobs]
-        texts, classes = [text for text, _ in kept], [index for _, index in kept]
-    if hasattr(first, "labelled"):  # a trained model, which has no windows to share
+        restricted = [restrict(job.text, np.unique(label)) for job in jobs]
+        texts, classes = [text for text, _ in restricted], [index for _, index in restricted]
+    if hasattr(jobs[0].segmenter, "labelled"):  # a trained model, which has no windows to share
         (text,), (index,) = texts, classes
-        mask = first.labelled(image, text)[0]
+        mask = cast("Comparator", jobs[0].segmenter).labelled(image, text)[0]
         return [mask if index is None else index[mask]]
+    segmenters = [cast("Segmenter", job.segmenter) for job in jobs]
     with torch.no_grad():
-        words = [job.segmenter.words(text) for job, text in zip(jobs, texts, strict=True)]
-        picture = PictureInput(first.prepare(image), image)
-        leaders, leader_of = share_logits([job.segmenter for job in jobs], words)
+        words = [s.words(text) for s, text in zip(segmenters, texts, strict=True)]
+        picture = PictureInput(segmenters[0].prepare(image), image)
+        leaders, leader_of = share_logits(segmenters, words)
+        size = (image.shape[0], image.shape[1])
         stitched = window_logits_of(
-            [jobs[i].segmenter for i in leaders],
-            picture,
-            [words[i] for i in leaders],
-            image.shape[:2],
+            [segmenters[i] for i in leaders], picture, [words[i] for i in leaders], size
         )
         by_leader = dict(zip(leaders, stitched, strict=True))
         masks = []
-        for job, text, index, leader in zip(jobs, texts, classes, leader_of, strict=True):
-            mask = job.segmenter.finish(by_leader[leader], image, picture, text).labels
+        for segmenter, text, index, leader in zip(
+            segmenters, texts, classes, leader_of, strict=True
+        ):
+            mask = segmenter.finish(by_leader[leader], image, picture, text).labels
             masks.append(mask if index is None else index[mask])
     return masks
 

@@ -214,9 +214,7 @@ class Report:
         scores = {name: self._score(name) for name in METRICS}
         classes = self.interval("per_class") if self.images else None
         per_class = {
-            name: [_plain(value) for value in (classes.value[i], classes.low[i], classes.high[i])]
-            if classes is not None
-            else [None, None, None]
+            name: _ends(classes.of_class(i)) if classes is not None else [None, None, None]
             for i, name in enumerate(self.names)
         }
         return {
@@ -242,8 +240,7 @@ class Report:
         """[value, low, high] in percent, None where there is nothing to measure."""
         if not self.images:
             return [None, None, None]
-        found = self.interval(name)
-        return [_plain(found.value), _plain(found.low), _plain(found.high)]
+        return _ends(self.interval(name))
 
     def __repr__(self) -> str:
         return (
@@ -300,9 +297,14 @@ def _mean_interval(
     return Interval(value, float(low), float(high), level, resamples)
 
 
-def _plain(value: float) -> float | None:
+def _plain(value: float | np.ndarray) -> float | None:
     """A number for JSON: rounded far below its meaning, None for NaN."""
     return None if value is None or np.isnan(value) else round(float(value), 6)
+
+
+def _ends(interval: Interval) -> list[float | None]:
+    """[value, low, high] of an interval of one number."""
+    return [_plain(interval.value), _plain(interval.low), _plain(interval.high)]
 
 
 def provenance(device: Any = "cpu") -> dict[str, Any]:

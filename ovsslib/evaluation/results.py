@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -161,7 +161,7 @@ def measure(
     *,
     workers: int = 0,
     progress: bool = True,
-    on_error: str = "stop",
+    on_error: Literal["stop", "skip"] = "stop",
     store: ResultsStore | bool = True,
 ) -> Results:
     """Results of recipes on a profile: looked up, and what is missing computed in one pass over the images.

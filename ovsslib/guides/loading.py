@@ -82,6 +82,7 @@ def load(
     if precision not in PRECISIONS:
         raise ModelError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
     source, known = _find(str(name), weights, fetch=True)
+    assert source is not None  # with fetch=True it is there, or an error was raised
     network, digest = _open(source, known, heads)
     if known is not None:
         _check_network(network.width, network.patch, known, str(source))
@@ -136,7 +137,7 @@ def from_state(
 def _name(name: str | Path) -> str:
     """How the record names a guide: files and folders by their last part, not by where they lie here."""
     text = str(name)
-    hub_name = "/" in text and not Path(text).expanduser().exists()
+    hub_name = "/" in text and not paths.exists(Path(text).expanduser())
     return text if text in NAMES or hub_name else Path(text).name
 
 
@@ -157,7 +158,7 @@ def _find(name: str, weights: str | Path | None, fetch: bool) -> tuple[Path | No
             )
         return folder, None
     path = Path(name).expanduser()
-    if known is None and path.exists():
+    if known is None and paths.exists(path):
         return path, None
     looks_local = path.suffix in (".pth", ".pt", ".bin", ".safetensors") or name[:1] in "./~"
     if known is None and (looks_local or name.count("/") != 1):
@@ -168,9 +169,9 @@ def _find(name: str, weights: str | Path | None, fetch: bool) -> tuple[Path | No
     hub = known.hub if known else name
     if known is None:
         known = next((entry for entry in KNOWN.values() if entry.hub == hub), None)
-    folder = cached_folder(hub)
-    if folder is not None:
-        return folder, known
+    cached = cached_folder(hub)
+    if cached is not None:
+        return cached, known
     if name in KNOWN:
         raise ModelError(
             f"the weights of {name!r} are not in the local cache, and nothing is fetched unasked; ask for them by their "
@@ -181,7 +182,7 @@ def _find(name: str, weights: str | Path | None, fetch: bool) -> tuple[Path | No
 
 
 def _existing(path: Path) -> Path:
-    if not path.exists():
+    if not paths.exists(path):
         raise ModelError(f"there are no weights at {path}; check the path")
     return path
 

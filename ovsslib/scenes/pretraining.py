@@ -182,10 +182,11 @@ class Trainer(TrainingRun):
         self.stateful = {"model": self.model}
         self.stateful |= {f"optimiser {i}": part for i, part in enumerate(self.optimisers)}
         self.images, self.sharpened = 0, not settings.sharpen
-        self.token_counts = torch.zeros(self.model.vocab_size, dtype=torch.int64)
+        words = cast("int", self.model.vocab_size)  # open_clip's models are not typed
+        self.token_counts = torch.zeros(words, dtype=torch.int64)
         for token, count in (token_counts(start) if start else {}).items():
             self.token_counts[token] = count  # what the start has read counts as well
-        self.known = torch.zeros(self.model.vocab_size, dtype=torch.bool)
+        self.known = torch.zeros(words, dtype=torch.bool)
         self.teacher: nn.Module | None = None
         if start and (settings.text_only or settings.anchor):
             self.known[load_sceneclip_state(start)[1]] = True
@@ -232,7 +233,7 @@ class Trainer(TrainingRun):
                 settings.mosaic if tiled else 1,
             )
         weights = [1.0] if features.shape[1] == 1 else [1 - mix.foreign, mix.foreign]
-        scale = self.model.logit_scale.exp()
+        scale = self._scale()
         tellings = texts.split(len(images))  # several captions of every picture
         loss = sum(
             (contrastive_loss(features, told, scale, weights) for told in tellings),
@@ -240,9 +241,13 @@ class Trainer(TrainingRun):
         ) / len(tellings)
         if self.teacher is not None:
             loss = loss + settings.anchor * self._moved(tokens, texts)
-        self.token_counts += torch.bincount(tokens.flatten(), minlength=self.model.vocab_size)
+        self.token_counts += torch.bincount(tokens.flatten(), minlength=len(self.known))
         self.images += len(images)
         return loss, [self.images]
+
+    def _scale(self) -> Tensor:
+        """What cosines are multiplied by, which is learned as well."""
+        return cast("Tensor", self.model.logit_scale).exp()
 
     def _moved(self, tokens: Tensor, texts: Tensor) -> Tensor:
         """Mean of 1 - cosine between a caption's feature now and at the start, over the captions readable at the start."""
@@ -271,7 +276,7 @@ class Trainer(TrainingRun):
                 self.model, to_pixels(images, self.device), torch.Generator(), low=settings.bfloat16
             )
             texts = encode_text(self.model, tokens, settings.bfloat16)
-            total += contrastive_loss(features, texts, self.model.logit_scale.exp(), [1.0]).item()
+            total += contrastive_loss(features, texts, self._scale(), [1.0]).item()
             if count == batches:
                 break
         return total / batches

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -36,7 +36,7 @@ class CaptionedBatches(IterableDataset):
         self.seed, self.batch, self.size, self.crops, self.first = seed, batch, size, crops, first
         self.wordings = wordings
 
-    def _draw(self, chunk: int) -> list[list[tuple[np.ndarray, str]]]:
+    def _draw(self, chunk: int) -> list[list[tuple[np.ndarray, str | tuple[str, ...]]]]:
         """The crops of one chunk of pictures, sorted by which crop of its picture each is."""
         pictures = self.batch // self.crops
         first = chunk * pictures
@@ -64,9 +64,11 @@ class CaptionedBatches(IterableDataset):
                 for which in range(self.crops)
                 for pair in window[which * _SPREAD // stride][which]
             ]
-            texts = [text for _, text in pairs]
+            captions = [caption for _, caption in pairs]
+            # a crop has one caption, or with `wordings` a tuple of them
+            texts = cast("list[str]", captions)
             if self.wordings:
-                texts = [told[which] for which in range(self.wordings) for told in texts]
+                texts = [told[which] for which in range(self.wordings) for told in captions]
             yield torch.from_numpy(np.stack([image for image, _ in pairs])), texts
             window.popleft()
             step += stride

@@ -64,7 +64,11 @@ def _told() -> dict[str, tuple[str, str, str]]:
     definitions = auxiliary_texts(vocabulary, "definitions")
     synonyms = auxiliary_texts(vocabulary, "synonyms")
     rows = zip(vocabulary.canonical, vocabulary.groups, definitions, synonyms, strict=True)
-    return {name: (group or name, text, word) for name, group, text, word in rows}
+    told = {}
+    for name, group, text, word in rows:
+        assert text is not None and word is not None  # Scenes has no background class
+        told[name] = (group or name, text, word)
+    return told
 
 
 def choose_look(rng: np.random.Generator) -> str | None:

@@ -175,16 +175,15 @@ def _finish_by_strips(
         return settings.offset(logits, text.query_class, background)
 
     for rows in pieces:
-        logits, scores = logits_of(rows), None
-        if not plain or (confidence and not changed):
-            scores = scores_of(logits)
-        if plain:
+        logits = logits_of(rows)
+        scores = scores_of(logits) if not plain or (confidence and not changed) else None
+        if scores is None or plain:
             index = logits.max(dim=0).indices
             labels = owners.to(index.device)[index].to(torch.int32)
         else:
             labels = settings.labels(scores, background)
         out[rows] = labels.cpu().numpy()
-        if confidence and not changed:
+        if scores is not None and confidence and not changed:
             sure[rows], margin[rows] = _confidence(scores, out[rows])
     if changed:
         out = _after_labels(recipe, out, context)

@@ -42,13 +42,13 @@ def load(
     trained = {*comparators.names(), *(row.name for row in comparators.quoted())}
     if chosen in trained and chosen not in recipe_names():
         return _comparator(chosen, model, pretrained, device, precision, dataset)
-    if chosen is None and dataset is not None:
+    if not isinstance(recipe, Recipe):
+        recipe = Recipe.named(str(recipe), dataset)
+    elif dataset is not None:
         raise RecipeError(
             f"dataset={dataset!r} chooses among a named recipe's settings; with a Recipe leave it out, or make the "
             f"recipe with Recipe.named({recipe.name!r}, dataset={dataset!r})"
         )
-    if chosen is not None:
-        recipe = Recipe.named(chosen, dataset)
     placed = {"device": device or "cpu", "precision": precision or "fp32"}
     if isinstance(model, Backbone):
         _refuse_ignored(model, pretrained, device, precision)

@@ -53,7 +53,7 @@ class Segmenter:
         self.recipe = Recipe.named(recipe) if isinstance(recipe, str) else recipe
         self.windows = self.recipe["windows"]
         self.views = next(iter(self.recipe.stages_with("merge")), None)
-        self.whole_picture = next((s for _, s in self.recipe.at("picture")), None)
+        self.whole_picture: Any = next((s for _, s in self.recipe.at("picture")), None)
         layers = backbone.layers
         self.taps, self.inputs = {layers - 1}, set()
         for settings in self.recipe.stages.values():
@@ -149,9 +149,9 @@ class Segmenter:
             known = {} if regions is None else {self._proposer(): regions[index]}
             picture = PictureInput(one, regions=known)
             made.append(EncodedPicture.of_whole(self, picture).tokens(text))
-        first = made[0]
-        token = None if first.class_token is None else torch.cat([m.class_token for m in made])
-        return DenseTokens(torch.cat([m.patches for m in made]), first.grid, token, True)
+        tokens = [m.class_token for m in made if m.class_token is not None]
+        token = torch.cat(tokens) if tokens else None
+        return DenseTokens(torch.cat([m.patches for m in made]), made[0].grid, token, True)
 
     def features(
         self,

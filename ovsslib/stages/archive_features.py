@@ -120,7 +120,8 @@ class ArchiveFeatures:
                 self._kept.move_to_end(place)
                 continue
             pixels = self._pixels([place])
-            self._kept[place] = tuple(part.cpu() for part in self.of_pixels(pixels))
+            features, dense = self.of_pixels(pixels)
+            self._kept[place] = (features.cpu(), dense.cpu())
         found = [self._kept[place] for place in places]
         size = sum(part.nbytes for part in found[0])
         while len(self._kept) * size > max(_MOST_BYTES, len(places) * size):

@@ -59,6 +59,7 @@ class ClassTokenMixSettings:
 
     def on_similarity(self, logits: Tensor, context: WindowContext) -> Tensor:
         """(B, Q, h, w) cosines -> the same, mixed."""
+        assert context.text is not None  # a stage at "similarity" runs when words are known
         if self.class_token == "picture":
             token = context.picture_class_token()[None].expand(len(logits), -1)
         else:

@@ -59,6 +59,7 @@ class ClusterSettings:
         """Replace each cluster's labels (H, W) by the most frequent one; noise keeps its labels."""
         kept = context.kept_of_trunk.get(self)
         if kept is None:  # the windows are parts of the picture: one more pass over the whole
+            assert context.trunk_of is not None
             layers = context.backbone.layers
             kept = self.keep_of_trunk(
                 context.trunk_of(context.network_picture, {layers - 2, layers - 1})

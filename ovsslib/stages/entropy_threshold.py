@@ -69,6 +69,7 @@ class EntropyThresholdSettings:
                 'entropy_threshold needs a background class: pass background="auto" or a list of '
                 "words, or turn the stage off"
             )
+        assert context.window_logits is not None  # the flow keeps them
         windows = context.window_logits()[:, : len(context.text.query_class)]
         if self.windows == "last":
             windows = windows[-1:]

@@ -64,6 +64,8 @@ class FeatureSurgerySettings:
 
     def on_similarity(self, logits: Tensor, context: WindowContext) -> Tensor:
         """Logits (B, Q + G, h, w) -> the same, the G texts of groups unchanged."""
+        # a stage at "similarity" runs when words and features are known
+        assert context.text is not None and context.features is not None
         words, groups = logits[:, : context.queries], logits[:, context.queries :]
         redundant = "" if self.redundant is None and context.queries == 1 else self.redundant
         if redundant is None:
@@ -71,6 +73,7 @@ class FeatureSurgerySettings:
             weights = word_weights(unit @ context.text[: context.queries].T, self.temperature)
             words = surgery(words, weights)
         else:
+            assert context.recipe is not None
             row = encode_texts(context.backbone, [redundant], context.recipe["text"])
             features = F.normalize(context.features.float(), dim=1)
             words = words - torch.einsum("qd,bdhw->bqhw", row.to(features), features)

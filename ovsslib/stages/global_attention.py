@@ -107,7 +107,7 @@ class GlobalAttentionSettings:
         """Attention outputs (B, S, width) of the B windows, on the base's grid, before ln_post."""
         backbone = context.backbone
         last = backbone.layers - 1
-        tap, grid = context.trunk.taps[last], tuple(context.trunk.grid)
+        tap, grid = context.trunk.taps[last], context.trunk.grid
         values = _joined(tap.v)
         if self.base == "query":
             start = _joined(tap.q)
@@ -262,6 +262,7 @@ def global_weights(
     else:
         beta = FIXED_BETA if how.beta is None else how.beta
         gamma = FIXED_GAMMA if how.gamma is None else how.gamma
+        assert mean is not None
         scores = (scores - mean * beta) * gamma
     cut = scores.amax(dim=1, keepdim=True).clamp_max(0)
     return scores.masked_fill(scores < cut, -math.inf).softmax(dim=-1)

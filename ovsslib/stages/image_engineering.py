@@ -7,8 +7,9 @@ features, the two flips as logits that are flipped back. A flip matters because 
 embedding is not flipped with the picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, cast
 
 import torch
@@ -144,11 +145,11 @@ class ImageEngineering:
 
     def views(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalised windows -> one such tensor per view, in the order of `use`."""
-        makers = {
+        makers: dict[str, Callable[[], Tensor]] = {
             "original": lambda: pixels,
             "grayscale": lambda: grayscale(pixels),
             "blur": lambda: gaussian_blur(pixels, self.blur_size, self.blur_sigma),
-            **{name: lambda axis=axis: pixels.flip(axis) for name, axis in FLIPS.items()},
+            **{name: partial(pixels.flip, axis) for name, axis in FLIPS.items()},
         }
         return [makers[view]() for view in self.use]
 

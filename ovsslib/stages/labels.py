@@ -116,9 +116,10 @@ class LabelSettings:
                 'a probability threshold needs a background class: pass background="auto" or a list of words'
             )
         if self.area_threshold:
+            assert background is not None  # check_background
             scores = drop_small_classes(scores, self.area_threshold, background)
         best, labels = scores.max(dim=0)
-        if least:
+        if least and background is not None:
             labels = labels.masked_fill(best < least, background)
         return labels.to(torch.int32)
 

@@ -19,9 +19,9 @@ FRAME, LOW = 1024, 256  # sides of the frame and of mask prompts
 PROMPTS_AT_ONCE = 16
 PROMPT = 0.005  # factor of the probabilities in a mask prompt, as released
 
-Predict = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Function (points (n, 2) x y, boxes (n, 4) left top right bottom, mask prompt (256, 256)), all in the frame ->
-logits (n, s, s) of the frame, predicted IoUs (n,)."""
+Predict = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""Function (points (n, 2) x y, boxes (n, 4) left top right bottom, mask prompt (256, 256) or None), all in the frame
+-> logits (n, s, s) of the frame, predicted IoUs (n,)."""
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,9 @@ class PurifySettings:
         if self.votes != "words":
             texts = auxiliary_texts(text.vocabulary, self.votes, skip_missing=True)
             own = dataclasses.replace(settings, templates=("{}",), truncate=True)
-            known = [index for index, sentence in enumerate(texts) if sentence]
+            known = {index: sentence for index, sentence in enumerate(texts) if sentence}
             if known:
-                rows[known] = encode_texts(backbone, [texts[i] for i in known], own).to(rows)
+                rows[list(known)] = encode_texts(backbone, list(known.values()), own).to(rows)
         keep = [c for c in range(len(rows)) if c != text.vocabulary.background]
         return rows[keep]
 
@@ -135,6 +135,7 @@ class PurifySettings:
 
     def _classes(self, context: WindowContext) -> "Classes":
         """Which rows are background, which belong to which class, and what crops are compared with."""
+        assert context.text is not None  # a stage at "similarity" runs when words are known
         text, queries = context.text.float(), context.queries
         index = context.query_class
         index = torch.arange(queries) if index is None else index.cpu()

@@ -147,23 +147,26 @@ class SelfCalibrationSettings:
 
     def blocks(self, layers: int) -> Blocks:
         """The blocks that are read in a tower of `layers` blocks. Raises RecipeError for those it lacks."""
-        own = Blocks(self.guide_block, self.detail_block, self.fused_blocks, self.class_weight)
+        asked = (self.guide_block, self.detail_block, self.fused_blocks, self.class_weight)
         usual = PUBLISHED.get(layers)
         names = ("guide_block", "detail_block", "fused_blocks", "class_weight")
-        missing = [n for n, v in zip(names, own, strict=True) if v is None]
+        missing = [n for n, v in zip(names, asked, strict=True) if v is None]
         if missing and usual is None:
             raise RecipeError(
                 f"self_calibration.{missing[0]}=None: nothing is published for a tower of {layers} blocks, only for "
                 f"{' and '.join(map(str, PUBLISHED))}; set {', '.join(missing)}"
             )
-        made = Blocks(*(v if v is not None else usual[i] for i, v in enumerate(own)))
-        for name, value in zip(names[:3], (made.guide, made.detail, max(made.fused)), strict=True):
+        published: Any = usual  # there wherever a field is None
+        chosen: list[Any] = [v if v is not None else published[i] for i, v in enumerate(asked)]
+        blocks = Blocks(*chosen)
+        last = (blocks.guide, blocks.detail, max(blocks.fused))
+        for name, value in zip(names[:3], last, strict=True):
             if value >= layers:
                 raise RecipeError(
                     f"self_calibration.{name}: block {value} is asked for, the model has {layers} blocks, the last "
                     f"of them excluded; use blocks up to {layers - 1}"
                 )
-        return made
+        return blocks
 
     def taps(self, layers: int) -> set[int]:
         """0-based blocks whose projections are needed."""

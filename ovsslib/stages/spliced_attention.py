@@ -150,18 +150,15 @@ class SplicedAttentionSettings:
     def _parts(self, context: PictureContext) -> list[Any]:
         """What the mixer is shown: pictures (H, W, 3) uint8 for SAM, pixels (3, H, W) for the guide."""
         if self.mixer == "guide":
-            pixels, axis = context.pixels, 2
-        else:
-            image, axis = context.image, 1
-            if image is None:
-                image = denormalise(context.pixels, *context.backbone.normalisation)
-            pixels = stretched(image)
-        if not self.halves:
-            return [pixels]
-        middle = pixels.shape[axis] // 2
-        if self.mixer == "guide":
-            return [pixels[:, :, :middle], pixels[:, :, middle:]]
-        return [pixels[:, :middle], pixels[:, middle:]]
+            pixels = context.pixels
+            middle = pixels.shape[2] // 2
+            return [pixels[:, :, :middle], pixels[:, :, middle:]] if self.halves else [pixels]
+        image = context.image
+        if image is None:
+            image = denormalise(context.pixels, *context.backbone.normalisation)
+        picture = stretched(image)
+        middle = picture.shape[1] // 2
+        return [picture[:, :middle], picture[:, middle:]] if self.halves else [picture]
 
     def _look(self, part: Any, context: PictureContext) -> Look:
         if self.mixer == "sam":

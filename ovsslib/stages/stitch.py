@@ -46,6 +46,7 @@ class StitchSettings:
 
     def replace_windows(self, context: PictureContext) -> DenseTokens:
         """Output tokens (1, h w, width) of the last block on the picture's h x w patches, before ln_post."""
+        assert context.recipe is not None  # the flow hands the recipe to stages at "picture"
         backbone, settings = context.backbone, context.recipe["attention"]
         last = backbone.layers - 1
         tap, patches = context.trunk.taps[last], PatchGrid(context.grid, backbone.patch_size)
@@ -53,9 +54,9 @@ class StitchSettings:
             patches.stitched_tokens(x[:, :, 1:].transpose(1, 2).flatten(2))
             for x in (tap.q, tap.k, tap.v)
         ]
-        grid = tuple(parts[0].shape[-2:])
-        heads = [x.flatten(1).unflatten(0, (backbone.heads, -1)).transpose(1, 2) for x in parts]
-        mixed = attend(*heads, grid, settings, backbone.scale)
+        grid = (parts[0].shape[-2], parts[0].shape[-1])
+        q, k, v = (x.flatten(1).unflatten(0, (backbone.heads, -1)).transpose(1, 2) for x in parts)
+        mixed = attend(q, k, v, grid, settings, backbone.scale)
         block = backbone.blocks[last]
         tokens = block.ls_1(backbone.join(last, mixed[None]))
         if settings.residual:
@@ -88,7 +89,7 @@ def attend(
     out = torch.empty_like(v)
     for start in range(0, len(q[0]), step):
         rows = slice(start, start + step)
-        near = 0.0
+        near: Tensor | float = 0.0
         if settings.gaussian_std is not None:
             near = near_rows(grid, settings.gaussian_std, rows).to(q)
         for head in range(len(q)):
@@ -100,9 +101,10 @@ def attend(
                 for left, right in settings.terms.split("+")
             ]
             if settings.combine == "joint":
-                weights = sum(scores).softmax(dim=-1)
+                weights = sum(scores[1:], scores[0]).softmax(dim=-1)
             else:
-                weights = sum(score.softmax(dim=-1) for score in scores)
+                terms = [score.softmax(dim=-1) for score in scores]
+                weights = sum(terms[1:], terms[0])
             out[head, rows] = weights @ v[head]
     return out
 

@@ -140,7 +140,10 @@ def picture_features(guide: Guide, reading: GuideReading, fine: PatchGrid) -> Te
     grid = (before.shape[-2], before.shape[-1])
     heads = [x.flatten(1).T.unflatten(1, (guide.heads, -1)).transpose(0, 1) for x in (q, k, v)]
     scale = heads[0].shape[-1] ** -0.5
-    mixed = torch.stack([attend_rows(*one, scale) for one in zip(*heads, strict=True)], dim=1)
+    # by head: queries, keys and values (h w, d)
+    mixed = torch.stack(
+        [attend_rows(q, k, v, scale) for q, k, v in zip(*heads, strict=True)], dim=1
+    )
     block: Any = network.blocks[-1]
     dtype = block.attn.proj.weight.dtype
     x = before.flatten(1).T + block.attn.proj(mixed.flatten(1).to(dtype)).float()

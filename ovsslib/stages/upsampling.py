@@ -27,7 +27,7 @@ _LEAST_SCALE = 1e-4
 
 
 def output_size(
-    features: Tensor, pixels: Tensor, grid: int | tuple[int, int] | str
+    features: Tensor, pixels: Tensor, grid: int | tuple[int, int] | Literal["image"]
 ) -> tuple[int, int]:
     """(rows, columns) of the upsampled grid: a factor of the features' grid, a size, or "image"
     for the window's.
@@ -36,7 +36,8 @@ def output_size(
         return (pixels.shape[-2], pixels.shape[-1])
     if isinstance(grid, int):
         return features.shape[-2] * grid, features.shape[-1] * grid
-    return tuple(grid)
+    rows, columns = grid
+    return rows, columns
 
 
 def interpolate_features(features: Tensor, size: tuple[int, int], mode: str) -> Tensor:
@@ -85,7 +86,9 @@ def loftup_features(
 
 
 @lru_cache(maxsize=4)
-def _loaded(source: str, changed: int, dim: int, scaling: str, device: str) -> LoftUp:
+def _loaded(
+    source: str, changed: int, dim: int, scaling: Literal["image", "batch"], device: str
+) -> LoftUp:
     """A network from weights; `changed` (modification time) makes a rewritten file load anew."""
     return load_loftup(source, dim, scaling).to(device)
 
@@ -142,8 +145,11 @@ class Upsampling:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        numbers = (self.grid,) if isinstance(self.grid, int) else self.grid
-        if self.grid != "image" and (len(numbers) not in (1, 2) or min(numbers) < 1):
+        grid: Any = self.grid  # a file of settings may hold anything
+        numbers = (grid,) if isinstance(grid, int) else grid
+        if grid != "image" and (
+            isinstance(grid, str) or len(numbers) not in (1, 2) or min(numbers) < 1
+        ):
             raise RecipeError(
                 f"upsampling.grid is {self.grid!r}; give a factor, two sizes, or 'image'"
             )
@@ -187,7 +193,7 @@ class Upsampling:
         if self.method != "loftup":
             return interpolate_features(features, size, self.method)
         source = find_weights(self.weights, context.backbone.name)
-        changed = Path(source).stat().st_mtime_ns if Path(source).is_file() else 0
+        changed = Path(source).stat().st_mtime_ns if paths.is_file(source) else 0
         net = _loaded(
             source, changed, features.shape[1], self.guidance_scaling, str(features.device)
         )

@@ -79,6 +79,7 @@ class VisualTextSettings:
         """Rows (Q, D) or (B, Q, D) -> (B, Q, D) adapted to each window; rows of groups behind the
         words stay.
         """
+        assert context.features is not None  # there before the text is compared
         rows = text.expand(len(context.features), *text.shape[-2:])
         if self.class_token == "picture":
             token = context.picture_class_token()[None].expand(len(rows), -1)

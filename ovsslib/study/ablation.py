@@ -57,7 +57,7 @@ def read_grid(path: str | Path, profile: Profile | None = None, limit: int | Non
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"cannot read the ablation {path}: {error}") from None
     if not isinstance(content, dict) or "base" not in content or set(content) - {*_ENTRIES}:
         raise DataError(
@@ -94,10 +94,10 @@ def trials_of(
         found[name_of(changes)] = changes
     if not isinstance(trials, Mapping):
         trials = {name_of(changes): changes for changes in trials if isinstance(changes, Mapping)}
-    for name, changes in trials.items():
-        if not isinstance(changes, Mapping):
-            raise RecipeError(f"trial {name}={changes!r}: give a mapping of changes")
-        found[str(name)] = dict(changes)
+    for name, trial in trials.items():
+        if not isinstance(trial, Mapping):
+            raise RecipeError(f"trial {name}={trial!r}: give a mapping of changes")
+        found[str(name)] = dict(trial)
     return found
 
 

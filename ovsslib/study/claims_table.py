@@ -11,7 +11,7 @@ from ovsslib.evaluation.results import Results
 from ovsslib.study.claims import Claim, claim
 
 DATASET_TITLES = {
-    "coco_stuff": "COCO-Stuff", "coco_object": "COCO-Object", "voc20": "VOC20", "voc21": "VOC21",
+    "coco_stuff": "COCO-Stuff", "coco_stuff10k": "COCO-Stuff 10k", "coco_object": "COCO-Object", "voc20": "VOC20", "voc21": "VOC21",
     "context59": "Context59", "context60": "Context60", "cityscapes": "Cityscapes", "ade20k": "ADE20K",
 }  # fmt: skip
 _SUFFIX = {"percent": " %", "points": " points", "s": " s", "GB": " GB", "x": " times"}
@@ -90,7 +90,7 @@ def gains(results: Results, claims: Mapping[str, str]) -> pd.DataFrame:
             rows[title][measured] = intervals.written(
                 step.value, step.low, step.high, "+.2f", " points"
             )
-            rows[title]["verdict"] = intervals.verdict(step, metric)
+            rows[title]["verdict"] = str(intervals.verdict(step, metric))
     frame = pd.DataFrame.from_dict(rows, orient="index").fillna("")
     last = [name for name in (measured, "verdict") if name in frame]
     return frame[[name for name in frame if name not in last] + last]

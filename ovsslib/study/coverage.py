@@ -36,12 +36,15 @@ def level_coverage(
     """
     _check(len(counts), images, draws)
     truth = float(intervals.METRICS[metric](counts.sum(axis=0)))
-    held, widths, shifts = 0, [], []
+    held = 0
+    widths: list[float] = []
+    shifts: list[float] = []
     for chosen in _subsets(len(counts), images, draws, seed):
         found = intervals.interval(counts[chosen], 0.95, metric, population=len(counts))
         held += bool(found.low <= truth <= found.high)
-        widths.append(100 * (found.high - found.low))
-        shifts.append(100 * (found.corrected - truth))
+        assert found.corrected is not None  # a level, not a difference
+        widths.append(100 * float(found.high - found.low))
+        shifts.append(100 * float(found.corrected - truth))
     # With too few images all are NaN alike; one draw of nothing to measure counts as not covered.
     printed = images >= intervals.minimum_images(metric)
     return (

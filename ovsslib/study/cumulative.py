@@ -70,13 +70,13 @@ def steps(
     """
     if against not in ("previous", "first"):
         raise DataError(f"against={against!r}: choose 'previous' or 'first'")
-    for row in claims or {}:
-        results[row]
+    for name in claims or {}:
+        results[name]
     levels = {row: claim(name).value for row, name in (claims or {}).items()}
     rows, names = [], list(results)
     for place, name in enumerate(names):
         found = results[name].interval(metric)
-        row = dict.fromkeys(MEASURED, np.nan)
+        row: dict[str, Any] = dict.fromkeys(MEASURED, np.nan)
         row |= {"value": found.value, "low": found.low, "high": found.high, "verdict": ""}
         row["claimed"] = levels.get(name, np.nan)
         if place:

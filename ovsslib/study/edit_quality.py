@@ -124,8 +124,9 @@ def _table(
         row = {"recipe": title, "mask": name, "edits": edits, "missed": missed[title, name]}
         for column, values in own.items():
             row |= _interval(column, values)
-        for column, values in own.items() if baseline is not None else ():
-            row |= _interval(f"{column}_gain", values - shares[baseline, name][column])
+        if baseline is not None:
+            for column, values in own.items():
+                row |= _interval(f"{column}_gain", values - shares[baseline, name][column])
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -18,10 +18,10 @@ import pandas as pd
 from ovsslib.clip.geometry import bilinear_matrix
 from ovsslib.errors import DataError
 from ovsslib.evaluation import intervals, metrics
-from ovsslib.evaluation.engine import model_name
+from ovsslib.evaluation.measuring import model_name
+from ovsslib.evaluation.passes import Measured, listed
 from ovsslib.evaluation.predictions import Predictions, predict, true_label
 from ovsslib.evaluation.report import Report, provenance
-from ovsslib.segmenter import Segmenter
 
 CELLS = (16, 8, 4)
 """Sides in pixels of one cell of the 14x14, 28x28 and 56x56 grids of a window of 224 pixels."""
@@ -195,7 +195,7 @@ class OracleWords:
 
 
 def oracle_words(
-    segmenters: Segmenter | Sequence[Segmenter],
+    segmenters: Measured | Sequence[Measured],
     dataset: Any,
     limit: int | None = None,
     **options: Any,
@@ -207,7 +207,7 @@ def oracle_words(
     that look at the words (feedback, hierarchy, thresholds) see it too. A background class always
     stays in the list.
     """
-    wanted = [segmenters] if hasattr(segmenters, "recipe") else list(segmenters)
+    wanted = listed(segmenters)
     names = [one.recipe.name for one in wanted]
     if len(set(names)) < len(names):
         raise DataError(f"two of the recipes {names} have one name; rename one with but(name=...)")

@@ -337,7 +337,7 @@ def from_counts(
         if not draws.shape[1]:  # no image shows it, so all that is said of it is NaN
             draws = np.full((len(counts), 1), np.nan)
     levels = [intervals.interval(one, metric=metric).percent() for one in counts]
-    if metric == "per_class_iou":
+    if metric == "per_class_iou" and class_index is not None:
         levels = [one.of_class(class_index) for one in levels]
     scores = 100 * values, 100 * draws, tuple(levels)
     return Factorial(switches, *scores, metric, len(counts[0]))

@@ -35,8 +35,8 @@ class Difference:
 def patch_labels(label: np.ndarray, patch: int) -> np.ndarray:
     """The commonest label of each patch, the smallest of equals: (H, W) integers -> (H // patch, W // patch) int64."""
     height, width = (side // patch for side in label.shape)
-    cells = label[: height * patch, : width * patch].reshape(height, patch, width, patch)
-    cells = torch.from_numpy(cells.astype(np.int64)).permute(0, 2, 1, 3).flatten(2)
+    whole = label[: height * patch, : width * patch].reshape(height, patch, width, patch)
+    cells = torch.from_numpy(whole.astype(np.int64)).permute(0, 2, 1, 3).flatten(2)
     return torch.mode(cells, dim=-1).values.numpy()
 
 

@@ -355,9 +355,7 @@ def supervised_report(
     """
     model = _reference()
     images = limit if limit is not None else profile.limit
-    found = evaluate([model], profile.open_whole(), images, progress=progress, store=store)  # type: ignore[list-item]
-    assert isinstance(found, list)
-    return found[0]
+    return evaluate(model, profile.open_whole(), images, progress=progress, store=store)
 
 
 def trained_model(row: str) -> "comparators.Known | comparators.Quoted | None":

@@ -90,9 +90,10 @@ def part_recall(predictions: Mapping[str, Predictions], word: str = "person") ->
         for place, part in enumerate(PARTS):
             mine = own[:, :, place : place + 1]
             found = intervals.interval(mine, metric="mean_accuracy").percent()
-            row = {"recipe": name, "part": part, "value": found.value, "low": found.low}
-            row |= {"high": found.high, "difference": np.nan, "difference_low": np.nan}
-            row |= {"difference_high": np.nan, "verdict": ""}
+            row: dict[str, Any] = {"recipe": name, "part": part}
+            row |= {"value": found.value, "low": found.low, "high": found.high}
+            row |= {"difference": np.nan, "difference_low": np.nan, "difference_high": np.nan}
+            row["verdict"] = ""
             if own is not first:
                 base = first[:, :, place : place + 1]
                 gain = intervals.paired_difference(mine, base, metric="mean_accuracy").percent()

@@ -13,6 +13,7 @@ from the claims by their id.
 Kendall, The treatment of ties in ranking problems, Biometrika 33 (1945).
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -419,9 +420,8 @@ def proxy_validity(
         wanted.append(keys)
     results = measure(recipes, profile, limit, **options)
     reports = {key: results[key] for key in recipes}
-    common = None
-    for report in reports.values():
-        common = report.indices if common is None else np.intersect1d(common, report.indices)
+    images = [report.indices for report in reports.values()]
+    common = functools.reduce(np.intersect1d, images) if images else np.array([], dtype=np.int64)
     counts = {key: r.counts[np.isin(r.indices, common)] for key, r in reports.items()}
     rankings = [
         ranking_of(comparison, [counts[key] for key in keys], resamples)

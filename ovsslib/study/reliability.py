@@ -71,6 +71,7 @@ def fitted_temperature(
     for index in range(images):
         image, label = dataset[index][:2]
         scores = segmenter.segment(image, text, keep_scores=True).scores
+        assert scores is not None  # asked for
         known = np.flatnonzero(label != dataset.ignore_index)
         chosen = random.choice(known, min(pixels, len(known)), replace=False)
         parts.append(scores.reshape(len(scores), -1)[:, chosen])

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -278,9 +278,10 @@ class LocalModel:
                 max_new_tokens=self.max_new_tokens,
                 pad_token_id=self._padding(),
             )
-        return self._tokenizer.decode(
+        reply = self._tokenizer.decode(
             tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
         )
+        return cast("str", reply)  # one row of tokens is one text; only a batch gives a list
 
     def _padding(self) -> int | None:
         padding = self._tokenizer.pad_token_id
@@ -370,7 +371,7 @@ def _sequences(text: str, length: int = 5) -> set[tuple[str, ...]]:
 
 
 def _missing_model(model: str, error: Exception) -> str:
-    if Path(model).exists():
+    if paths.exists(model):
         return f"the folder {model} holds no language model that transformers can load: {error}"
     return (
         f"the language model {model!r} is not on this machine, and nothing is downloaded unasked: "

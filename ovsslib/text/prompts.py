@@ -5,7 +5,7 @@ things, stuff and materials. Strategies are data (`data/prompts/*.yaml`); a reci
 name or brings its own templates.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import ClassVar
@@ -104,7 +104,7 @@ def _read_strategy(name: str) -> PromptStrategy:
     templates = content["templates"]
     if templates == "open_clip":
         templates = (*imagenet_templates(), *content.get("further", ()))
-    by_kind = (
+    by_kind: Mapping[str, Sequence[str]] = (
         templates if isinstance(templates, Mapping) else {"thing": templates, "stuff": templates}
     )
     return PromptStrategy(

@@ -327,18 +327,18 @@ def _from_content(content: Mapping, stem: str, variant: str, background: str) ->
         raise WordsError("`classes` must be a list of at least one class")
     entries = [entry if isinstance(entry, Mapping) else {"name": entry} for entry in entries]
     names, queries = [], []
-    for index, entry in enumerate(entries):
+    for place, entry in enumerate(entries):
         if "name" not in entry:
-            raise WordsError(f"class {index} has no `name`: {dict(entry)!r}")
-        if entry.get("index", index) != index:
+            raise WordsError(f"class {place} has no `name`: {dict(entry)!r}")
+        if entry.get("index", place) != place:
             raise WordsError(
-                f"class {entry['name']!r} stands at place {index} and says index {entry['index']}; "
+                f"class {entry['name']!r} stands at place {place} and says index {entry['index']}; "
                 "list the classes in label order, from 0"
             )
         names.append(clean_word(entry["name"]))
         queries.append(clean_words(_queries_of(entry, variant), names[-1]))
     spec = content.get("background")
-    index = None
+    index: int | None = None
     if spec is not None:
         index = spec.get("index", 0) if isinstance(spec, Mapping) else None
         if index != 0 or names[0] != BACKGROUND:

@@ -16,7 +16,7 @@ from fake_datasets import build
 from ovsslib import Segmenter, evaluate
 from ovsslib.datasets.dataset import open_dataset
 from ovsslib.errors import DataError, ImageError, MemoryBudgetError
-from ovsslib.evaluation import engine, metrics, passes, resume
+from ovsslib.evaluation import measuring, metrics, passes, resume
 from ovsslib.evaluation.resume import ImageCounts, ResumeLog, read_records
 from ovsslib.evaluation.store import ResultsStore
 
@@ -350,4 +350,4 @@ def test_the_words_must_fit_the_classes(backbone, dataset):
 
     with pytest.raises(DataError, match="9 classes but 4 words"):
         run(Segmenter(backbone, small_recipe()), Wrong(dataset, None))
-    assert engine.model_name(backbone) == "seeded/random"
+    assert measuring.model_name(backbone) == "seeded/random"

@@ -148,10 +148,11 @@ def bar_below(figure: Figure, scale: ScalarMappable, label: str) -> None:
 
 def _legend_below(figure: Figure, colours: Mapping[str, np.ndarray]) -> None:
     """One legend under all pictures, the figure made taller by it; `colours`: name -> (3,) uint8."""
-    handles = [
-        Patch(facecolor=colour / 255, edgecolor=INK, linewidth=0.4, label=name)
-        for name, colour in colours.items()
-    ]
+    handles = []
+    for name, colour in colours.items():
+        red, green, blue = (float(part) / 255 for part in colour)
+        face = (red, green, blue)
+        handles.append(Patch(facecolor=face, edgecolor=INK, linewidth=0.4, label=name))
     width, size = figure.get_size_inches()[0], lettering(figure)
     across = max(2, min(len(handles), int(width / (0.125 * size))))
     rows = -(-len(handles) // across)
@@ -217,6 +218,7 @@ def attention_panel(
         place.add_patch(
             Rectangle(corner, cell[1], cell[0], fill=False, edgecolor="#00ffff", linewidth=2)
         )
+    assert shown is not None  # there is a map at least
     bar_below(figure, shown, "attention, share of the map's maximum")
     return figure
 
