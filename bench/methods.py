@@ -179,7 +179,7 @@ class Costs:
             statistics.median(column) for column in zip(*times, strict=True)
         )
         ratio = statistics.median(mine / (first + other) for mine, first, other in times)
-        official = official_forwards(segmenter, name, self.image)
+        official = official_forwards(segmenter.recipe, self.image)
         return {
             "recipe": name, "group": segmenter.recipe.group, "clip": ours[0], "guide": ours[1],
             "official": official, "seconds": own, "bare_clip": bare_clip, "bare_guide": bare_guide, "ratio": ratio,
@@ -188,16 +188,16 @@ class Costs:
         }  # fmt: skip
 
 
-def official_forwards(segmenter: Segmenter, name: str, image: np.ndarray) -> tuple[int, int] | None:
+def official_forwards(recipe: Recipe, image: np.ndarray) -> tuple[int, int] | None:
     """(CLIP, guide) forwards of the official code on a picture, or None where there is no released code."""
-    known = OFFICIAL.get(name)
+    known, windows = OFFICIAL.get(recipe.name), recipe["windows"]
     if known is None:
         return None
-    size = segmenter.prepare(image).shape[-2:]
-    windows = len(segmenter.windows.boxes(*size))
+    size = windows.stretched(*windows.resized(image).shape[:2])
+    count = len(windows.boxes(*size))
     crops = len(WindowSettings(crop=224, stride=112).boxes(*size)) if known.crops else 0
-    guide = known.guide_window * (windows + crops) + known.guide_picture
-    return known.window * windows + known.picture + crops, guide
+    guide = known.guide_window * (count + crops) + known.guide_picture
+    return known.window * count + known.picture + crops, guide
 
 
 HEAD = (
