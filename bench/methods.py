@@ -12,11 +12,14 @@ works on its own published windows. Printed for each recipe:
 Guides have their real size and random weights. `felzenszwalb` cuts pictures into masks and answers prompts in the place
 of SAM and SAM 2, and Trident's SAM mixes nothing: the cost of a trained segmenter is not in these numbers.
 
+`--counts` counts the forwards with a narrow tower and narrow guides, and times nothing.
+
 `--memory` runs one picture of 3000 x 4000 pixels with 171 words through `proxyclip` and `corrclip` instead, each in a
 process of its own, and prints the highest resident memory of the process.
 """
 
 import argparse
+import copy
 import json
 import resource
 import statistics
@@ -26,6 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flow import (  # first of all: it imports ovsslib before torch
@@ -47,6 +51,9 @@ import ovsslib
 from ovsslib import guides
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import build_model
+from ovsslib.guides import loading
+from ovsslib.guides.guide import Guide
+from ovsslib.guides.vit import DinoTransformer
 from ovsslib.recipe import Recipe, recipe_names
 from ovsslib.segmenter import Segmenter
 from ovsslib.stages.windows import WindowSettings
@@ -114,22 +121,52 @@ OFFICIAL = {
 }  # fmt: skip
 
 
-def recipe_of(name: str) -> Recipe:
-    """A shipped recipe on its published windows, with stand-ins for what needs trained weights."""
+def recipe_of(name: str, small: bool = False) -> Recipe:
+    """A shipped recipe on its published windows, with stand-ins for what needs trained weights. small: for a small tower."""
     recipe = Recipe.named(name)
     if "sink_denoise" in recipe:
-        recipe = recipe.but({"sink_denoise": SINKS})
+        recipe = recipe.but({"sink_denoise": SINKS | ({"channels": (4,)} if small else {})})
     if "upsampling" in recipe:
         # LoftUp's weights are the user's; its own time is in bench/loftup.py
         recipe = recipe.but({"upsampling": False})
     return without_weights(recipe)
 
 
-def random_backbone() -> Backbone:
-    """ViT-B/16 with seeded random weights."""
+def random_backbone(small: bool = False) -> Backbone:
+    """ViT-B/16 with seeded random weights. small: with its pixels, patches and depth, and all else narrow."""
     torch.manual_seed(0)
-    net = build_model(open_clip.get_model_config("ViT-B-16-quickgelu")).eval().requires_grad_(False)
+    config = copy.deepcopy(open_clip.get_model_config("ViT-B-16-quickgelu"))
+    if small:
+        config["vision_cfg"] |= {"width": 64, "head_width": 32}
+        config["text_cfg"] |= {"width": 64, "heads": 2, "layers": 1}
+    net = build_model(config).eval().requires_grad_(False)
     return Backbone(net, name="ViT-B-16-quickgelu", weights_hash="random")
+
+
+def small_guide(name: str, **options: Any) -> Guide:
+    """A narrow guide with the patches of a known one, for `guides.load`."""
+    torch.manual_seed(0)
+    patch = loading.KNOWN[name].patch if name in loading.KNOWN else 8
+    network = DinoTransformer(64, 2, 2, patch, (224 // patch, 224 // patch))
+    torch.nn.init.normal_(network.pos_embed, std=0.02)
+    return Guide(network, name=name, weights_hash="random")
+
+
+def counts(backbone: Backbone, name: str) -> dict[str, Any]:
+    """Forwards of a recipe, and those of the official code, without times."""
+    segmenter = Segmenter(backbone, recipe_of(name, small=True))
+    image, text = picture(), random_text(WORDS)
+    segmenter.segment(image, text)  # an archive goes through the towers once for a list of words
+    clip, guide = counted_forwards(segmenter, image, text).totals
+    return {
+        "recipe": name, "group": segmenter.recipe.group, "clip": clip, "guide": guide,
+        "official": official_forwards(segmenter.recipe, image), "more": remark(name),
+    }  # fmt: skip
+
+
+def remark(name: str) -> str:
+    """What is said beside the official code's forwards."""
+    return OFFICIAL[name].more if name in OFFICIAL else "no released code"
 
 
 class Costs:
@@ -184,7 +221,7 @@ class Costs:
             "recipe": name, "group": segmenter.recipe.group, "clip": ours[0], "guide": ours[1],
             "official": official, "seconds": own, "bare_clip": bare_clip, "bare_guide": bare_guide, "ratio": ratio,
             "mib": max(peaks) / 2**20,
-            "more": OFFICIAL[name].more if name in OFFICIAL else "no released code",
+            "more": remark(name),
         }  # fmt: skip
 
 
@@ -200,20 +237,19 @@ def official_forwards(recipe: Recipe, image: np.ndarray) -> tuple[int, int] | No
     return known.window * count + known.picture + crops, guide
 
 
-HEAD = (
-    f"{'recipe':18s} {'group':5s} {'CLIP ours/official':>18s} {'guide ours/official':>19s} {'seconds':>8s} "
-    f"{'bare CLIP':>9s} {'bare guide':>10s} {'ratio':>6s} {'MiB':>6s}  official code besides"
-)
+COUNTS = f"{'recipe':18s} {'group':5s} {'CLIP ours/official':>18s} {'guide ours/official':>19s}"
+TIMES = f"{'seconds':>8s} {'bare CLIP':>9s} {'bare guide':>10s} {'ratio':>6s} {'MiB':>6s}"
+BESIDES = "official code besides"
 
 
 def line(row: dict[str, Any]) -> str:
     """A row as it is printed."""
     clip, guide = row["official"] or ("-", "-")
-    return (
-        f"{row['recipe']:18s} {row['group']:5s} {row['clip']:>9d}/{clip!s:8s} {row['guide']:>10d}/{guide!s:8s} "
-        f"{row['seconds']:8.2f} {row['bare_clip']:9.2f} {row['bare_guide']:10.2f} {row['ratio']:6.2f} {row['mib']:6.0f}  "
-        f"{row['more']}"
-    )
+    shown = f"{row['recipe']:18s} {row['group']:5s} {row['clip']:>9d}/{clip!s:8s} {row['guide']:>10d}/{guide!s:8s} "
+    if "seconds" in row:
+        shown += f"{row['seconds']:8.2f} {row['bare_clip']:9.2f} {row['bare_guide']:10.2f} {row['ratio']:6.2f} "
+        shown += f"{row['mib']:6.0f} "
+    return f"{shown} {row['more']}".rstrip()
 
 
 def above_official(row: dict[str, Any]) -> bool:
@@ -276,6 +312,9 @@ def main() -> int:
         "--memory", action="store_true", help="peak memory of a 12-megapixel picture with 171 words"
     )
     parser.add_argument(
+        "--counts", action="store_true", help="forwards only, by a narrow tower: minutes, not hours"
+    )
+    parser.add_argument(
         "--large", help=argparse.SUPPRESS
     )  # one recipe of --memory, in this process
     options = parser.parse_args()
@@ -290,18 +329,24 @@ def main() -> int:
         return 0
     if options.memory:
         return 0 if print_memory(names or list(LARGE_RECIPES), options.threads) else 1
-    clock = time.perf_counter if options.clock == "wall" else time.process_time
-    costs = Costs(clock, max(1, options.repeats))
-    print(
-        f"methods | ovsslib {ovsslib.__version__}, {options.threads} threads, {options.clock} clock, "
-        f"{HEIGHT}x{WIDTH}, {WORDS} words"
-    )
-    print(HEAD, flush=True)
+    print(f"methods | ovsslib {ovsslib.__version__}, {HEIGHT}x{WIDTH}, {WORDS} words", end=", ")
+    row_of: Callable[[str], dict[str, Any]]
+    if options.counts:
+        guides.load = small_guide
+        row_of = partial(counts, random_backbone(small=True))
+        print(f"counted only\n{COUNTS}  {BESIDES}", flush=True)
+    else:
+        clock = time.perf_counter if options.clock == "wall" else time.process_time
+        row_of = Costs(clock, max(1, options.repeats)).row
+        print(
+            f"{options.threads} threads, {options.clock} clock\n{COUNTS} {TIMES}  {BESIDES}",
+            flush=True,
+        )
     above = []
     for name in names or recipe_names():
         if options.group and Recipe.named(name).group != options.group:
             continue
-        row = costs.row(name)
+        row = row_of(name)
         print(line(row), flush=True)
         if above_official(row):
             above.append(name)
