@@ -80,11 +80,12 @@ def _place(one: Published) -> str:
 def runs() -> str:
     """Markdown: per data set the claims that a run would settle, its hours, and its profile."""
     lines = [
-        "| data set | images | claims | evaluations | encoder forwards an image | hours | profile |",
+        "| data set | images | claims | evaluations | encoder forwards an image | time | profile |",
         "|---|--:|--:|--:|--:|--:|---|",
     ]
     for name, row in settling().iterrows():
-        hours = f"{row['hours']:.1f}" if row["hours"] >= 0.05 else "under 0.1"
+        minutes = max(1, round(60 * row["hours"]))
+        hours = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
         lines.append(
             f"| {DATASET_TITLES.get(name, name)} | {row['images']} | {row['claims']} | {row['evaluations']} | "
             f"{row['forwards']} | {hours} | `{row['profile']}` |"
