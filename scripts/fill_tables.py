@@ -27,14 +27,17 @@ GROUPS = {
 
 
 def table() -> str:
-    """Markdown: one table per group of methods, then the recipes of the thesis."""
+    """Markdown: one table per group of methods, then the recipes of the thesis and this project's own."""
     known = [Recipe.named(name) for name in recipe_names()]
     thesis = [recipe for recipe in known if recipe.name.startswith("thesis-")]
+    ours = [recipe for recipe in known if recipe.name.startswith("ovss-")]
     parts = []
     for group, title in GROUPS.items():
-        rows = [r for r in known if r.group == group and r not in thesis]
+        rows = [r for r in known if r.group == group and r not in thesis + ours]
         parts.append(_rows(title, sorted(rows, key=lambda r: (r.year or 0, r.name))))
-    return "\n\n".join([*parts, _rows("The thesis's phases", thesis)])
+    return "\n\n".join(
+        [*parts, _rows("The thesis's phases", thesis), _rows("This project's own", ours)]
+    )
 
 
 def _rows(title: str, recipes: list[Recipe]) -> str:
