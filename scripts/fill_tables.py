@@ -27,14 +27,17 @@ GROUPS = {
 
 
 def table() -> str:
-    """Markdown: one table per group of methods, then the recipes of the thesis."""
+    """Markdown: one table per group of methods, then the recipes of the thesis and this project's own."""
     known = [Recipe.named(name) for name in recipe_names()]
     thesis = [recipe for recipe in known if recipe.name.startswith("thesis-")]
+    ours = [recipe for recipe in known if recipe.name.startswith("ovss-")]
     parts = []
     for group, title in GROUPS.items():
-        rows = [r for r in known if r.group == group and r not in thesis]
+        rows = [r for r in known if r.group == group and r not in thesis + ours]
         parts.append(_rows(title, sorted(rows, key=lambda r: (r.year or 0, r.name))))
-    return "\n\n".join([*parts, _rows("The thesis's phases", thesis)])
+    return "\n\n".join(
+        [*parts, _rows("The thesis's phases", thesis), _rows("This project's own", ours)]
+    )
 
 
 def _rows(title: str, recipes: list[Recipe]) -> str:
@@ -80,11 +83,12 @@ def _place(one: Published) -> str:
 def runs() -> str:
     """Markdown: per data set the claims that a run would settle, its hours, and its profile."""
     lines = [
-        "| data set | images | claims | evaluations | encoder forwards an image | hours | profile |",
+        "| data set | images | claims | evaluations | encoder forwards an image | time | profile |",
         "|---|--:|--:|--:|--:|--:|---|",
     ]
     for name, row in settling().iterrows():
-        hours = f"{row['hours']:.1f}" if row["hours"] >= 0.05 else "under 0.1"
+        minutes = max(1, round(60 * row["hours"]))
+        hours = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
         lines.append(
             f"| {DATASET_TITLES.get(name, name)} | {row['images']} | {row['claims']} | {row['evaluations']} | "
             f"{row['forwards']} | {hours} | `{row['profile']}` |"

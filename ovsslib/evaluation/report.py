@@ -174,9 +174,7 @@ class Report:
             return _mean_interval(a, b, level, resamples).percent()
         first, name, index = self.counts_for(metric)
         second, _, _ = other.counts_for(metric)
-        found = intervals.paired_difference(
-            first[mine], second[theirs], level, name, resamples
-        ).percent()
+        found = intervals.paired_difference(first[mine], second[theirs], level, name).percent()
         return found if index is None else found.of_class(index)
 
     def counts_for(self, metric: str) -> tuple[np.ndarray, str, int | None]:
