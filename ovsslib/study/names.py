@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ovsslib.clip.backbone import Backbone
-from ovsslib.errors import DataError
+from ovsslib.errors import DataError, WordsError
 from ovsslib.evaluation import intervals
 from ovsslib.evaluation.results import Results
 from ovsslib.segmenter import Segmenter
@@ -25,6 +25,7 @@ from ovsslib.study.readability import unread_tokens
 from ovsslib.text.auxiliary import auxiliary_texts
 from ovsslib.text.background import choose_background, general_words, same_word
 from ovsslib.text.background_sets import background_words
+from ovsslib.text.cleaning import split_synonyms
 from ovsslib.text.vocabulary import BACKGROUND, Vocabulary, available
 from ovsslib.text.wording import plain_words, plural
 
@@ -37,8 +38,8 @@ OFFSETS = (0.15, 0.04)
 mean of four methods with SceneCLIP on 100 pictures of the split dev of Scenes. Another model needs others."""
 TUNED, PLAIN, PLURALS, SYNONYMS = "tuned names", "plain names", "plurals", "synonyms"
 CHOSEN, USUAL, SCALAR = "background chosen for the words", "usual background words", "offset"
-_PICTURED = {"scenes": "scenes", "scenes-object": "scenes", "scenes-things": "scenes"}
-# the vocabulary that names all that is in the pictures; elsewhere the data set's own
+_PICTURED = {"scenes-object": "scenes", "scenes-things": "scenes"}
+# whose names are all that the pictures show, where it is not the data set's own vocabulary
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Wording:
     title: str
     changes: Mapping[str, Any]
     words: tuple[str, ...] = ()
+
+    @property
+    def queries(self) -> list[str]:
+        """All words that are asked for, background words one by one."""
+        return [word.strip() for text in self.words for word in split_synonyms(text)]
 
 
 def distractors(
@@ -98,7 +104,8 @@ def wordings(
         offsets: of the background's cosines in the last two rows, without and with chosen background words.
         seed: of the distractors.
 
-    Raises DataError for a vocabulary that is not shipped.
+    Where no word is left for the background there is no row with words chosen for the words. Raises DataError for a
+    vocabulary that is not shipped.
     """
     if vocabulary.name not in available():
         raise DataError(
@@ -137,12 +144,13 @@ def _helped(backbone, vocabulary, plain, count, offsets, seed) -> list[Wording]:
     more = distractors(backbone, vocabulary, count, seed)
     asked = Vocabulary.from_words([*plain, *more])
     taken = {word.lower() for word in asked.queries}
-    chosen = choose_background(backbone, asked)
     usual = [word for word in background_words("sclip") if word not in taken]
-    rows = [
-        _row(helped_title(count, USUAL), vocabulary, plain, more, usual),
-        _row(helped_title(count, CHOSEN), vocabulary, plain, more, chosen),
-    ]
+    rows = [_row(helped_title(count, USUAL), vocabulary, plain, more, usual)]
+    try:
+        chosen = choose_background(backbone, asked)
+    except WordsError:  # all that the model can read is asked for
+        return rows
+    rows.append(_row(helped_title(count, CHOSEN), vocabulary, plain, more, chosen))
     if vocabulary.background is not None:
         bare, with_chosen = offsets
         rows += [
@@ -218,16 +226,19 @@ def differences(
 
 
 def mean_of_methods(
-    results: Results, rows: Sequence[Wording], methods: Sequence[str] = METHODS
+    results: Results,
+    rows: Sequence[Wording],
+    methods: Sequence[str] = METHODS,
+    baseline: str = TUNED,
 ) -> pd.DataFrame:
-    """The mean over the methods of each row's difference in mIoU to the tuned names; index: rows without the tuned ones.
+    """The mean over the methods of each row's difference in mIoU to one of them; index: the other rows.
 
     Columns value, low, high (points, paired over the images for all methods at once; NaN ends: too few images), verdict.
-    Rows that a method lacks are left out.
+    Rows that a method lacks are left out. Raises DataError where a method lacks the baseline.
     """
-    titles = [r.title for r in rows if r.title != TUNED]
+    titles = [r.title for r in rows if r.title != baseline]
     whole = [t for t in titles if all(f"{m}: {t}" in results.reports for m in methods)]
-    draws, values = _draws(results, [TUNED, *whole], methods)
+    draws, values = _draws(results, [baseline, *whole], methods)
     made = {
         title: _told(values[i] - values[0], draws[i] - draws[0], results.images)
         for i, title in enumerate(whole, start=1)
