@@ -38,7 +38,7 @@ from ovsslib.evaluation.store import ResultsStore
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import PictureInput, Segmenter, Words, window_logits_of
 from ovsslib.text.features import TextFeatures
-from ovsslib.text.vocabulary import ASKED
+from ovsslib.text.wording import ASKED
 
 
 @dataclass(eq=False)

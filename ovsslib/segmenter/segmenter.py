@@ -33,7 +33,8 @@ from ovsslib.stages.windows import Stitched
 from ovsslib.text.auxiliary import auxiliary_texts
 from ovsslib.text.background import with_background
 from ovsslib.text.features import TextFeatures, encode_queries
-from ovsslib.text.vocabulary import ASKED, Vocabulary
+from ovsslib.text.vocabulary import Vocabulary
+from ovsslib.text.wording import ASKED
 
 
 class Segmenter:

@@ -34,8 +34,8 @@ METHODS = ("maskclip", "sclip", "clearclip", "naclip", "itaclip")
 DISTRACTORS = (5, 20, 100)
 """Numbers of distractors of the study's rows."""
 OFFSETS = (0.15, 0.04)
-"""Background offsets of the study's rows, with the word "background" alone and with words chosen for the words: the best for the
-mean of four methods with SceneCLIP on 100 pictures of the split dev of Scenes. Another model needs others."""
+"""Background offsets of the study's rows, with the word "background" alone and with words chosen for the words. They are the best
+for the mean of four methods with SceneCLIP on 100 pictures of the split dev of Scenes; another model needs others."""
 TUNED, PLAIN, PLURALS, SYNONYMS = "tuned names", "plain names", "plurals", "synonyms"
 CHOSEN, USUAL, SCALAR = "background chosen for the words", "usual background words", "offset"
 _PICTURED = {"scenes-object": "scenes", "scenes-things": "scenes"}

@@ -25,7 +25,8 @@ from ovsslib.errors import (
     ModelError,
     WordsError,
 )
-from ovsslib.text.vocabulary import ASKED, Vocabulary
+from ovsslib.text.vocabulary import Vocabulary
+from ovsslib.text.wording import ASKED
 
 KINDS = {"definitions": "definition", "synonyms": "synonym"}
 

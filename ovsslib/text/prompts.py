@@ -16,6 +16,7 @@ from ovsslib import paths
 from ovsslib.errors import RecipeError, WordsError
 from ovsslib.recipe import Recipe, stage
 from ovsslib.text.vocabulary import KINDS, VARIANTS, Vocabulary, available
+from ovsslib.text.wording import asked_as
 
 # Compound label names such as "wall-brick" name the part first and its material second.
 COMPOUND_HEADS = ("wall", "floor", "ceiling", "fence")
@@ -222,4 +223,4 @@ class TextSettings:
         return self._asked(Vocabulary.named(name, names=self.names, background=self.background))
 
     def _asked(self, vocabulary: Vocabulary) -> Vocabulary:
-        return vocabulary.asked_as(self.words) if self.words else vocabulary
+        return asked_as(vocabulary, self.words) if self.words else vocabulary

@@ -36,10 +36,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BACKGROUND = "background"
-OTHER = "other words"
-"""Name of the class of queries that stand for no class of a data set; see :meth:`Vocabulary.asked_as`."""
-ASKED = "asked"
-"""Variant of a vocabulary whose classes are asked for by words of somebody's own."""
 KINDS = ("thing", "stuff", "material")
 
 # Naming variants. A published spelling is stored only where it differs, so a variant looks for a
@@ -255,51 +251,6 @@ class Vocabulary:
             self.source,
             self.variant,
         )
-
-    def asked_as(self, words: Iterable[str]) -> "Vocabulary":
-        """The same classes, asked for by other words: what a recipe's `text.words` does.
-
-        Args:
-            words: one text per class in label order, the background's too; several queries of a class are separated
-                by commas. Texts behind the last class are queries of one more class, `OTHER`, that no label has.
-
-        Names, kinds and groups stay those of the classes. Raises WordsError for fewer words than classes, and for a
-        word that two classes would share.
-        """
-        words = list(words)
-        if len(words) < len(self):
-            raise WordsError(
-                f"text.words has {len(words)} texts for the {len(self)} classes of {self.name!r}; give one per class, "
-                "the background's too, in label order"
-            )
-        names = [*self.names, OTHER] if len(words) > len(self) else list(self.names)
-        texts = [*words[: len(self)], ", ".join(words[len(self) :])][: len(names)]
-        queries = tuple(
-            clean_words(split_synonyms(text), name) for name, text in zip(names, texts, strict=True)
-        )
-        for name, text, found in zip(names, texts, queries, strict=True):
-            if not found:
-                raise WordsError(f"text.words: {text!r} for the class {name!r} holds no word")
-        more = len(names) - len(self)
-        vocabulary = Vocabulary(
-            tuple(names),
-            queries,
-            (*self.kinds, *["thing"] * more),
-            (*self.groups, *[None] * more),
-            (*self.canonical, *[OTHER] * more),
-            self.background,
-            self.name,
-            self.title,
-            self.source,
-            ASKED,
-        )
-        shared = vocabulary.shared_names()
-        if shared:
-            word, owners = next(iter(shared.items()))
-            raise WordsError(
-                f"text.words: {word!r} stands for {' and '.join(map(repr, owners))}; leave it out of one of them"
-            )
-        return vocabulary
 
     @staticmethod
     def from_file(

@@ -10,7 +10,7 @@ from ovsslib.errors import RecipeError
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
 from ovsslib.stages.labels import LabelSettings
-from ovsslib.text.background import audit_words, choose_background, general_words, same_word
+from ovsslib.text.background import COUNT, audit_words, choose_background, general_words, same_word
 from ovsslib.text.features import unknown_words
 from ovsslib.text.vocabulary import Vocabulary
 
@@ -30,7 +30,7 @@ def test_chosen_words_are_known_and_mean_something_else(scenes_model):
     for asked in (["car", "tree"], ["horse", "grass", "barn"]):
         vocabulary = Vocabulary.from_words(asked)
         chosen = choose_background(scenes_model, vocabulary)
-        assert 5 <= len(chosen) <= 26 and len(set(chosen)) == len(chosen)
+        assert 5 <= len(chosen) <= COUNT and len(set(chosen)) == len(chosen)
         assert unknown_words(scenes_model, chosen) == []
         assert not any(same_word(word, query) for word in chosen for query in asked)
         assert chosen == choose_background(scenes_model, vocabulary)

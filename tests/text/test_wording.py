@@ -7,8 +7,8 @@ from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
 from ovsslib.text.auxiliary import auxiliary_texts
 from ovsslib.text.prompts import TextSettings
-from ovsslib.text.vocabulary import OTHER, Vocabulary, available
-from ovsslib.text.wording import plain_words, plural
+from ovsslib.text.vocabulary import Vocabulary, available
+from ovsslib.text.wording import OTHER, asked_as, plain_words, plural
 
 
 def test_a_plain_word_is_the_head_of_a_name_and_a_material_its_material():
@@ -41,10 +41,10 @@ def test_plurals(word, many):
 def test_classes_are_asked_for_by_other_words():
     asked = ["sky, grass", *("person", "hound")]
     vocabulary = Vocabulary.from_words(["person", "dog"], background=["sea"])
-    made = vocabulary.asked_as(asked)
+    made = asked_as(vocabulary, asked)
     assert made.names == vocabulary.names and made.kinds == vocabulary.kinds
     assert made.synonyms == (("sky", "grass"), ("person",), ("hound",)) and made.background == 0
-    more = vocabulary.asked_as([*asked, "roof", "door, gate"])
+    more = asked_as(vocabulary, [*asked, "roof", "door, gate"])
     assert more.names == ("background", "person", "dog", OTHER)
     assert more.synonyms[3] == ("roof", "door", "gate")
     assert more.fingerprint != made.fingerprint != vocabulary.fingerprint
@@ -61,7 +61,7 @@ def test_classes_are_asked_for_by_other_words():
 )
 def test_words_that_cannot_stand_for_the_classes_are_refused(words, problem):
     with pytest.raises(WordsError, match=problem):
-        Vocabulary.from_words(["person", "dog"]).asked_as(words)
+        asked_as(Vocabulary.from_words(["person", "dog"]), words)
 
 
 def test_a_recipe_asks_shipped_classes_by_its_words_and_leaves_free_words_alone():
@@ -82,7 +82,7 @@ def test_auxiliary_texts_are_those_of_the_words_that_are_asked(tiny_backbone):
     vocabulary = Vocabulary.named("scenes-things")
     words = list(vocabulary.names)
     words[1] = "qqq"
-    asked = vocabulary.asked_as([*words, "roof"])
+    asked = asked_as(vocabulary, [*words, "roof"])
     texts = auxiliary_texts(asked, "definitions", skip_missing=True)
     assert texts[1] is None and texts[0] == auxiliary_texts(vocabulary, "definitions")[0]
     recipe = Recipe.named("itaclip", "scenes-things").but({"text.prompts": "single"})
