@@ -26,6 +26,7 @@ from ovsslib.errors import (
     WordsError,
 )
 from ovsslib.text.vocabulary import Vocabulary
+from ovsslib.text.wording import ASKED
 
 KINDS = {"definitions": "definition", "synonyms": "synonym"}
 
@@ -90,7 +91,10 @@ def auxiliary_texts(
     table = _table(vocabulary.name)
     texts: list[str | None] = []
     missing = []
-    for index, names in enumerate(zip(vocabulary.names, vocabulary.canonical, strict=True)):
+    labels: list[tuple[str, ...]] = list(zip(vocabulary.names, vocabulary.canonical, strict=True))
+    if vocabulary.variant == ASKED:  # who asks for "puppy" has no text that was written for "dog"
+        labels = [(words[0],) for words in vocabulary.synonyms]
+    for index, names in enumerate(labels):
         found = next((table[_key(name)] for name in names if _key(name) in table), None)
         if index == vocabulary.background or (found is None and skip_missing):
             texts.append(None)
