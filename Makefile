@@ -42,13 +42,15 @@ notebooks: $(INSTALLED)  ## run every notebook with its defaults and keep the ou
 
 quick: $(INSTALLED)  ## ruff, types, and the unit tests that take no more than a moment: under a minute
 	@$(RUN) -m ruff check .
-	@$(RUN) -m ruff format --check ovsslib tests scripts bench
+	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 	@$(RUN) -m pytest -q -n $(JOBS) --dist loadfile tests/clip tests/text tests/images tests/stages tests/test_methods.py \
 		tests/test_recipe.py tests/test_house.py
 
-test: $(INSTALLED)  ## ruff, the unit tests, and every notebook against its stored outputs: SLOW=1 adds the long tests
+test: $(INSTALLED)  ## ruff, types, the unit tests, and every notebook against its stored outputs: SLOW=1 adds the long tests
 	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
 	@$(RUN) -m pytest -q -n $(JOBS) --dist loadfile $(if $(filter 1,$(SLOW)),,-m "not slow") $(if $(NOTEBOOKS),--nbval --nbval-current-env \
 		--nbval-cell-timeout 600) tests $(NOTEBOOKS)
 

@@ -20,6 +20,8 @@ FLOOR_OF = {room: floor for floor, room in enumerate(ROOMS)}
 # The embedded world stands aside: only who offers its commands looks in.
 ASIDE, MAY_LOOK_ASIDE = "scenes", {"cli"}
 
+LONGEST = 450  # lines of a file
+
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
 
@@ -27,6 +29,11 @@ TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
 def room_of(file: Path) -> str:
     """First part of a module's path inside the package."""
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def lines_of(file: Path) -> int:
+    """Lines of a text file."""
+    return file.read_text(encoding="utf-8").count("\n")
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -92,7 +99,7 @@ def test_stages_do_not_know_each_other_by_name():
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_files_and_functions_are_short_and_described(file):
     tree = TREES[file]
-    assert file.read_text(encoding="utf-8").count("\n") <= 450
+    assert lines_of(file) <= LONGEST
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 70, node.name
@@ -107,6 +114,19 @@ def test_files_and_functions_are_short_and_described(file):
                 continue  # a second signature; the function itself says what it does
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
                 assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_scripts_tests_and_the_pages_code_are_as_short_as_the_package():
+    folders = [PACKAGE.parent / name for name in ("bench", "book", "scripts", "tests")]
+    files = [
+        file
+        for folder in folders
+        for file in folder.rglob("*")
+        if file.suffix in (".py", ".js", ".css")
+    ]
+    names = {file.name for file in files}
+    assert {"page.js", "ovsslib.css", "build_live.py", "test_house.py"} <= names
+    assert not [f"{file.name}: {lines_of(file)}" for file in files if lines_of(file) > LONGEST]
 
 
 def test_nothing_is_written_for_a_newer_python_than_the_oldest_supported_one():

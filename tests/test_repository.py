@@ -237,6 +237,22 @@ def test_readme_make_lines_name_targets():
         assert done.returncode == 0, f"{line}: {done.stderr}"
 
 
+def test_style_formatting_and_types_are_checked_by_both_targets():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("quick", "test"):
+        recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", text, flags=re.MULTILINE)
+        assert recipe, target
+        for check in ("ruff check .", "ruff format --check .", "mypy"):
+            assert f"-m {check}\n" in recipe[1], f"make {target} lacks {check}"
+
+
+def test_an_ignored_type_error_names_its_code_and_its_reason():
+    for file in sorted((ROOT / "ovsslib").rglob("*.py")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if "type: ignore" in line:
+                assert re.search(r"# type: ignore\[[a-z-]+\]  # \w+", line), f"{file.name}: {line}"
+
+
 def test_readme_ovss_lines_run(tmp_path, monkeypatch, capsys):
     from skimage import data
 

@@ -186,7 +186,7 @@ def from_transformers(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         raise ModelError(
             f"model {name!r} cannot be run rightly: its towers have different layer_norm_eps; {_ADVICE}"
         )
-    made = {
+    architecture = {
         "embed_dim": config.get("projection_dim", 512),
         "quick_gelu": acts == {"quick_gelu"},
         "vision_cfg": {
@@ -207,8 +207,8 @@ def from_transformers(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         },
     }
     if norm is not None:
-        made["vision_cfg"]["norm_kwargs"] = made["text_cfg"]["norm_kwargs"] = norm
-    return made
+        architecture["vision_cfg"]["norm_kwargs"] = architecture["text_cfg"]["norm_kwargs"] = norm
+    return architecture
 
 
 def names_of_transformers(state: Mapping[str, Tensor]) -> bool:
@@ -240,19 +240,19 @@ _TOWERS = {
 
 def state_from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """open_clip's state dict of one with the names of `transformers`' CLIP; unknown names are kept as they are."""
-    made: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     joined: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         if key.endswith("position_ids"):
             continue
         if key in _PLACES:
-            made[_PLACES[key]] = value
+            renamed[_PLACES[key]] = value
         elif key == "visual_projection.weight":
-            made["visual.proj"] = value.T.contiguous()
+            renamed["visual.proj"] = value.T.contiguous()
         elif key == "text_projection.weight":
-            made["text_projection"] = value.T.contiguous()
+            renamed["text_projection"] = value.T.contiguous()
         elif (norm := key.rpartition(".")[0]) in _NORMS:
-            made[f"{_NORMS[norm]}.{key.rpartition('.')[2]}"] = value
+            renamed[f"{_NORMS[norm]}.{key.rpartition('.')[2]}"] = value
         elif (tower := next((t for t in _TOWERS if key.startswith(t)), None)) is not None:
             number, _, rest = key.removeprefix(tower).partition(".")
             block = f"{_TOWERS[tower]}{number}"
@@ -265,10 +265,10 @@ def state_from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             ):
                 joined.setdefault(f"{block}.attn.in_proj_{kind}", {})[part[-6]] = value
             else:
-                made[f"{block}.{_RENAMED.get(part, part)}.{kind}"] = value
+                renamed[f"{block}.{_RENAMED.get(part, part)}.{kind}"] = value
         else:
-            made[key] = value
+            renamed[key] = value
     for key, parts in joined.items():
         if set(parts) == {"q", "k", "v"}:
-            made[key] = torch.cat([parts["q"], parts["k"], parts["v"]])
-    return made
+            renamed[key] = torch.cat([parts["q"], parts["k"], parts["v"]])
+    return renamed

@@ -166,8 +166,8 @@ class Backbone:
     @property
     def logit_scale(self) -> float:
         """Factor of the cosines that the model was trained with, exp of its own parameter (100 for OpenAI's CLIP)."""
-        own = getattr(self.model, "logit_scale", None)
-        return 100.0 if own is None else float(own.detach().float().exp())
+        scale = getattr(self.model, "logit_scale", None)
+        return 100.0 if scale is None else float(scale.detach().float().exp())
 
     @cached_property
     def exact_last_block(self) -> nn.Module:
@@ -252,8 +252,10 @@ class Backbone:
         grid = (x.shape[-2], x.shape[-1])
         x = x.flatten(2).transpose(1, 2)
         first = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        kept = self._keeps_table((height, width), grid, positions)
-        x = torch.cat([first, x], dim=1) + self.positions(grid, "keep" if kept else positions)
+        keeps_table = self._keeps_table((height, width), grid, positions)
+        x = torch.cat([first, x], dim=1) + self.positions(
+            grid, "keep" if keeps_table else positions
+        )
         return self.normalise(visual.ln_pre, x), grid
 
     @torch.no_grad()

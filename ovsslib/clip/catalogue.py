@@ -53,16 +53,16 @@ class Model:
 
 def list_models() -> list[Model]:
     """The embedded models, then those of the catalogue with the place of their weights if they are here."""
-    found = []
+    models = []
     for name in EMBEDDED:
         file = paths.data(f"models/{name}/model.safetensors")
         size = round(file.stat().st_size / 1e6) if file.is_file() else 0
         about = "embedded; has seen drawn scenes only"
-        found.append(Model(name, name, "embedded", about, file if file.is_file() else None, size))
-    for name, one in CATALOGUE.items():
-        weights = cached_pretrained(one.model, one.tag)
-        found.append(Model(name, one.model, one.tag, one.summary, weights, one.megabytes))
-    return found
+        models.append(Model(name, name, "embedded", about, file if file.is_file() else None, size))
+    for name, entry in CATALOGUE.items():
+        weights = cached_pretrained(entry.model, entry.tag)
+        models.append(Model(name, entry.model, entry.tag, entry.summary, weights, entry.megabytes))
+    return models
 
 
 def get_model(
@@ -85,15 +85,15 @@ def get_model(
     """
     if name not in CATALOGUE:
         raise ModelError(f"unknown model {name!r}{did_you_mean(name, CATALOGUE)}")
-    one = CATALOGUE[name]
+    entry = CATALOGUE[name]
     if folder is None and url is None:
-        here = cached_pretrained(one.model, one.tag)
+        here = cached_pretrained(entry.model, entry.tag)
         if here is not None:
             return here
-    official = str(get_pretrained_cfg(one.model, one.tag).get("url") or "")
+    official = str(get_pretrained_cfg(entry.model, entry.tag).get("url") or "")
     if not official:
         raise ModelError(
-            f"open_clip knows no address for {name!r}; load it as {one.model!r} with {one.tag!r}"
+            f"open_clip knows no address for {name!r}; load it as {entry.model!r} with {entry.tag!r}"
         )
     target = Path(folder or Path.home() / ".cache" / "clip") / Path(official).name
     expected = OPENAI_SHA256.get(target.name) or _hash_in(official)

@@ -111,22 +111,22 @@ def load_state(net: torch.nn.Module, state: Mapping[str, Tensor], origin: str) -
     Raises ModelError that names missing, unexpected and misshapen keys, or one with a value that is not finite.
     """
     state = dict(state)
-    own = net.state_dict()
+    expected = net.state_dict()
     scale = state.get("logit_scale")
     if (
         scale is not None and scale.numel() == 1
     ):  # no computation here reads it, and its shape varies
         state["logit_scale"] = (
-            scale.reshape(own["logit_scale"].shape) if "logit_scale" in own else scale
+            scale.reshape(expected["logit_scale"].shape) if "logit_scale" in expected else scale
         )
-    state.pop("logit_bias", None) if "logit_bias" not in own else None
-    optional = {key for key in own if key.endswith(("attn_mask", "logit_bias", "logit_scale"))}
-    missing = [key for key in own if key not in state and key not in optional]
-    unexpected = [key for key in state if key not in own and not key.endswith("attn_mask")]
+    state.pop("logit_bias", None) if "logit_bias" not in expected else None
+    optional = {key for key in expected if key.endswith(("attn_mask", "logit_bias", "logit_scale"))}
+    missing = [key for key in expected if key not in state and key not in optional]
+    unexpected = [key for key in state if key not in expected and not key.endswith("attn_mask")]
     misshapen = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
+        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
     ]
     problems = []
     for title, keys in (
@@ -148,7 +148,9 @@ def load_state(net: torch.nn.Module, state: Mapping[str, Tensor], origin: str) -
                 f"the weights of {origin} are damaged: {key} holds values that are not finite; fetch the file again, or "
                 "take an earlier checkpoint"
             )
-    net.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+    net.load_state_dict(
+        {key: value for key, value in state.items() if key in expected}, strict=False
+    )
 
 
 def is_torchscript(file: Path) -> bool:

@@ -68,5 +68,5 @@ def softmax_gradcam(
         for word in range(words):
             (slope,) = torch.autograd.grad(probabilities[word], seen, retain_graph=word + 1 < words)
             maps.append((patches @ slope[0, 1:].mean(dim=0)).relu())
-    made = torch.stack(maps) if maps else patches.new_zeros(0, count - 1)
-    return probabilities.detach(), made
+    stacked = torch.stack(maps) if maps else patches.new_zeros(0, count - 1)
+    return probabilities.detach(), stacked

@@ -82,9 +82,11 @@ def load_backbone(
         raise ModelError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
     if isinstance(model, str) and model in EMBEDDED:
         return _load_embedded(model, pretrained, device, precision, sha256)
-    found, files = _found_together(model, pretrained)
-    if found is not None:
-        return _opened(found, files, str(model), device, precision, sha256, quick_gelu=False)
+    architecture_of_folder, files = _found_together(model, pretrained)
+    if architecture_of_folder is not None:
+        return _opened(
+            architecture_of_folder, files, str(model), device, precision, sha256, quick_gelu=False
+        )
     architecture = _resolve(model)
     name = architecture.name
     if pretrained is None:
@@ -218,30 +220,32 @@ def _of_folder(folder: Path, name: str | None = None) -> tuple[Architecture, Pat
 
 def _fetch_entry(entry: str) -> Path:
     """Local folder of a hub entry's files, from the cache or else the hub."""
-    found = {}
+    cached = {}
     names = (*_CONFIGURATIONS, "preprocessor_config.json", *_WEIGHTS)
     for name in names:
         path = try_to_load_from_cache(entry, name)
         if isinstance(path, str):
-            found[name] = Path(path)
-    if set(found) & set(_CONFIGURATIONS) and set(found) & set(_WEIGHTS):
-        return next(iter(found.values())).parent
+            cached[name] = Path(path)
+    if set(cached) & set(_CONFIGURATIONS) and set(cached) & set(_WEIGHTS):
+        return next(iter(cached.values())).parent
     try:
-        there = {one.rfilename for one in HfApi().model_info(entry, timeout=10).siblings or ()}
+        there = {
+            sibling.rfilename for sibling in HfApi().model_info(entry, timeout=10).siblings or ()
+        }
         weights = next((n for n in _WEIGHTS if n in there), None)
         wanted = [n for n in names[:3] if n in there] + ([weights] if weights else [])
-        made = [Path(hf_hub_download(entry, name)) for name in wanted]
+        fetched = [Path(hf_hub_download(entry, name)) for name in wanted]
     except Exception as error:  # noqa: BLE001 - hub clients raise their transport's own errors
         raise ModelError(
             f"{entry!r} is not in the local cache and could not be fetched from the hub ({type(error).__name__}). On a "
             "connected machine download its config.json, preprocessor_config.json and model.safetensors into a folder, "
             f"bring it here and pass it: load_backbone('/path/to/{entry.rpartition('/')[2]}')"
         ) from None
-    if not made:
+    if not fetched:
         raise ModelError(
             f"the hub entry {entry!r} holds no CLIP: it has no {' or '.join(_CONFIGURATIONS)}"
         )
-    return made[0].parent
+    return fetched[0].parent
 
 
 def cached_pretrained(name: str, tag: str) -> Path | None:
@@ -252,9 +256,9 @@ def cached_pretrained(name: str, tag: str) -> Path | None:
     if settings.get("hf_hub"):
         repository, file = _hub_entry(settings["hf_hub"])
         for candidate in (file, "open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
-            found = try_to_load_from_cache(repository, candidate) if candidate else None
-            if isinstance(found, str):
-                return Path(found)
+            cached = try_to_load_from_cache(repository, candidate) if candidate else None
+            if isinstance(cached, str):
+                return Path(cached)
     if settings.get("url"):
         try:
             place = Path.home() / ".cache" / "clip" / Path(settings["url"]).name
@@ -274,9 +278,9 @@ def fetch_pretrained(name: str, tag: str) -> Path:
         raise ModelError(
             f"{tag!r} is neither a file nor a pretrained tag of {name!r}{_tags_hint(name)}"
         )
-    found = cached_pretrained(name, tag)
-    if found:
-        return found
+    checkpoint = cached_pretrained(name, tag)
+    if checkpoint:
+        return checkpoint
     try:
         if settings.get(
             "hf_hub"
@@ -297,7 +301,7 @@ def fetch_pretrained(name: str, tag: str) -> Path:
 
 def _load_embedded(
     name: str,
-    own: str | Path | None,
+    weights: str | Path | None,
     device: str | torch.device,
     precision: str,
     sha256: str | None,
@@ -305,7 +309,7 @@ def _load_embedded(
     # late: seldom needed with real CLIP
     from ovsslib.clip.sceneclip import load_sceneclip_state, token_counts
 
-    folder = paths.data(f"models/{name}") if own is None else Path(own).expanduser()
+    folder = paths.data(f"models/{name}") if weights is None else Path(weights).expanduser()
     if folder.name == "model.safetensors":
         folder = folder.parent
     file, settings = folder / "model.safetensors", folder / "config.json"
@@ -322,12 +326,12 @@ def _load_embedded(
             f"{folder} has patches of {architecture.config['vision_cfg']['patch_size']} pixels, but {name!r} has "
             f"{expected}: give the name of the model that it was trained as"
         )
-    state, kept = load_sceneclip_state(file)
+    state, token_ids = load_sceneclip_state(file)
     net = build_model(architecture.config, name=name)
     load_state(net, state, str(file))
     return Backbone(
-        net, name=name, pretrained="embedded" if own is None else folder.name, weights_hash=digest[:16],
-        device=device, precision=precision, known_token_ids=kept, times_read=token_counts(file),
+        net, name=name, pretrained="embedded" if weights is None else folder.name, weights_hash=digest[:16],
+        device=device, precision=precision, known_token_ids=token_ids, times_read=token_counts(file),
         pixel_mean=architecture.mean, pixel_std=architecture.std,
     )  # fmt: skip
 
@@ -363,7 +367,7 @@ def _architecture(name: str, content: Mapping[str, Any]) -> Architecture:
     config = dict(content.get("model_cfg", content))
     preprocessing = content.get("preprocess_cfg") or config.pop("preprocess_cfg", None) or {}
     config.pop("preprocess_cfg", None)
-    given: dict[str, Any] = {}
+    normalisation: dict[str, Any] = {}
     for key, field in (("mean", "mean"), ("std", "std")):
         if preprocessing.get(key) is None:
             continue
@@ -376,8 +380,8 @@ def _architecture(name: str, content: Mapping[str, Any]) -> Architecture:
             raise ModelError(
                 f"model {name!r}: preprocess_cfg.{key}={values!r} must be three numbers, RGB, for [0, 1]"
             )
-        given[field] = tuple(float(v) for v in values)
-    return Architecture(name, config, **given)
+        normalisation[field] = tuple(float(v) for v in values)
+    return Architecture(name, config, **normalisation)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

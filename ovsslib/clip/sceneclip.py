@@ -69,14 +69,14 @@ def load_sceneclip_state(path: Path) -> tuple[dict[str, Tensor], Tensor]:
         raise ModelError(
             f"{path} is no SceneCLIP file (no {_KEPT!r} in it); open it with load_backbone(config, pretrained=path)"
         )
-    kept = stored.pop(_KEPT).long()
+    token_ids = stored.pop(_KEPT).long()
     stored.pop(_COUNTS, None)
     rows = stored[_TABLE].float()
     state = {key: value.float() for key, value in stored.items()}
     table = torch.zeros(VOCABULARY_SIZE, rows.shape[1])
-    table[kept] = rows
+    table[token_ids] = rows
     state[_TABLE] = table
-    return state, kept
+    return state, token_ids
 
 
 def token_counts(path: Path) -> dict[int, int]:

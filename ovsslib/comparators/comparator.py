@@ -174,21 +174,21 @@ class Comparator:
                     self.recipe["text"].prompts_for(query, vocabulary.kinds[owner])[0]
                     for query, owner in zip(vocabulary.queries, vocabulary.query_class, strict=True)
                 ]
-                found = _enlarged(self.network.scores(image, sentences), size)
-                return merge_queries(found, text.query_class, len(vocabulary))
+                enlarged = _enlarged(self.network.scores(image, sentences), size)
+                return merge_queries(enlarged, text.query_class, len(vocabulary))
             return self._of_labels(_enlarged(self.network.label_scores(image), size), vocabulary)
 
     def _of_labels(self, scores: Tensor, vocabulary: Vocabulary) -> Tensor:
         """Label scores (L, H, W) -> class scores (C, H, W): each class the best of its labels, as a share of all."""
         owner = self.map(vocabulary).owner
         total = scores.sum(dim=0).clamp_min(1e-12)
-        made = scores.new_zeros(len(vocabulary), *scores.shape[1:])
+        class_scores = scores.new_zeros(len(vocabulary), *scores.shape[1:])
         for index in range(len(vocabulary)):
             wanted = None if index == vocabulary.background else index
-            places = [place for place, one in enumerate(owner) if one == wanted]
+            places = [place for place, label_class in enumerate(owner) if label_class == wanted]
             if places:
-                made[index] = scores[places].amax(dim=0) / total
-        return made
+                class_scores[index] = scores[places].amax(dim=0) / total
+        return class_scores
 
     # -- for the evaluation ---------------------------------------------------------------------------------
 

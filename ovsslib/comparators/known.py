@@ -67,7 +67,7 @@ def known(name: str) -> Known:
     """What is known of a comparator. Raises ModelError for an unknown one; for a quoted one it says why."""
     entries = _content()["comparators"]
     if name not in entries:
-        row = next((one for one in quoted() if one.name == name), None)
+        row = next((entry for entry in quoted() if entry.name == name), None)
         if row is not None:
             raise ModelError(
                 f"{row.title} cannot be run here: {row.reason}; known: {', '.join(entries)}"

@@ -13,14 +13,14 @@ def label_words(label: str) -> tuple[str, ...]:
 
     Endings such as "-merged" and "-other-merged" are dropped.
     """
-    made = []
+    words = []
     for part in label.replace("_", " ").split(","):
         word = part.strip()
         while spoken(word) != word:
             word = spoken(word)
         if word:
-            made.append(word_key(word.replace("-", " ")))
-    return tuple(dict.fromkeys(made))
+            words.append(word_key(word.replace("-", " ")))
+    return tuple(dict.fromkeys(words))
 
 
 @lru_cache(maxsize=1)
@@ -37,7 +37,7 @@ def _synonym_sets() -> dict[str, frozenset[str]]:
             }
             for key in keys:
                 sets.setdefault(key, set()).update(keys)
-    return {key: frozenset(found) for key, found in sets.items()}
+    return {key: frozenset(keys_of_word) for key, keys_of_word in sets.items()}
 
 
 def synonyms_of(word: str) -> frozenset[str]:

@@ -81,11 +81,13 @@ def _transformers_network(
     transformers = require("transformers", "comparators", about.title)
     folder, origin = _folder(about, pretrained)
     config = _read_json(folder / "config.json")
-    found = config.get("architectures") or []
-    fitting = next((one for one in found if one in about.classes), None)
+    architectures = config.get("architectures") or []
+    fitting = next(
+        (architecture for architecture in architectures if architecture in about.classes), None
+    )
     if fitting is None:
         raise ModelError(
-            f"{origin} holds {' or '.join(found) or 'no named architecture'}, and {about.name!r} needs "
+            f"{origin} holds {' or '.join(architectures) or 'no named architecture'}, and {about.name!r} needs "
             f"{' or '.join(about.classes)}; choose another folder, or the comparator that fits"
         )
     digest = _hash_of(sorted(folder.glob("*.safetensors")), origin)

@@ -37,20 +37,22 @@ class ClipSeg:
             pixel_values=pixels, output_hidden_states=True, interpolate_pos_encoding=True
         ).hidden_states
         layers = [seen[index + 1] for index in model.extract_layers]
-        made = []
+        maps = []
         for start in range(0, len(sentences), _WORDS):
             part = list(sentences[start : start + _WORDS])
             tokens = _placed(
                 self.processor(text=part, padding=True, truncation=True, return_tensors="pt"), model
             )
-            told = model.get_conditional_embeddings(
+            conditions = model.get_conditional_embeddings(
                 batch_size=len(part),
                 input_ids=tokens["input_ids"],
                 attention_mask=tokens["attention_mask"],
             )
-            logits = model.decoder(tuple(x.expand(len(part), -1, -1) for x in layers), told).logits
-            made.append(logits.reshape(len(part), *logits.shape[-2:]).float().sigmoid())
-        return torch.cat(made)
+            logits = model.decoder(
+                tuple(x.expand(len(part), -1, -1) for x in layers), conditions
+            ).logits
+            maps.append(logits.reshape(len(part), *logits.shape[-2:]).float().sigmoid())
+        return torch.cat(maps)
 
 
 class GroupViT:

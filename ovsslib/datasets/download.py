@@ -127,9 +127,9 @@ def get_dataset(
         downloads = root / "downloads"
         downloads.mkdir(parents=True, exist_ok=True)
         for archive in archives:
-            path, found, checked = _fetch(archive, downloads, progress)
+            path, digest, checked = _fetch(archive, downloads, progress)
             files = unpack(path, root / archive.into, archive.only, progress)
-            results.append(Fetched(path, found, checked, files))
+            results.append(Fetched(path, digest, checked, files))
             if not keep_archives:
                 path.unlink()
     except OSError as error:
@@ -168,10 +168,10 @@ def _fetch(archive: Archive, folder: Path, progress: bool) -> tuple[Path, str, b
     path = Path(path)
     if expected is not None:
         return path, expected, True
-    found = f"sha256:{_sha256(path)}"
-    write_file(record, f"{found}\n".encode())
-    log.warning("%s has no published hash; %s is recorded in %s", archive.file, found, record)
-    return path, found, False
+    digest = f"sha256:{_sha256(path)}"
+    write_file(record, f"{digest}\n".encode())
+    log.warning("%s has no published hash; %s is recorded in %s", archive.file, digest, record)
+    return path, digest, False
 
 
 def _pooch() -> Any:

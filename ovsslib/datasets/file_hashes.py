@@ -26,16 +26,16 @@ def file_hashes(files: Iterable[Path]) -> dict[Path, str | None]:
     wanted = list(dict.fromkeys(files))
     for file in wanted:
         by_folder.setdefault(file.parent, []).append(file)
-    found: dict[Path, str | None] = {}
+    hashes: dict[Path, str | None] = {}
     for folder, members in by_folder.items():
-        found |= _of_folder(folder, members)
-    return {file: found[file] for file in wanted}
+        hashes |= _of_folder(folder, members)
+    return {file: hashes[file] for file in wanted}
 
 
 def _of_folder(folder: Path, files: list[Path]) -> dict[Path, str | None]:
     memory = _memory(folder)
     known = _recall(memory)
-    found: dict[Path, str | None] = {}
+    hashes: dict[Path, str | None] = {}
     learned: dict[str, list] = {}
     for file in files:
         try:
@@ -43,19 +43,19 @@ def _of_folder(folder: Path, files: list[Path]) -> dict[Path, str | None]:
             stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
             entry = known.get(file.name)
             if isinstance(entry, list) and len(entry) == 2 and entry[0] == stamp:
-                found[file] = str(entry[1])
+                hashes[file] = str(entry[1])
                 continue
             started = time.time_ns()
-            found[file] = _hash(file)
+            hashes[file] = _hash(file)
             if started - max(status.st_mtime_ns, status.st_ctime_ns) > _YOUNG_NANOSECONDS:
-                learned[file.name] = [stamp, found[file]]
+                learned[file.name] = [stamp, hashes[file]]
         except OSError:
-            found[file] = None
+            hashes[file] = None
     if learned and memory is not None:
         content = json.dumps({**known, **learned}).encode()
         with suppress(DataError):  # what is not kept costs only time
             paths.write_file(memory, content, make_folder=True)
-    return found
+    return hashes
 
 
 def _hash(file: Path) -> str:

@@ -229,7 +229,9 @@ def _context_from_detail(file: Path, split: str) -> dict[str, Callable]:
     """Label maps by painting the category of every annotation, in the order of the file."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        images = {one["image_id"]: one for one in content["images"] if one["phase"] == split}
+        images = {
+            image["image_id"]: image for image in content["images"] if image["phase"] == split
+        }
         regions: dict[int, list[dict]] = {image_id: [] for image_id in images}
         for region in content["annos_segmentation"]:
             if region["image_id"] in regions:

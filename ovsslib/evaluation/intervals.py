@@ -371,9 +371,9 @@ def _bootstrap(
     for block, start in enumerate(range(0, resamples, _BLOCK)):
         weights = draw_weights(images, min(_BLOCK, resamples - start), seed, block)
         for index, columns in enumerate(kept):
-            totals = np.zeros((len(weights), used[index].size))
-            totals[:, used[index]] = weights @ columns
-            totals = totals.reshape(-1, *shape)
+            sums = np.zeros((len(weights), used[index].size))
+            sums[:, used[index]] = weights @ columns
+            totals = sums.reshape(-1, *shape)
             for name in metric_names:
                 values[name][index].append(METRICS[name](totals))
     return {name: [np.concatenate(parts) for parts in lists] for name, lists in values.items()}

@@ -330,7 +330,7 @@ def _fill_band(label: np.ndarray, known: np.ndarray, band: int) -> tuple[np.ndar
         (~known).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
     # OpenCV numbers the labelled pixels; their labels are looked up by that number.
-    by_number = np.zeros(nearest.max() + 1, dtype=label.dtype)
+    by_number = np.zeros(int(nearest.max()) + 1, dtype=label.dtype)
     by_number[nearest[known]] = label[known]
     near = distance <= band
     return np.where(near, by_number[nearest], label), near

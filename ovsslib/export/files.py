@@ -31,11 +31,11 @@ def is_exported(folder: Any) -> bool:
 
 def graph_settings(recipe: Recipe) -> dict[str, Any]:
     """Everything of a recipe that the vision graph computes, as plain values (JSON)."""
-    made: dict[str, Any] = {"positions": recipe["windows"].positions}
+    values: dict[str, Any] = {"positions": recipe["windows"].positions}
     for point in GRAPH_POINTS:
         for name, settings in recipe.at(point):
-            made[name] = dataclasses.asdict(settings)
-    return json.loads(json.dumps(made))
+            values[name] = dataclasses.asdict(settings)
+    return json.loads(json.dumps(values))
 
 
 def description(
@@ -86,9 +86,9 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"cannot read {folder / DESCRIPTION} ({error}); export the folder again: ovss export onnx"
         ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        given = content.get("format") if isinstance(content, dict) else None
+        version = content.get("format") if isinstance(content, dict) else None
         raise DataError(
-            f"{folder / DESCRIPTION} has format {given!r}, this library reads {FORMAT}; export the folder again: "
+            f"{folder / DESCRIPTION} has format {version!r}, this library reads {FORMAT}; export the folder again: "
             "ovss export onnx"
         )
     return content

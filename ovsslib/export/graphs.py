@@ -38,14 +38,14 @@ def axis_weights(size: int, target: int, ratio: Any, kernel: str) -> Tensor:
         return weights / weights.sum(dim=1, keepdim=True)
     if kernel == "linear":
         centre = centre.clamp_min(0.0)
-    first, made = centre.floor(), torch.zeros(1)
+    first, matrix = centre.floor(), torch.zeros(1)
     taps = (-1, 0, 1, 2) if kernel == "cubic" else (0, 1)
     for tap in taps:
         distance = centre - (first + tap)
         weight = _cubic(distance, _CUBIC) if kernel == "cubic" else 1 - distance.abs()
         place = (first + tap).clamp(0, size - 1)
-        made = made + weight[:, None] * (cells[None] == place[:, None])
-    return made
+        matrix = matrix + weight[:, None] * (cells[None] == place[:, None])
+    return matrix
 
 
 def _cubic(x: Tensor, a: float) -> Tensor:
@@ -71,20 +71,20 @@ class Positions(nn.Module):
 
     def forward(self, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
         """The table for a window of `size` pixels and `grid` patches."""
-        kept = self._keeps_table(size, grid)
+        keeps_table = self._keeps_table(size, grid)
         matrices = []
         for side, base in zip(grid, self.base, strict=True):
             cells = torch.full((), side, dtype=torch.float32)
             ratio = base / (cells + 0.1 if self.how == "sclip" else cells)
             matrix = axis_weights(base, side, ratio, self._kernel())
             same = torch.arange(side)[:, None] == torch.arange(base)[None]
-            matrices.append(torch.where(kept, same.float(), matrix))
+            matrices.append(torch.where(keeps_table, same.float(), matrix))
         down, across = matrices
         wide = torch.einsum("hr,rcd->hcd", down, self.patches)
         table = torch.einsum("wc,hcd->hwd", across, wide)
         table = torch.cat([self.first, table.flatten(0, 1)])
         if self.how.startswith("bilinear-half"):
-            table = torch.where(kept, table, table.half().float())
+            table = torch.where(keeps_table, table, table.half().float())
         return table
 
     def _kernel(self) -> str:
@@ -98,11 +98,11 @@ class Positions(nn.Module):
             return torch.zeros((), dtype=torch.bool)
         sides = torch.stack([torch.full((), n, dtype=torch.int64) for n in (*grid, *size)])
         wanted = torch.tensor([*self.base])
-        kept = (sides[:2] == wanted).all()
+        same_grid = (sides[:2] == wanted).all()
         if self.how == "bilinear-half":
-            return kept & (sides[2:] == torch.tensor([*self.native])).all()
+            return same_grid & (sides[2:] == torch.tensor([*self.native])).all()
         square = sides[2] == sides[3]
-        return kept & square if self.base[0] == self.base[1] else kept
+        return same_grid & square if self.base[0] == self.base[1] else same_grid
 
 
 class VisionGraph(nn.Module):
@@ -148,7 +148,7 @@ class VisionGraph(nn.Module):
 class SwitchedVisionGraph(VisionGraph):
     """The same with the settings of the last block as inputs, so that one graph serves many recipes."""
 
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[override]  # an exported graph is called by its own inputs
         self,
         pixels: Tensor,
         terms: Tensor,
@@ -178,10 +178,10 @@ class SwitchedVisionGraph(VisionGraph):
         mixed = backbone.blocks[last].ls_1(backbone.join(last, weights @ tap.v))
         tokens = residual * trunk.tokens + mixed
         tokens = tokens + feed_forward * backbone.feed_forward(last, tokens)
-        made = backbone.head(tokens)
-        patches = made[:, 1:].transpose(1, 2)
+        projected = backbone.head(tokens)
+        patches = projected[:, 1:].transpose(1, 2)
         features = patches.reshape(pixels.shape[0], -1, *trunk.grid)
-        return features, made[:, 0], weights.mean(dim=1)
+        return features, projected[:, 0], weights.mean(dim=1)
 
 
 class _KnownTokens(nn.Module):

@@ -115,7 +115,7 @@ class OnnxBackbone:
         """Outputs of the vision graph for pixels (B, 3, H, W): features (B, D, h, w), class token (B, D), ..."""
         feed = {"pixels": pixels.float().contiguous().numpy()}
         feed |= {name: value.numpy() for name, value in switches.items()}
-        return [torch.from_numpy(made) for made in self._vision.run(None, feed)]
+        return [torch.from_numpy(output) for output in self._vision.run(None, feed)]
 
     def encode_text(self, token_ids: Tensor) -> Tensor:
         """Tokens (N, L) -> text features (N, dim), float32, not normalised."""
@@ -173,9 +173,9 @@ class ExportedBlock:
 
     def run(self, context: TrunkOutput) -> DenseTokens:
         """Dense tokens in the joint space, not of unit length."""
-        made = self.backbone.encode(context.tokens, self.switches)
-        patches = made[0].flatten(2).transpose(1, 2)
-        return DenseTokens(patches, context.grid, made[1], True)
+        outputs = self.backbone.encode(context.tokens, self.switches)
+        patches = outputs[0].flatten(2).transpose(1, 2)
+        return DenseTokens(patches, context.grid, outputs[1], True)
 
     def weights(self, context: TrunkOutput, adjust: Any = None) -> Tensor:
         """Attention (B, 1, T, T), averaged over heads, of a graph with switches; RecipeError without, or for scores

@@ -33,16 +33,20 @@ def why_not_one_graph(recipe: Recipe) -> str | None:
     """
     reasons = []
     for hook, reason in _HOOKS.items():
-        reasons += _told(reason, [name for name, s in recipe.stages.items() if _uses(s, hook)])
+        reasons += _naming_stages(
+            reason, [name for name, s in recipe.stages.items() if _uses(s, hook)]
+        )
     for capability, reason in _CAPABILITIES.items():
         declared = {name: getattr(s, "capabilities", ()) for name, s in recipe.stages.items()}
-        reasons += _told(reason, [name for name, has in declared.items() if capability in has])
+        reasons += _naming_stages(
+            reason, [name for name, has in declared.items() if capability in has]
+        )
     if not reasons and recipe.has("needs_text"):
         reasons.append("its last block needs the words, which a graph of pixels does not have")
     return "; ".join(reasons) or None
 
 
-def _told(reason: str, names: list[str]) -> list[str]:
+def _naming_stages(reason: str, names: list[str]) -> list[str]:
     return [f"{reason} (stage {', '.join(names)})"] if names else []
 
 

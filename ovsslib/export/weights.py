@@ -41,16 +41,16 @@ def store_half(file: Path) -> None:
 def quantise(file: Path) -> None:
     """Dynamic 8-bit quantisation: weights per column, activations per product at run time."""
     tool: Any = require("onnxruntime.quantization", "onnx", "exporting a recipe in int8")
-    made = file.with_suffix(".int8.onnx")
+    quantised = file.with_suffix(".int8.onnx")
     tool.quantize_dynamic(
         str(file),
-        str(made),
+        str(quantised),
         op_types_to_quantize=["MatMul", "Gemm"],
         per_channel=True,
         weight_type=tool.QuantType.QInt8,
         extra_options={"MatMulConstBOnly": True},
     )
-    made.replace(file)
+    quantised.replace(file)
 
 
 def apply_weights(file: Path, weights: str) -> None:

@@ -202,7 +202,7 @@ def _trace(
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            made: Any = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 graph.eval(), tuple(inputs.values()), dynamo=True, dynamic_shapes=tuple(shapes),
                 input_names=list(inputs), output_names=outputs, opset_version=OPSET, verbose=False,
             )  # fmt: skip
@@ -218,7 +218,7 @@ def _trace(
             f"recipe {recipe!r} cannot be one graph: a stage's code cannot be traced for windows of any size "
             f"({lines[0].strip()[:200]})"
         ) from error
-    made.save(str(file))
+    program.save(str(file))
 
 
 def _cause(error: BaseException | None) -> OvssError | None:
@@ -274,6 +274,6 @@ def _compare(segmenter: Any, part: Path, folder: Path, weights: str, pictures: i
     return report
 
 
-def _relative(made: torch.Tensor, wanted: torch.Tensor) -> float:
+def _relative(actual: torch.Tensor, wanted: torch.Tensor) -> float:
     """max|a - b| / max|b|."""
-    return float((made - wanted).abs().max() / wanted.abs().max())
+    return float((actual - wanted).abs().max() / wanted.abs().max())

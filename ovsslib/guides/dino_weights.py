@@ -52,26 +52,28 @@ def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             plain[name] = value
     if "embeddings.cls_token" not in plain:
         return plain
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     parts: dict[tuple[str, str], dict[str, Tensor]] = {}
     for name, value in plain.items():
         if name in _WHOLE_NAMES:
-            found[_WHOLE_NAMES[name]] = value
+            renamed[_WHOLE_NAMES[name]] = value
             continue
         match = re.match(r"^(?:encoder\.layer|layers)\.(\d+)\.(.+)\.(weight|bias)$", name)
         if not match:
-            found[name] = value  # load_dino names it as unexpected
+            renamed[name] = value  # load_dino names it as unexpected
             continue
         layer, part, kind = match.groups()
         part = _VERSION_4_NAMES.get(part, part)
         if part in ("attention.q_proj", "attention.k_proj", "attention.v_proj"):
             parts.setdefault((layer, kind), {})[part[10]] = value
         else:
-            found[f"blocks.{layer}.{_LAYER_NAMES.get(part, part)}.{kind}"] = value
+            renamed[f"blocks.{layer}.{_LAYER_NAMES.get(part, part)}.{kind}"] = value
     for (layer, kind), packed in parts.items():
         if len(packed) == 3:
-            found[f"blocks.{layer}.attn.qkv.{kind}"] = cat([packed["q"], packed["k"], packed["v"]])
-    return found
+            renamed[f"blocks.{layer}.attn.qkv.{kind}"] = cat(
+                [packed["q"], packed["k"], packed["v"]]
+            )
+    return renamed
 
 
 def load_dino(
@@ -124,14 +126,14 @@ def load_dino(
 
 
 def _copy(net: DinoTransformer, state: Mapping[str, Tensor], origin: str) -> None:
-    own = net.state_dict()
+    expected = net.state_dict()
     problems = []
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
     misshapen = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
+        f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
     ]
     for title, names in (
         ("missing", missing),

@@ -65,10 +65,10 @@ def open_segmenter(
             )
     digest = check_file(file)
     try:
-        found = transformers.PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
-        if found not in _TYPES[name]:
+        model_type = transformers.PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+        if model_type not in _TYPES[name]:
             raise ModelError(
-                f"{folder} holds a model of type {found!r}, but {name} needs {' or '.join(_TYPES[name])}; "
+                f"{folder} holds a model of type {model_type!r}, but {name} needs {' or '.join(_TYPES[name])}; "
                 "choose its folder"
             )
         with no_progress_bars():
@@ -154,8 +154,8 @@ class Everything:
             logits = processor.post_process_masks(
                 answer.pred_masks, sizes, mask_threshold=0.0, binarize=False, **extra
             )
-            kept, sure, frame = self._filtered(logits[0], answer.iou_scores[0])
-            masks.append(kept.cpu())
+            sure_masks, sure, frame = self._filtered(logits[0], answer.iou_scores[0])
+            masks.append(sure_masks.cpu())
             scores.append(sure.cpu())
             frames.append(frame.cpu())
         keep = suppressed(torch.cat(frames).float(), torch.cat(scores), s["box_overlap"])
@@ -194,13 +194,13 @@ def suppressed(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
     surest first; equal scores in their order."""
     order = torch.argsort(scores, descending=True, stable=True)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    kept = []
+    chosen = []
     while len(order):
         first, rest = order[0], order[1:]
-        kept.append(int(first))
+        chosen.append(int(first))
         least = torch.maximum(boxes[first, :2], boxes[rest, :2])
         most = torch.minimum(boxes[first, 2:], boxes[rest, 2:])
         shared = (most - least).clamp(min=0).prod(1)
         union = area[first] + area[rest] - shared
         order = rest[~(shared / union > overlap)]
-    return torch.tensor(kept, dtype=torch.int64)
+    return torch.tensor(chosen, dtype=torch.int64)

@@ -287,11 +287,11 @@ def _need_transformers(name: str, config: dict) -> None:
 
 
 def _check_network(width: int | None, patch: int | None, known: Known, origin: str) -> None:
-    for what, found, expected in (
+    for what, actual, expected in (
         ("width", width, known.width),
         ("patches of", patch, known.patch),
     ):
-        if found != expected:
+        if actual != expected:
             raise ModelError(
-                f"{origin} has {what} {found}, expected {expected} of {known.hub}; it is another network, choose its folder"
+                f"{origin} has {what} {actual}, expected {expected} of {known.hub}; it is another network, choose its folder"
             )

@@ -278,18 +278,18 @@ class _Slic:
         )
 
 
-def _tidy(found: np.ndarray) -> _Cut:
+def _tidy(masks: np.ndarray) -> _Cut:
     """Sorted by rising area, without empty masks, packed."""
-    if found.ndim == 2:
-        _, labels, areas = np.unique(found, return_inverse=True, return_counts=True)
+    if masks.ndim == 2:
+        _, labels, areas = np.unique(masks, return_inverse=True, return_counts=True)
         rank = np.empty(len(areas), np.int32)
         rank[np.argsort(areas, kind="stable")] = np.arange(1, len(areas) + 1)
-        return _Cut(rank[labels.reshape(found.shape)], None, (len(areas), *found.shape))
-    areas = found.sum((1, 2))
+        return _Cut(rank[labels.reshape(masks.shape)], None, (len(areas), *masks.shape))
+    areas = masks.sum((1, 2))
     order = [index for index in np.argsort(areas, kind="stable") if areas[index]]
-    found = found[order]
-    packed = np.packbits(found.reshape(len(found), found.shape[1] * found.shape[2]), axis=1)
-    return _Cut(None, packed, found.shape)
+    masks = masks[order]
+    packed = np.packbits(masks.reshape(len(masks), masks.shape[1] * masks.shape[2]), axis=1)
+    return _Cut(None, packed, masks.shape)
 
 
 def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
@@ -301,5 +301,5 @@ def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _nearest(wanted: int, given: int) -> np.ndarray:
-    return ((np.arange(wanted) + 0.5) * given / wanted).astype(int)
+def _nearest(wanted: int, size: int) -> np.ndarray:
+    return ((np.arange(wanted) + 0.5) * size / wanted).astype(int)

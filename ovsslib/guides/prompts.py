@@ -151,7 +151,7 @@ class ProposedMasks:
         if mask is not None:
             wide = F.interpolate(mask[None, None].float(), size=(FRAME, FRAME), mode="bilinear")
             hint = (wide[0, 0] > 0).numpy()
-        areas, found, sure = np.bincount(look.ravel()), [], []
+        areas, answers, sure = np.bincount(look.ravel()), [], []
         for left, top, right, bottom in boxes.tolist():
             part = (
                 slice(round(top), round(bottom) + 1),
@@ -160,9 +160,9 @@ class ProposedMasks:
             inside = np.bincount(look[part][hint[part]], minlength=len(areas))
             chosen = inside * 2 > areas
             shared, union = inside[chosen].sum(), areas[chosen].sum() + inside[~chosen].sum()
-            found.append(torch.from_numpy(np.where(chosen[look], self._ANSWER, -self._ANSWER)))
-            sure.append(float(shared / max(union, 1)))
-        return torch.stack(found).float(), torch.tensor(sure)
+            answers.append(torch.from_numpy(np.where(chosen[look], self._ANSWER, -self._ANSWER)))
+            sure.append(float(shared / max(int(union), 1)))
+        return torch.stack(answers).float(), torch.tensor(sure)
 
 
 def _hint(mask: Tensor, side: int) -> Tensor:

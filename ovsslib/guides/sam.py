@@ -67,16 +67,16 @@ class Sam:
                 f"a picture of {image.shape[0]}x{image.shape[1]} pixels is narrower than one of SAM's patches; "
                 "cut it to a wider one"
             )
-        encoder, kept = self.network.vision_encoder, []
+        encoder, outputs = self.network.vision_encoder, []
         hook = encoder.layers[-1].attn.qkv.register_forward_hook(
-            lambda module, arguments, output: kept.append(output)
+            lambda module, arguments, output: outputs.append(output)
         )
         try:
             out = encoder(inputs["pixel_values"].to(self.device), output_attentions=True)
         finally:
             hook.remove()
-        side = kept[0].shape[1]
-        values = kept[0][0].unflatten(-1, (3, self.heads, -1))[:h, :w, 2].permute(2, 0, 1, 3)
+        side = outputs[0].shape[1]
+        values = outputs[0][0].unflatten(-1, (3, self.heads, -1))[:h, :w, 2].permute(2, 0, 1, 3)
         weights = out.attentions[-1].reshape(self.heads, side, side, side, side)
         weights = weights[:, :h, :w, :h, :w].flatten(3).flatten(1, 2)
         return SamLook(

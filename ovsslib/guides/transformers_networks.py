@@ -53,10 +53,10 @@ class TransformersNetwork(nn.Module):
     def read(self, pixels: Tensor) -> GuideReading:
         """One pass over pictures (B, 3, H, W), normalised, with sides that are multiples of the patch."""
         last = self.blocks[-1]
-        kept: dict[str, Any] = {}
+        outputs: dict[str, Any] = {}
 
         def keep(name: str) -> Any:
-            return lambda module, arguments, output: kept.__setitem__(name, output)
+            return lambda module, arguments, output: outputs.__setitem__(name, output)
 
         hooks = [
             getattr(last.attention, f"{name}_proj").register_forward_hook(keep(name))
@@ -64,7 +64,7 @@ class TransformersNetwork(nn.Module):
         ]
         hooks.append(
             last.register_forward_pre_hook(
-                lambda module, arguments: kept.__setitem__("input", arguments[0])
+                lambda module, arguments: outputs.__setitem__("input", arguments[0])
             )
         )
         try:
@@ -75,10 +75,10 @@ class TransformersNetwork(nn.Module):
         grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
         return GuideReading(
             output,
-            self.norm(kept["input"]),
-            kept["q"],
-            kept["k"],
-            kept["v"],
+            self.norm(outputs["input"]),
+            outputs["q"],
+            outputs["k"],
+            outputs["v"],
             grid,
             self.heads,
             self.rotary,

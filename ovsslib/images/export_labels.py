@@ -93,7 +93,7 @@ def polygons(segmentation: "Segmentation", tolerance: float = 0.0) -> list[dict[
     outline: [[x, y], ...] through the centres of the piece's outermost pixels; holes: such rings through the pixels
     around each hole. `tolerance`: largest distance in pixels by which a ring may be simplified (Douglas, Peucker).
     """
-    found = []
+    polygons_of_pieces = []
     for label, mask in pieces(segmentation, components=True):
         rings, tree = cv2.findContours(
             mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
@@ -101,7 +101,7 @@ def polygons(segmentation: "Segmentation", tolerance: float = 0.0) -> list[dict[
         shaped = [_ring(ring, tolerance) for ring in rings]
         outer = [i for i in range(len(rings)) if tree[0, i, 3] < 0]
         holes = [shaped[i] for i in range(len(rings)) if tree[0, i, 3] >= 0]
-        found.append(
+        polygons_of_pieces.append(
             {
                 "label": label,
                 "name": segmentation.names[label],
@@ -109,7 +109,7 @@ def polygons(segmentation: "Segmentation", tolerance: float = 0.0) -> list[dict[
                 "holes": holes,
             }
         )
-    return found
+    return polygons_of_pieces
 
 
 def _ring(ring: np.ndarray, tolerance: float) -> list[list[int]]:

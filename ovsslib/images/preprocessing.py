@@ -68,8 +68,8 @@ def with_other_statistics(
     std: tuple[float, float, float] = PIXEL_STD,
 ) -> Tensor:
     """Normalised pixels (..., 3, H, W) -> the same picture with ImageNet's mean and deviation."""
-    own, imagenet = (
+    clip, imagenet = (
         [torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in pair]
         for pair in ((mean, std), (IMAGENET_MEAN, IMAGENET_STD))
     )
-    return (pixels * own[1] + own[0] - imagenet[0]) / imagenet[1]
+    return (pixels * clip[1] + clip[0] - imagenet[0]) / imagenet[1]

@@ -262,9 +262,9 @@ class Segmentation:
         shares = ", ".join(
             f"{name} {share:.1f} %" for name, share in zip(rows["name"], rows["share"], strict=True)
         )
-        made = " with ".join(part for part in (self.model, self.recipe) if part)
+        source = " with ".join(part for part in (self.model, self.recipe) if part)
         height, width = self.mask.shape
-        return f"{height} x {width} pixels{', ' + made if made else ''}: {shares}"
+        return f"{height} x {width} pixels{', ' + source if source else ''}: {shares}"
 
     __repr__ = __str__
 

@@ -70,6 +70,6 @@ class SmallDeepLab(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) normalised pixels -> {"out": logits (B, labels, H, W)}."""
-        found = self.logits(pixels)
+        logits = self.logits(pixels)
         size = pixels.shape[-2:]
-        return {"out": F.interpolate(found, size=size, mode="bilinear", align_corners=False)}
+        return {"out": F.interpolate(logits, size=size, mode="bilinear", align_corners=False)}

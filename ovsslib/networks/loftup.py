@@ -218,10 +218,10 @@ class _Upsampler(nn.Module):
         maps = torch.cat([places.expand(len(guidance), -1, -1, -1), guidance[:, :, low:high]], 1)
         code = norm(self.fourier_feat[1](maps))
         inner = slice(max(start - 1, 0), min(stop + 1, height))
-        one = first_act(first_norm(_convolve(cast(nn.Conv2d, first), code, low, inner, height)))
+        hidden = first_act(first_norm(_convolve(cast(nn.Conv2d, first), code, low, inner, height)))
         return second_act(
             second_norm(
-                _convolve(cast(nn.Conv2d, second), one, inner.start, slice(start, stop), height)
+                _convolve(cast(nn.Conv2d, second), hidden, inner.start, slice(start, stop), height)
             )
         )
 

@@ -46,7 +46,8 @@ def stage(name: str, point: str, summary: str, order: int = 50):
             raise RecipeError(
                 f"stage {name!r}: unknown point {point!r}; the points are {', '.join(POINTS)}"
             )
-        if not dataclasses.is_dataclass(settings) or not settings.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        decorated: Any = settings  # __dataclass_params__ is no part of the type
+        if not dataclasses.is_dataclass(settings) or not decorated.__dataclass_params__.frozen:
             raise RecipeError(f"stage {name!r}: its settings must be a frozen dataclass")
         known = _REGISTRY.get(name)
         if known is not None and known.settings.__qualname__ != settings.__qualname__:

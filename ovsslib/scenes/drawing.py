@@ -126,7 +126,7 @@ def _light(
     for number, thing in enumerate(placed, start=1):
         grains[number] = 128 * thing.figure.grain
     field = _fit(light_field(seed, int(rng.integers(4))), rng, shape)
-    gain = cv2.multiply(cv2.LUT(instances.astype(np.uint8), grains), field)
+    gain: np.ndarray = cv2.multiply(cv2.LUT(instances.astype(np.uint8), grains), field)
     gain += (
         np.linspace(-1, 1, width, dtype=np.float32) * np.float32(128 * rng.normal(0, 0.07)) + 128
     )

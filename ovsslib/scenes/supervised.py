@@ -140,7 +140,8 @@ class SupervisedTrainer(TrainingRun):
         for module in net.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        self.net = net.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.net = net.train()
         matrices = [weight for weight in net.parameters() if weight.ndim > 1]
         others = [weight for weight in net.parameters() if weight.ndim == 1]
         groups = [

@@ -52,8 +52,9 @@ def cells(rng: np.random.Generator, height: float, width: float):
     values = rng.standard_normal((rows, columns)).astype(np.float32)
     y, x = _ROWS / np.float32(height) + 1, _COLUMNS / np.float32(width) + 1
     row, column = np.floor(y).astype(int), np.floor(x).astype(int)
-    first = np.full((HEIGHT, WIDTH), 9, np.float32)
-    second, value = first.copy(), np.zeros_like(first)
+    first: np.ndarray = np.full((HEIGHT, WIDTH), 9, np.float32)
+    second: np.ndarray = first.copy()
+    value: np.ndarray = np.zeros_like(first)
     for down in (-1, 0, 1):
         for across in (-1, 0, 1):
             r, c = row + down, column + across

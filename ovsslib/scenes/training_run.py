@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 import yaml
@@ -28,7 +28,12 @@ from ovsslib import paths
 from ovsslib.clip.backbone import check_device
 from ovsslib.errors import DataError, ModelError
 
-Settings = TypeVar("Settings")
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Settings = TypeVar("Settings", bound=_Dataclass)
 
 # They say how long and how fast a run works, not what it learns.
 _FREE = ("steps", "threads", "workers", "checkpoint_seconds")
@@ -45,7 +50,7 @@ def settings_from(path: Path, kind: type[Settings], **makers: Any) -> Settings:
     Raises DataError for unknown names, for missing ones, and for values out of range.
     """
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    known = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
+    known = {entry.name for entry in fields(kind)}
     unknown = sorted(set(values) - known)
     if unknown:
         raise DataError(
@@ -65,7 +70,7 @@ def lasting(settings: Settings, steps: int | None, minutes: float | None) -> Set
         raise DataError(f"--steps {steps}: take 1 or more")
     if minutes is not None and not 0 < minutes < math.inf:
         raise DataError(f"--minutes {minutes}: take more than 0")
-    return settings if steps is None else replace(settings, steps=steps)  # type: ignore[type-var]
+    return settings if steps is None else replace(settings, steps=steps)
 
 
 def keep_freed_memory() -> None:

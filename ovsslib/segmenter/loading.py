@@ -1,5 +1,7 @@
 """A segmenter in one line: which model answers, with which recipe."""
 
+from typing import cast
+
 from ovsslib import comparators
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import EMBEDDED, cached_pretrained, load_backbone
@@ -93,7 +95,7 @@ def _exported(
                 f"{name} out"
             )
     backbone, recipe = open_exported(folder)
-    return Segmenter(backbone, recipe)  # type: ignore[arg-type]
+    return Segmenter(cast("Backbone", backbone), recipe)  # it answers what a Backbone is asked
 
 
 def _comparator(

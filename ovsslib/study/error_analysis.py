@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -244,7 +244,8 @@ def near_boundary(
 def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Connected parts of a mask (8 neighbours): (H, W) int32 numbers from 1, and sizes (n + 1,),
     [0] outside."""
-    count, numbers = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    count, labelled = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    numbers = cast("np.ndarray", labelled)  # int32, which OpenCV's stubs leave open
     return numbers, np.bincount(numbers.ravel(), minlength=count)
 
 

@@ -95,13 +95,13 @@ def auxiliary_texts(
     if vocabulary.variant == ASKED:  # who asks for "puppy" has no text that was written for "dog"
         labels = [(words[0],) for words in vocabulary.synonyms]
     for index, names in enumerate(labels):
-        found = next((table[_key(name)] for name in names if _key(name) in table), None)
-        if index == vocabulary.background or (found is None and skip_missing):
+        entry = next((table[_key(name)] for name in names if _key(name) in table), None)
+        if index == vocabulary.background or (entry is None and skip_missing):
             texts.append(None)
-        elif found is None:
+        elif entry is None:
             missing.append(names[0])
         else:
-            texts.append(found[field])
+            texts.append(entry[field])
     if missing:
         raise WordsError(
             f"no {kind} are shipped for {len(missing)} of {len(vocabulary)} classes of vocabulary "

@@ -36,15 +36,15 @@ _ONE_PROMPT = TextSettings(prompts="single")
 @cache
 def general_words() -> dict[str, str]:
     """The shipped list of common nouns: {word: "stuff" or "things"}."""
-    found: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     part = ""
     for line in paths.data("general_words.txt").read_text(encoding="utf-8").splitlines():
         line = line.strip()
         if line.startswith("["):
             part = line.strip("[]")
         elif line and not line.startswith("#"):
-            found |= {word.strip(): part for word in line.split(",") if word.strip()}
-    return found
+            kinds |= {word.strip(): part for word in line.split(",") if word.strip()}
+    return kinds
 
 
 def choose_background(backbone: Any, words: Vocabulary, count: int = COUNT) -> tuple[str, ...]:
@@ -118,9 +118,9 @@ def audit_words(backbone: Any, words: Any, background: Sequence[str] | str | Non
     general = [word for word in general_words() if word not in strange]
     plain = encode_texts(backbone, queries, _ONE_PROMPT).cpu()
     rows, mean = _centred(backbone, general or queries)
-    own = F.normalize(plain - mean, dim=-1)
-    cosine, centred = plain @ plain.T, own @ own.T
-    found = []
+    directions = F.normalize(plain - mean, dim=-1)
+    cosine, centred = plain @ plain.T, directions @ directions.T
+    close_pairs = []
     for i, word in enumerate(queries):
         for j in range(i + 1, len(queries)):
             both_background = vocabulary.background is not None and owner[i] == owner[j] == 0
@@ -129,12 +129,12 @@ def audit_words(backbone: Any, words: Any, background: Sequence[str] | str | Non
                 continue
             same = bool(centred[i, j] >= SAME) or same_word(word, queries[j])
             if same or centred[i, j] >= CONFUSABLE:
-                instead = _instead(general, rows, own[i], own[j], queries)
-                found.append(
+                instead = _instead(general, rows, directions[i], directions[j], queries)
+                close_pairs.append(
                     (word, queries[j], float(cosine[i, j]), float(centred[i, j]), same, instead)
                 )
     columns = ["word", "other", "cosine", "centred", "same", "suggestion"]
-    pairs = pd.DataFrame(found, columns=columns).sort_values(
+    pairs = pd.DataFrame(close_pairs, columns=columns).sort_values(
         "centred", ascending=False, kind="stable", ignore_index=True
     )
     return Audit(tuple(queries), unknown, pairs)
@@ -174,7 +174,7 @@ def _instead(
     if not general:
         return ""
     near, far = rows @ other, rows @ word
-    used = {word_key(one) for one in taken}
+    used = {word_key(word_taken) for word_taken in taken}
     for index in torch.sort(near, descending=True, stable=True).indices.tolist():
         if near[index] < CONFUSABLE:
             return ""

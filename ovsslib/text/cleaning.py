@@ -30,8 +30,8 @@ def as_list(synonyms: Any, name: str) -> list[str]:
         raise WordsError(f"the synonyms of {name!r} must be a list of texts, not {synonyms!r}")
     return [
         part
-        for one in synonyms
-        for part in (split_synonyms(one) if isinstance(one, str) else [one])
+        for entry in synonyms
+        for part in (split_synonyms(entry) if isinstance(entry, str) else [entry])
     ]
 
 
@@ -81,18 +81,18 @@ def clean_words(words: Iterable[Any], owner: str, quiet_name: bool = False) -> t
     With `quiet_name` the class's own name may be repeated without one. Raises WordsError as
     :func:`clean_word` does.
     """
-    kept: dict[str, str] = {}
+    cleaned: dict[str, str] = {}
     for position, word in enumerate(words):
         word = clean_word(word)
-        if word_key(word) in kept:
+        if word_key(word) in cleaned:
             # People list the name again among its synonyms; there is nothing to tell them.
             if not (quiet_name and position and word_key(word) == word_key(owner)):
                 warnings.warn(
                     f"class {owner!r}: dropped {word!r}, which it has twice", stacklevel=4
                 )
             continue
-        kept[word_key(word)] = word
-    return tuple(kept.values())
+        cleaned[word_key(word)] = word
+    return tuple(cleaned.values())
 
 
 def word_key(word: str) -> str:

@@ -134,8 +134,8 @@ def strange_tokens(
 
 def unknown_words(backbone: Any, words: Sequence[str]) -> list[str]:
     """Words with a token that the model was never trained on; see :func:`strange_tokens`."""
-    found = strange_tokens(backbone, words, truncate=True)
-    return [word for word, strange in zip(words, found, strict=True) if strange]
+    flags = strange_tokens(backbone, words, truncate=True)
+    return [word for word, strange in zip(words, flags, strict=True) if strange]
 
 
 def _report_unknown(backbone: Any, vocabulary: Vocabulary) -> None:
@@ -282,7 +282,7 @@ def tokenize(backbone: Any, prompts: Sequence[str], truncate: bool = False) -> T
     counts = dict(zip(suspects, backbone.token_counts([prompts[i] for i in suspects]), strict=True))
     too_long = {index: count for index, count in counts.items() if count > limit}
     if too_long and not truncate:
-        index = max(too_long, key=lambda one: too_long[one])
+        index = max(too_long, key=lambda place: too_long[place])
         text = prompts[index] if len(prompts[index]) <= 120 else prompts[index][:117] + "..."
         raise WordsError(
             f"{text!r} has {too_long[index]} tokens, but the model takes at most {limit}; "

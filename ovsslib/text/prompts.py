@@ -201,8 +201,10 @@ class TextSettings:
     def strategy(self) -> PromptStrategy:
         """The prompt strategy: the own templates if there are some, else that of `prompts`."""
         if self.templates:
-            own = self.templates
-            return PromptStrategy("own", "own templates", "this recipe", own, own, own)
+            templates = self.templates
+            return PromptStrategy(
+                "own", "own templates", "this recipe", templates, templates, templates
+            )
         return PROMPTS[self.prompts]
 
     def prompts_for(self, word: str, kind: str = "thing") -> list[str]:

@@ -61,10 +61,10 @@ class TemplateTable:
             )
         if not self.templates:
             raise DataError("no templates")
-        for name, one in zip(self.names, self.chosen, strict=True):
-            if one and not 0 <= min(one) <= max(one) < len(self.templates):
+        for name, places in zip(self.names, self.chosen, strict=True):
+            if places and not 0 <= min(places) <= max(places) < len(self.templates):
                 raise DataError(
-                    f"template {max(one)} is chosen for {name!r}, and there are {len(self.templates)}"
+                    f"template {max(places)} is chosen for {name!r}, and there are {len(self.templates)}"
                 )
 
     def top(self, vocabulary: Vocabulary, count: int) -> list[list[int]]:
@@ -76,12 +76,12 @@ class TemplateTable:
         self.check_words(vocabulary)
         place = {name: index for index, name in enumerate(self.names)}
         chosen = [self.chosen[place[name]] for name in vocabulary.names]
-        most = max(len(one) for one in chosen)
+        most = max(len(places) for places in chosen)
         if not self.entropy and count > most:
             raise RecipeError(
                 f"experts.count={count}: the table holds {most} templates a class; use at most as many"
             )
-        return [list(one[:count]) or list(range(len(self.templates))) for one in chosen]
+        return [list(places[:count]) or list(range(len(self.templates))) for places in chosen]
 
     def check_words(self, vocabulary: Vocabulary) -> None:
         """Raise RecipeError if a vocabulary is not the one that the table was fitted on."""

@@ -373,12 +373,12 @@ def _queries_of(entry: Mapping, variant: str) -> list[str]:
 
 
 def _background_queries(spec: Mapping, variant: str, background: str) -> Iterable[str]:
-    own = spec.get("sets") or {}
+    sets = spec.get("sets") or {}
     if background == "default":
         background = (spec.get("by_names") or {}).get(variant, spec.get("default", "plain"))
-    if background in own:
-        return own[background]
-    known = [*own, *background_sets()]
+    if background in sets:
+        return sets[background]
+    known = [*sets, *background_sets()]
     if background not in known:
         raise WordsError(
             f"unknown background words {background!r}{did_you_mean(background, known)}"

@@ -224,7 +224,8 @@ def test_a_saved_mask_holds_the_class_numbers():
 
 
 def test_every_part_that_the_script_looks_for_is_on_the_page():
-    script = (LIVE / "src" / "page.js").read_text(encoding="utf-8")
+    scripts = sorted((LIVE / "src").glob("*.js"))
+    script = "\n".join(file.read_text(encoding="utf-8") for file in scripts)
     page = (LIVE / "index.md").read_text(encoding="utf-8")
     asked = set(re.findall(r'find\("([a-z]+)"\)', script))
     there = re.findall(r'data-live="([a-z]+)"', page)

@@ -1,42 +1,14 @@
 // The live page: what is chosen, what is shown.
 
 import { pixelsOf, save } from "./files.js";
+import { draw, look, pointAt, stepAt } from "./look.js";
 import { indexPng } from "./png.js";
 import { Runner } from "./runner.js";
 import { settingsOf, whyNot } from "./settings.js";
+import {
+  attempt, base, colours, find, option, page, recipeNamed, root, say, settingsFor, state, views,
+} from "./shared.js";
 import { fromHash, parseWords, TERMS, toHash } from "./state.js";
-import { View } from "./view.js";
-
-const root = document.getElementById("live");
-const base = new URL("./", import.meta.url).href;
-const find = (name) => root.querySelector(`[data-live="${name}"]`);
-const state = { classes: [], recipe: "sclip", compare: "", block: null, show: "mask", picture: "" };
-const views = [...root.querySelectorAll("figure")].map((figure) => new View(figure));
-let site, runner, about, picture;
-let recipes = [];
-let looked = null; // {row, column} under the pointer
-let turn = 0;
-
-function say(text, bad = false) {
-  const status = find("status");
-  status.textContent = text;
-  status.classList.toggle("live-bad", bad);
-}
-
-const colours = () => state.classes.map((_, index) => site.colours[index % site.colours.length]);
-const busy = (on) => root.setAttribute("aria-busy", String(on));
-
-/** Runs a task of the page; what goes wrong is said in plain words. */
-async function attempt(task) {
-  busy(true);
-  try {
-    return await task();
-  } catch (error) {
-    say(error.message, true);
-  } finally {
-    busy(false);
-  }
-}
 
 // -- loading ------------------------------------------------------------------------------------------
 
@@ -44,22 +16,22 @@ async function load() {
   find("load").disabled = true;
   const bar = find("progress");
   bar.hidden = false;
-  runner = new Runner(new URL("worker.js", base));
-  const total = site.megabytes * 1e6;
+  page.runner = new Runner(new URL("worker.js", base));
+  const total = page.site.megabytes * 1e6;
   const progress = (bytes) => {
     bar.value = Math.min(bytes / total, 1);
-    say(`Loading: ${(bytes / 1e6).toFixed(1)} of ${site.megabytes} MB`);
+    say(`Loading: ${(bytes / 1e6).toFixed(1)} of ${page.site.megabytes} MB`);
   };
-  about = await runner.ask("loadShipped", { base, files: site.files }, progress);
-  recipes = site.recipes.map(({ name, summary, scenes }) => ({ name, summary, stages: scenes }));
+  page.about = await page.runner.ask("loadShipped", { base, files: page.site.files }, progress);
+  page.recipes = page.site.recipes.map(({ name, summary, scenes }) => ({ name, summary, stages: scenes }));
   bar.hidden = true;
   find("start").hidden = true;
   find("tool").hidden = false;
   fillPictures();
   fillRecipes();
-  const first = site.pictures.find(({ name }) => name === state.picture) ?? site.pictures[0];
+  const first = page.site.pictures.find(({ name }) => name === state.picture) ?? page.site.pictures[0];
   await choosePicture(first, !state.classes.length);
-  runner.ask("prepareWords").catch((error) => say(error.message, true));
+  page.runner.ask("prepareWords").catch((error) => say(error.message, true));
 }
 
 async function loadFolder(list) {
@@ -72,13 +44,13 @@ async function loadFolder(list) {
   const own = { name: recipe.name, summary: recipe.summary, stages: recipe.stages };
   const wrong = whyNot(own, prompts);
   if (wrong) throw new Error(`${wrong}; export another recipe, such as sclip`);
-  const opened = await runner.ask("loadFolder", { base, files });
-  about = opened;
+  const opened = await page.runner.ask("loadFolder", { base, files });
+  page.about = opened;
   const kind = opened.model.pretrained === "embedded" ? "scenes" : "plain";
-  const others = site.recipes
+  const others = page.site.recipes
     .map((one) => ({ name: one.name, summary: one.summary, stages: one[kind] }))
     .filter((one) => one.name !== own.name && one.stages.windows.positions === graph.positions);
-  recipes = opened.switches ? [own, ...others] : [own];
+  page.recipes = opened.switches ? [own, ...others] : [own];
   Object.assign(state, { recipe: own.name, compare: "", block: null });
   fillRecipes();
   find("model").textContent = `${opened.model.name}, recipe ${own.name}`;
@@ -88,7 +60,7 @@ async function loadFolder(list) {
 // -- choices ------------------------------------------------------------------------------------------
 
 function fillPictures() {
-  const buttons = site.pictures.map((one) => {
+  const buttons = page.site.pictures.map((one) => {
     const button = document.createElement("button");
     button.type = "button";
     button.className = "live-thumb";
@@ -103,14 +75,8 @@ function fillPictures() {
   find("pictures").replaceChildren(...buttons);
 }
 
-function option(value, text) {
-  const made = document.createElement("option");
-  [made.value, made.textContent] = [value, text];
-  return made;
-}
-
 function fillRecipes() {
-  const names = recipes.map(({ name }) => name);
+  const names = page.recipes.map(({ name }) => name);
   if (!names.includes(state.recipe)) state.recipe = names[0];
   if (!names.includes(state.compare)) state.compare = "";
   const options = () => names.map((name) => option(name, name));
@@ -118,7 +84,7 @@ function fillRecipes() {
   find("compare").replaceChildren(option("", "nothing"), ...options());
   find("recipe").value = state.recipe;
   find("compare").value = state.compare;
-  find("switches").disabled = !about.switches;
+  find("switches").disabled = !page.about.switches;
   showBlock();
 }
 
@@ -134,12 +100,12 @@ async function takePicture(file, key) {
     throw new Error(`${file.name ?? key} cannot be read as a picture: use a JPEG, PNG or WebP file`);
   });
   if (Math.min(made.height, made.width) < 16) throw new Error(`${file.name} is smaller than 16 pixels: use a larger picture`);
-  picture = made;
-  looked = null;
+  page.picture = made;
+  page.looked = null;
   for (const button of find("pictures").children) {
     button.setAttribute("aria-pressed", String(button.dataset.name === key));
   }
-  await runner.ask("picture", { ...made, key });
+  await page.runner.ask("picture", { ...made, key });
   await run();
 }
 
@@ -187,7 +153,6 @@ function addWords() {
   );
 }
 
-const recipeNamed = (name) => recipes.find((one) => one.name === name);
 const ownBlock = () => state.block ?? settingsOf(recipeNamed(state.recipe)).block;
 
 function showBlock() {
@@ -219,12 +184,7 @@ function changeBlock() {
 
 // -- segmenting ---------------------------------------------------------------------------------------
 
-function settingsFor(view) {
-  const recipe = recipeNamed(view === 0 ? state.recipe : state.compare);
-  const settings = { ...settingsOf(recipe), prompts: about.prompts };
-  if (view === 0 && state.block) settings.block = state.block;
-  return settings;
-}
+let turn = 0;
 
 async function run() {
   const mine = ++turn;
@@ -241,7 +201,7 @@ async function run() {
   const shown = state.compare ? [0, 1] : [0];
   const unknown = new Set();
   for (const index of shown) {
-    const result = await runner.ask("segment", { classes: state.classes, settings: settingsFor(index) });
+    const result = await page.runner.ask("segment", { classes: state.classes, settings: settingsFor(index) });
     if (mine !== turn) return;
     result.unknown.forEach((word) => unknown.add(word));
     const view = views[index];
@@ -258,92 +218,6 @@ async function run() {
   say(`Segmented in ${(spent / 1000).toFixed(2)} s.${warning}`);
   draw();
   await look();
-}
-
-function draw(attention = []) {
-  if (!picture) return;
-  const opacity = Number(find("opacity").value);
-  const word = Math.min(Number(find("which").value), Math.max(state.classes.length - 1, 0));
-  views.forEach((view, index) => {
-    if (index && !state.compare) return;
-    const { result } = view;
-    if (!result) return view.draw(picture, null, 0);
-    const seen = attention[index];
-    if (state.show === "attention" && seen) {
-      const [h, w] = [seen.box.height / seen.cells[0], seen.box.width / seen.cells[1]];
-      const mark = { top: seen.box.top + seen.patch[0] * h, left: seen.box.left + seen.patch[1] * w, height: h, width: w };
-      return view.draw(picture, view.attentionColours(seen, picture.width), opacity, mark);
-    }
-    const over = state.show === "similarity" ? view.heatColours(result.similarity[word]) : view.maskColours(colours());
-    const mark = looked && { top: looked.row - 4, left: looked.column - 4, height: 8, width: 8 };
-    return view.draw(picture, over, opacity, mark);
-  });
-  const options = state.classes.map(([name], index) => option(index, name));
-  find("which").replaceChildren(...options);
-  find("which").value = String(word);
-  find("which").disabled = state.show !== "similarity";
-}
-
-let looking = false;
-let again = false;
-
-/** What lies under the pointer: similarity to every word, and the attention of the patch. */
-async function look() {
-  if (!looked || !views[0].result) return;
-  if (looking) {
-    again = true;
-    return;
-  }
-  looking = true;
-  try {
-    await lookOnce();
-  } finally {
-    looking = false;
-  }
-  if (again) {
-    again = false;
-    await look();
-  }
-}
-
-async function lookOnce() {
-  const { row, column } = looked;
-  const seen = [];
-  if (state.show === "attention") {
-    for (const index of state.compare ? [0, 1] : [0]) {
-      seen[index] = await runner.ask("attention", { settings: settingsFor(index), row, column });
-    }
-    if (!seen[0]) say("This folder was exported without --switches, so its attention cannot be shown.", true);
-  }
-  const at = row * picture.width + column;
-  const { result } = views[0];
-  const parts = state.classes.map(([name], index) => [result.similarity[index][at], name]);
-  parts.sort((a, b) => b[0] - a[0]);
-  const listed = parts.slice(0, 6).map(([value, name]) => `${name} ${value.toFixed(3)}`).join(", ");
-  const label = state.classes[result.labels[at]][0];
-  find("here").textContent = `Row ${row}, column ${column}: ${label}, score ${result.scores[at].toFixed(2)}. Similarity: ${listed}.`;
-  draw(seen);
-}
-
-function pointAt(event) {
-  if (!picture) return;
-  const box = event.target.getBoundingClientRect();
-  const inside = (value, side) => Math.min(Math.max(Math.floor(value), 0), side - 1);
-  looked = {
-    row: inside(((event.clientY - box.top) / box.height) * picture.height, picture.height),
-    column: inside(((event.clientX - box.left) / box.width) * picture.width, picture.width),
-  };
-  attempt(look);
-}
-
-function stepAt(event) {
-  const step = { ArrowUp: [-8, 0], ArrowDown: [8, 0], ArrowLeft: [0, -8], ArrowRight: [0, 8] }[event.key];
-  if (!step || !picture) return;
-  event.preventDefault();
-  const now = looked ?? { row: Math.floor(picture.height / 2), column: Math.floor(picture.width / 2) };
-  const within = (value, side) => Math.min(Math.max(value, 0), side - 1);
-  looked = { row: within(now.row + step[0], picture.height), column: within(now.column + step[1], picture.width) };
-  attempt(look);
 }
 
 // -- taking it away -----------------------------------------------------------------------------------
@@ -424,12 +298,12 @@ function connect() {
 /** Takes over a state that a link on this page names. */
 async function follow() {
   const wanted = fromHash(location.hash);
-  if (!site || !wanted.recipe) return;
+  if (!page.site || !wanted.recipe) return;
   Object.assign(state, { compare: "", block: null, show: "mask", ...wanted });
   for (const radio of root.querySelectorAll("[name=live-show]")) radio.checked = radio.value === state.show;
   if (find("tool").hidden) return say("Load the model to see it.");
   fillRecipes();
-  const named = site.pictures.find(({ name }) => name === state.picture);
+  const named = page.site.pictures.find(({ name }) => name === state.picture);
   root.scrollIntoView();
   await (named ? choosePicture(named, false) : run());
 }
@@ -449,8 +323,8 @@ else {
   await attempt(async () => {
     const answer = await fetch(new URL("live.json", base));
     if (!answer.ok) throw new Error("The files of this page are not beside it: build the book with make book.");
-    site = await answer.json();
-    find("load").textContent = `Load the model (${site.megabytes} MB)`;
+    page.site = await answer.json();
+    find("load").textContent = `Load the model (${page.site.megabytes} MB)`;
     find("load").disabled = false;
   });
 }
