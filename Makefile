@@ -11,6 +11,7 @@ JOBS     ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 WORD     ?= LoftUp
 DATASET  ?= voc21
 CHAPTERS ?=
+OPTIONS  ?=
 BENCH    ?= $(sort $(basename $(notdir $(wildcard bench/*.py))))
 
 VENV      := .venv
@@ -65,8 +66,8 @@ rehearsal: $(INSTALLED)  ## run the notebooks on fake pictures in the layout of 
 lab: $(INSTALLED)  ## open the notebooks in JupyterLab
 	@$(VENV)/bin/jupyter lab notebooks
 
-bench: $(INSTALLED)  ## time the costly parts against plain versions of themselves: BENCH="flow pamr" for some
-	@for name in $(BENCH); do echo "== $$name"; OMP_NUM_THREADS=$(JOBS) $(RUN) bench/$$name.py || exit 1; done
+bench: $(INSTALLED)  ## time the costly parts against plain versions of themselves: BENCH="flow pamr" for some, OPTIONS="--only sclip" for each
+	@for name in $(BENCH); do echo "== $$name"; OMP_NUM_THREADS=$(JOBS) $(RUN) bench/$$name.py $(OPTIONS) || exit 1; done
 
 clean:  ## remove the built book and the tools' caches
 	rm -rf build public .pytest_cache .ruff_cache dist

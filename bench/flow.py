@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ovsslib  # first of all: it repairs torchvision's missing operators, which open_clip needs
 
@@ -24,8 +25,13 @@ import open_clip
 import torch
 from torch.nn import functional as F
 
+from ovsslib import guides
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import build_model
+from ovsslib.guides import loading
+from ovsslib.guides.guide import Guide
+from ovsslib.guides.transformers_networks import TransformersNetwork
+from ovsslib.guides.vit import DinoTransformer
 from ovsslib.networks.loftup import LoftUp
 from ovsslib.recipe import ALWAYS_ON, Recipe, recipe_names, stages
 from ovsslib.segmenter import Segmenter
@@ -67,6 +73,42 @@ def random_text(queries: int) -> TextFeatures:
 SINKS = {"channels": (4, 162, 189, 326, 429, 474, 633, 713), "sigma": 2.8}
 
 
+def without_weights(recipe: Recipe) -> Recipe:
+    """A recipe with stand-ins for trained segmenters: `felzenszwalb` cuts the picture and answers prompts, SAM's
+    attention mixes nothing."""
+    stand_ins = {"proposer": "felzenszwalb", "prompter": "felzenszwalb", "mixer": "none"}
+    changes = {
+        f"{name}.{field}": value
+        for name, settings in recipe.stages.items()
+        for field, value in stand_ins.items()
+        if hasattr(settings, field)
+    }
+    return recipe.but(changes) if changes else recipe
+
+
+def random_guide(name: str = loading.EMBEDDED, **options: Any) -> Guide:
+    """A guide of the real size with seeded random weights, for `guides.load`; SceneDINO as it is shipped."""
+    if name not in loading.KNOWN:
+        return loading.load(name, **options)
+    torch.manual_seed(0)
+    known = loading.KNOWN[name]
+    width, heads, patch = known.width, known.width // 64, known.patch
+    network: torch.nn.Module
+    if name.startswith("dinov2"):
+        from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+        config = Dinov2WithRegistersConfig(
+            hidden_size=width, num_attention_heads=heads, patch_size=patch, image_size=518
+        )
+        network = TransformersNetwork(Dinov2WithRegistersModel(config))
+    else:
+        side = 224 // patch
+        network = DinoTransformer(width, 12, heads, patch, (side, side))
+        torch.nn.init.normal_(network.pos_embed, std=0.02)
+        torch.nn.init.normal_(network.cls_token, std=0.02)
+    return Guide(network, name=name, weights_hash="random", device=options.get("device", "cpu"))
+
+
 class Bench:
     """The model, the bare forwards, and the ratios to them."""
 
@@ -90,6 +132,7 @@ class Bench:
         recipe = Recipe.named(name)
         if "sink_denoise" in recipe:
             recipe = recipe.but({"sink_denoise": SINKS})
+        recipe = without_weights(recipe)
         return recipe.but(windows={"short_side": 336, "crop": 224, "stride": 112})
 
     def seconds(self, work: Callable[[], object]) -> float:
@@ -162,6 +205,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=0, help="0: 3, or 1 with --quick")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    guides.load = random_guide  # nothing is fetched, and speed does not depend on the weights
     clock = time.perf_counter if options.clock == "wall" else time.process_time
     wanted = [text.strip() for text in options.only.split(",") if text.strip()]
     bench = Bench(clock, options.repeats or (1 if options.quick else 3))

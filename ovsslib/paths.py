@@ -19,6 +19,10 @@ from ovsslib.errors import DataError
 _PACKAGE = Path(__file__).resolve().parent
 
 
+# The functions of pathlib raise for names that no file can have (too long, with a zero byte); these say False.
+exists, is_dir, is_file = os.path.exists, os.path.isdir, os.path.isfile
+
+
 def data_root() -> Path:
     """Folder of the shipped data: `data/` of a checkout, `ovsslib/_data/` of an installed wheel."""
     installed = _PACKAGE / "_data"
@@ -95,6 +99,8 @@ def replacing(
     Raises DataError if it cannot be written, and leaves nothing behind then.
     """
     path = Path(path)
+    if "\0" in str(path):
+        raise DataError(f"cannot write {str(path)!r}: no file can have that name; choose another")
     target = Path(os.path.realpath(path)) if os.path.islink(path) else path
     special = os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target)
     folder = Path(tempfile.gettempdir()) if special else target.parent

@@ -1,5 +1,5 @@
 """Write the table of recipes into README.md and book/recipes.csv, from the recipes themselves, and the tables of the
-page "Where to find it" from data/sources.yaml.
+page "Where to find it" from data/sources.yaml, and of the page "Settle a claim" from the claims.
 
 python scripts/fill_tables.py
 """
@@ -11,10 +11,13 @@ from pathlib import Path
 from marked_parts import refill
 
 from ovsslib.recipe import Recipe, recipe_names
+from ovsslib.study.claims_table import DATASET_TITLES
+from ovsslib.study.settling import settling
 from ovsslib.study.sources import KINDS, Published, published
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- recipes: begin (scripts/fill_tables.py) -->", "<!-- recipes: end -->"
+SETTLE_BEGIN, SETTLE_END = "<!-- runs: begin (scripts/fill_tables.py) -->", "<!-- runs: end -->"
 WHERE_BEGIN, WHERE_END = "<!-- places: begin (scripts/fill_tables.py) -->", "<!-- places: end -->"
 GROUPS = {
     "clip": "CLIP alone",
@@ -24,14 +27,17 @@ GROUPS = {
 
 
 def table() -> str:
-    """Markdown: one table per group of methods, then the recipes of the thesis."""
+    """Markdown: one table per group of methods, then the recipes of the thesis and this project's own."""
     known = [Recipe.named(name) for name in recipe_names()]
     thesis = [recipe for recipe in known if recipe.name.startswith("thesis-")]
+    ours = [recipe for recipe in known if recipe.name.startswith("ovss-")]
     parts = []
     for group, title in GROUPS.items():
-        rows = [r for r in known if r.group == group and r not in thesis]
+        rows = [r for r in known if r.group == group and r not in thesis + ours]
         parts.append(_rows(title, sorted(rows, key=lambda r: (r.year or 0, r.name))))
-    return "\n\n".join([*parts, _rows("The thesis's phases", thesis)])
+    return "\n\n".join(
+        [*parts, _rows("The thesis's phases", thesis), _rows("This project's own", ours)]
+    )
 
 
 def _rows(title: str, recipes: list[Recipe]) -> str:
@@ -74,8 +80,25 @@ def _place(one: Published) -> str:
     return f"| {one.kind.title()} {one.number} | {link} | {{doc}}`{page}` | `{one.command}` |"
 
 
+def runs() -> str:
+    """Markdown: per data set the claims that a run would settle, its hours, and its profile."""
+    lines = [
+        "| data set | images | claims | evaluations | encoder forwards an image | time | profile |",
+        "|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for name, row in settling().iterrows():
+        minutes = max(1, round(60 * row["hours"]))
+        hours = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+        lines.append(
+            f"| {DATASET_TITLES.get(name, name)} | {row['images']} | {row['claims']} | {row['evaluations']} | "
+            f"{row['forwards']} | {hours} | `{row['profile']}` |"
+        )
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     refill(readme, BEGIN, END, table())
     (ROOT / "book/recipes.csv").write_text(as_csv(), encoding="utf-8")
     refill(ROOT / "book/where.md", WHERE_BEGIN, WHERE_END, places())
+    refill(ROOT / "book/settle.md", SETTLE_BEGIN, SETTLE_END, runs())

@@ -106,7 +106,10 @@ def features_of(content: Mapping[str, Any]) -> set[str]:
     found = {content["dataset"], content["model"]}
     for stage, part in recipe_parts(recipe_of(content)).items():
         found.add(stage)
-        found |= {f"{stage}.{field}={json.dumps(v)}" for field, v in part["settings"].items()}
+        values = dict(part["settings"])
+        if values.pop("words", None):  # which words they are changes no code that runs
+            found.add(f"{stage}.words")
+        found |= {f"{stage}.{field}={json.dumps(v)}" for field, v in values.items()}
     return found
 
 

@@ -30,22 +30,11 @@ from scipy.ndimage import maximum_filter, minimum_filter
 import ovsslib
 from ovsslib.clip.loading import build_model
 from ovsslib.networks.loftup import LoftUp
+from ovsslib.study.settling import IMAGE_SIZES
 
 sys.path.insert(0, str(ROOT / "tests"))
 from fake_datasets import Fake, write
 
-SIZES = {
-    "voc21": (375, 500),
-    "voc20": (375, 500),
-    "context60": (375, 500),
-    "context59": (375, 500),
-    "coco_stuff": (480, 640),
-    "coco_stuff10k": (480, 640),
-    "coco_object": (480, 640),
-    "cityscapes": (1024, 2048),
-    "ade20k": (512, 683),
-}
-"""Data set -> usual height and width of its pictures."""
 PICTURES = 14
 SIDE = 375
 """Pixels of the shorter side by default, so that one data set takes minutes: PASCAL VOC's own."""
@@ -108,7 +97,7 @@ def label_of(scenes: ovsslib.Vocabulary, target: ovsslib.Vocabulary) -> np.ndarr
 def fake_dataset(dataset: str, root: Path, pictures: int = PICTURES, scale: float = 1.0) -> Fake:
     """Write pictures of Scenes as the data set, `scale` times its usual size."""
     scenes = ovsslib.open_dataset("scenes", limit=pictures)
-    height, width = (round(scale * side) for side in SIZES[dataset])
+    height, width = (round(scale * side) for side in IMAGE_SIZES[dataset])
     table = label_of(scenes.vocabulary, ovsslib.Vocabulary.named(_vocabulary(dataset)))
     pairs = []
     for image, label, _ in scenes:
@@ -189,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="beginnings of notebook names; all if none")
-    parser.add_argument("--dataset", default="voc21", choices=sorted(SIZES))
+    parser.add_argument("--dataset", default="voc21", choices=sorted(IMAGE_SIZES))
     parser.add_argument("--limit", type=int, default=3, help=f"pictures measured, 1 to {PICTURES}")
     parser.add_argument(
         "--scale",
@@ -202,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 1 <= options.limit <= PICTURES:
         parser.error(f"--limit {options.limit}: there are {PICTURES} pictures")
     if options.scale is None:
-        options.scale = min(1.0, SIDE / SIZES[options.dataset][0])
+        options.scale = min(1.0, SIDE / IMAGE_SIZES[options.dataset][0])
     if not 0 < options.scale <= 1:
         parser.error(f"--scale {options.scale:g}: choose above 0, at most 1")
     started = time.monotonic()

@@ -15,7 +15,7 @@ from ovsslib.book.figures.style import figure_style
 from ovsslib.book.parameters import name_list, whole_number
 from ovsslib.clip.backbone import Backbone
 from ovsslib.datasets.dataset import SegmentationDataset
-from ovsslib.errors import Notice, RecipeError
+from ovsslib.errors import MissingPackageError, ModelError, Notice, RecipeError
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.results import Results, measure, stored
 from ovsslib.evaluation.store import FRESH_VARIABLE, ResultsStore
@@ -99,6 +99,22 @@ class Chapter:
             made[title] = dataclasses.replace(self.recipe(base, changes), name=title)
         return made
 
+    def runnable(
+        self, recipes: Sequence[str] | Mapping[str, Any]
+    ) -> tuple[dict[str, Recipe], dict[str, str]]:
+        """Those of :meth:`recipes` that can run here, and of the others why not: a second model that is missing.
+
+        Nothing is fetched. Raises RecipeError for unknown names and bad changes.
+        """
+        able, why = {}, {}
+        for title, recipe in self.recipes(recipes).items():
+            try:
+                self._made(recipe)
+                able[title] = recipe
+            except (ModelError, RecipeError, MissingPackageError) as error:
+                why[title] = str(error)
+        return able, why
+
     @staticmethod
     def names(given: Any, parameter: str, least: int = 1) -> list[str]:
         """A list parameter however it was given: see :func:`ovsslib.book.parameters.name_list`."""
@@ -108,8 +124,13 @@ class Chapter:
         self, recipe: str | Recipe, changes: Mapping[str, Any] | None = None
     ) -> Segmenter:
         """A segmenter of the profile's model, made once."""
-        made = self.recipe(recipe, changes)
-        return self._segmenters.setdefault(made.key(), Segmenter(self.backbone, made))
+        return self._made(self.recipe(recipe, changes))
+
+    def _made(self, recipe: Recipe) -> Segmenter:
+        key = recipe.key()
+        if key not in self._segmenters:  # a second one would open its guide again
+            self._segmenters[key] = Segmenter(self.backbone, recipe)
+        return self._segmenters[key]
 
     def measure(self, recipes: Sequence[str] | Mapping[str, Any]) -> Results:
         """Results of recipes (see :meth:`recipes`): from the store, or measured now.

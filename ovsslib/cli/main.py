@@ -19,6 +19,7 @@ from ovsslib.cli.edit import edit
 from ovsslib.cli.export import export_app
 from ovsslib.cli.models import models_app
 from ovsslib.cli.options import Model, Pretrained, Set
+from ovsslib.cli.results import results_app
 from ovsslib.cli.segment import segment
 from ovsslib.errors import DataError, OvssError, RecipeError
 from ovsslib.recipe import Recipe, parse_changes, recipes
@@ -34,6 +35,7 @@ app.add_typer(words_app, name="words")
 app.add_typer(scenes_app, name="scenes")
 app.add_typer(models_app, name="models")
 app.add_typer(export_app, name="export")
+app.add_typer(results_app, name="results")
 app.add_typer(pretrain_app)
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N.")]
@@ -173,7 +175,8 @@ def ablate(
 @app.command()
 def reproduce(
     target: Annotated[
-        str | None, typer.Argument(help="A published table, such as itaclip-table1.")
+        str | None,
+        typer.Argument(help="A published table, such as itaclip-table1; all: every one."),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="One data set of it.")] = None,
     profile: ProfileName = None,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ovsslib import paths
 from ovsslib.cli.console import say, show, stderr
 from ovsslib.cli.options import Model, Pretrained, Set
 from ovsslib.errors import DataError, RecipeError, WordsError
@@ -55,7 +56,7 @@ def segment(
     from ovsslib.segmenter import Segmenter, load
 
     asked = read_words(words)  # before a model is loaded: the cheaper mistake first
-    whole_folder = image.is_dir()
+    whole_folder = paths.is_dir(image)
     if whole_folder and out is None:
         raise DataError(f"{image} is a folder; say where its masks shall go: --out FOLDER")
     segmenter = load(recipe, model or "auto", pretrained, device=device, precision=precision)
@@ -84,7 +85,7 @@ def read_words(words: str):
     path = Path(words)
     if path.suffix.lower() not in (".txt", ".yaml", ".yml", ".csv") or "," in words:
         return words
-    if not path.is_file():
+    if not paths.is_file(path):
         raise WordsError(
             f"there is no file of words at {path}; write the words, or give another path"
         )

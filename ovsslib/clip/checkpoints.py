@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ovsslib import paths
 from ovsslib.clip.architectures import names_of_transformers, state_from_transformers
 from ovsslib.errors import ModelError
 
@@ -169,7 +170,7 @@ def _unreadable(file: Path, error: Exception | str) -> str:
 
 def check_file(file: Path, sha256: str | None = None) -> str:
     """SHA-256 of a checkpoint. Raises ModelError if the file is missing or its hash is not the expected one."""
-    if not file.is_file():
+    if not paths.is_file(file):
         raise ModelError(
             f"there is no checkpoint at {file}; check the path, or give a pretrained tag"
         )

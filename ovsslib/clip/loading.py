@@ -96,12 +96,12 @@ def load_backbone(
         )
     path = Path(pretrained).expanduser()
     tag = get_pretrained_cfg(name, str(pretrained)) if isinstance(model, str) else {}
-    if not tag and path.is_dir():
+    if not tag and paths.is_dir(path):
         raise ModelError(
             f"pretrained={str(pretrained)!r} is a folder; pass the file in it, or the folder itself as the model: "
             f"load_backbone({str(pretrained)!r})"
         )
-    if not tag and (path.suffix or path.is_file()):
+    if not tag and (path.suffix or paths.is_file(path)):
         return _opened(architecture, path, str(pretrained), device, precision, sha256)
     file = fetch_pretrained(name, str(pretrained))
     if tag.get("mean"):
@@ -152,7 +152,7 @@ def _opened(
 
 def is_torchscript_file(file: Path) -> bool:
     """Whether a file that may be missing is a TorchScript archive."""
-    return file.is_file() and is_torchscript(file)
+    return paths.is_file(file) and is_torchscript(file)
 
 
 # -- folders and hub names ----------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def _found_together(
     known = (
         open_clip.get_model_config(text) is not None if not text.startswith(_HUB_PREFIX) else False
     )
-    if folder.is_dir() and not known:
+    if paths.is_dir(folder) and not known:
         if pretrained is not None:
             raise ModelError(
                 f"model {text!r} is a folder with its own weights; leave pretrained out"
@@ -179,7 +179,7 @@ def _found_together(
     hub = text.startswith(_HUB_PREFIX) or (
         text.count("/") == 1
         and not folder.suffix
-        and not folder.exists()
+        and not paths.exists(folder)
         and not _looks_like_vit(text)
     )
     if not hub:

@@ -113,7 +113,7 @@ def _folder(about: Known, pretrained: str | Path | None) -> tuple[Path, str]:
 
     if pretrained is not None:
         folder = Path(pretrained).expanduser()
-        if folder.is_dir():
+        if paths.is_dir(folder):
             return folder, folder.name
         if str(pretrained).count("/") != 1 or str(pretrained)[0] in "./~":
             raise ModelError(
@@ -176,10 +176,10 @@ def _hash_of(files: list[Path], origin: str) -> str:
 
 def _torchvision_network(about: Known, pretrained: str | Path | None) -> tuple[Any, str, str, dict]:
     path = Path(str(pretrained)).expanduser() if pretrained is not None else None
-    if path is not None and path.is_dir():
+    if path is not None and paths.is_dir(path):
         return _segmentation_folder(about, path)
     architecture, _, tag = about.hub.partition("/")
-    file = path if path is not None and path.is_file() else None
+    file = path if path is not None and paths.is_file(path) else None
     if path is not None and file is None:
         if str(pretrained).count("/") != 1 or str(pretrained)[0] in "./~":
             raise ModelError(

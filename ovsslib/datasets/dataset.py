@@ -322,7 +322,7 @@ def _given_root(name: str, root: str | os.PathLike | None) -> Path:
     if not root:
         raise DataError(f"{name} needs a folder: give root=..., or set OVSSLIB_DATA to it")
     root = Path(root).expanduser()
-    if not root.is_dir():
+    if not paths.is_dir(root):
         raise DataError(f"the data folder {root} does not exist; give the right root for {name}")
     return root
 

@@ -38,6 +38,7 @@ from ovsslib.evaluation.store import ResultsStore
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import PictureInput, Segmenter, Words, window_logits_of
 from ovsslib.text.features import TextFeatures
+from ovsslib.text.wording import ASKED
 
 
 @dataclass(eq=False)
@@ -104,7 +105,8 @@ class Run:
 
     def _job(self, segmenter: Measured, parts: dict | None) -> _Measurement:
         vocabulary = segmenter.recipe["text"].vocabulary(self.dataset.vocabulary)
-        if len(vocabulary) != self.dataset.classes:
+        more = len(vocabulary) - self.dataset.classes
+        if more and (more, vocabulary.variant) != (1, ASKED):
             raise DataError(
                 f"{self.dataset.name!r} has {self.dataset.classes} classes but {len(vocabulary)} words; give one word "
                 "per class"
@@ -200,10 +202,13 @@ class Run:
         label: np.ndarray,
         seconds: float,
     ) -> ImageCounts:
-        ignore = self.dataset.ignore_index
+        ignore, classes = self.dataset.ignore_index, self.dataset.classes
+        # Words that stand for no class (`text.words`) have the label behind the last one: pixels that go there are
+        # missed by their own class, and no class of the mean.
+        counts = metrics.image_counts(labels, label, classes + 1, ignore)[:, :classes]
         return ImageCounts(
             index,
-            metrics.image_counts(labels, label, self.dataset.classes, ignore),
+            counts,
             metrics.boundary_counts(labels, label, ignore),
             metrics.calibration_counts(confidence, labels, label, ignore),
             seconds,
@@ -269,7 +274,7 @@ class Run:
             recipe=job.segmenter.recipe,
             dataset=dataset.name,
             model=model_name(backbone),
-            names=tuple(job.text.vocabulary.names),
+            names=tuple(job.text.vocabulary.names[: dataset.classes]),
             counts=counts["classes"][counted],
             boundary_counts=counts["boundary"][counted],
             calibration_counts=counts["calibration"][counted],

@@ -20,7 +20,7 @@ BAD_IMAGE = (ImageError, DataError, MemoryBudgetError)
 FRONT = tuple(POINTS)[: tuple(POINTS).index("refine")]
 """Points of the flow before the stitching."""
 Measured = Segmenter | Comparator
-"""What can be measured: a recipe on a backbone, or a trained model."""
+"""What can be measured, a recipe on a backbone or a trained model."""
 _Result = TypeVar("_Result")
 
 

@@ -73,11 +73,11 @@ class Profile:
         """
         from_file = is_profile_path(str(name))
         path = Path(name).expanduser() if from_file else paths.data(f"profiles/{name}.yaml")
-        if from_file and not path.is_file():
+        if from_file and not paths.is_file(path):
             raise RecipeError(
                 f"there is no profile file {str(name)!r}; give its path, or a shipped name: {', '.join(profile_names())}"
             )
-        if not path.is_file():
+        if not paths.is_file(path):
             raise RecipeError(f"unknown profile {str(name)!r}{did_you_mean(name, profile_names())}")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))

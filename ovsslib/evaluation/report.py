@@ -174,9 +174,7 @@ class Report:
             return _mean_interval(a, b, level, resamples).percent()
         first, name, index = self.counts_for(metric)
         second, _, _ = other.counts_for(metric)
-        gain = intervals.paired_difference(
-            first[mine], second[theirs], level, name, resamples
-        ).percent()
+        gain = intervals.paired_difference(first[mine], second[theirs], level, name).percent()
         return gain if index is None else gain.of_class(index)
 
     def counts_for(self, metric: str) -> tuple[np.ndarray, str, int | None]:

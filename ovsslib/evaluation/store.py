@@ -23,6 +23,7 @@ from ovsslib.evaluation.report import CLASS_PREFIX, Report
 
 FRESH_VARIABLE = "OVSSLIB_FRESH"
 SHIPPED = "results/results.sqlite"
+CONTRIBUTED = "contributed"  # folder beside it, of files that other people's runs have made
 COLUMNS = (
     "model", "dataset", "recipe", "changes", "label", "metric", "value", "low", "high", "images", "limit", "commit",
     "precision", "key",
@@ -45,6 +46,8 @@ class ResultsStore:
         if shipped is None:
             shipped = self.folder / "none.sqlite" if fresh else paths.data(SHIPPED)
         self.shipped = RecordsFile(Path(shipped))
+        others = sorted((self.shipped.path.parent / CONTRIBUTED).glob("*.sqlite"))
+        self.contributed = [RecordsFile(path) for path in others]
 
     @staticmethod
     def ordinary() -> "ResultsStore":
@@ -64,7 +67,16 @@ class ResultsStore:
 
     def record(self, key: str) -> Record | None:
         """A record by its key, or None."""
-        return self._own(key) or self.shipped.get(key)
+        places = [self._own, *(file.get for file in self._files())]
+        return next((record for place in places if (record := place(key)) is not None), None)
+
+    def _files(self) -> list[RecordsFile]:
+        """The files that come with the library, its own first."""
+        return [self.shipped, *self.contributed]
+
+    def library_keys(self) -> list[str]:
+        """Keys of the records that come with the library, sorted."""
+        return sorted(set().union(*(file.keys() for file in self._files())))
 
     def put(self, parts: Mapping[str, Any], report: Report) -> str:
         """Keep a report in the user's folder; returns its key.
@@ -73,25 +85,35 @@ class ResultsStore:
         """
         key = key_of(parts)
         text, counts = record_of(key, parts, report)
+        self._write(key, text, counts)
+        return key
+
+    def keep(self, record: Record) -> None:
+        """Keep a record of another store in the user's folder, as it is. Raises DataError if it cannot be written."""
+        self._write(record.key, record.text, record.read_counts())
+
+    def _write(self, key: str, text: str, counts: bytes) -> None:
         # The text comes last: a record without it does not exist.
         paths.write_file(self.folder / f"{key}.npz", counts, make_folder=True)
         paths.write_file(self.folder / f"{key}.json", text.encode(), make_folder=True)
-        return key
 
     def keys(self) -> list[str]:
         """Keys of all records, each once, sorted."""
-        return sorted({*self._own_keys(), *self.shipped.keys()})
+        return sorted({*self._own_keys(), *self.library_keys()})
 
     def records(self) -> Iterator[Record]:
         """All records, the user's first, each key once, in the order of the keys."""
-        keys = self._own_keys()
-        for key in keys:
+        seen = set()
+        for key in self._own_keys():
             record = self._own(key)
             if record is not None:
+                seen.add(key)
                 yield record
-        for record in self.shipped:
-            if record.key not in keys:
-                yield record
+        for file in self._files():
+            for record in file:
+                if record.key not in seen:
+                    seen.add(record.key)
+                    yield record
 
     def reports(self) -> Iterator[Report]:
         """All readable records as reports."""

@@ -137,7 +137,7 @@ def from_state(
 def _name(name: str | Path) -> str:
     """How the record names a guide: files and folders by their last part, not by where they lie here."""
     text = str(name)
-    hub_name = "/" in text and not Path(text).expanduser().exists()
+    hub_name = "/" in text and not paths.exists(Path(text).expanduser())
     return text if text in NAMES or hub_name else Path(text).name
 
 
@@ -158,7 +158,7 @@ def _find(name: str, weights: str | Path | None, fetch: bool) -> tuple[Path | No
             )
         return folder, None
     path = Path(name).expanduser()
-    if known is None and path.exists():
+    if known is None and paths.exists(path):
         return path, None
     looks_local = path.suffix in (".pth", ".pt", ".bin", ".safetensors") or name[:1] in "./~"
     if known is None and (looks_local or name.count("/") != 1):
@@ -182,7 +182,7 @@ def _find(name: str, weights: str | Path | None, fetch: bool) -> tuple[Path | No
 
 
 def _existing(path: Path) -> Path:
-    if not path.exists():
+    if not paths.exists(path):
         raise ModelError(f"there are no weights at {path}; check the path")
     return path
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovsslib import paths
 from ovsslib.clip.checkpoints import read_state_dict
 from ovsslib.errors import ModelError, RecipeError
 
@@ -381,7 +382,7 @@ def load_loftup(
 
 def weights_file(source: str | Path, download: bool = False) -> Path:
     """The file of LoftUp weights that `source` names (see :func:`load_loftup`). Raises ModelError if it is missing."""
-    return Path(source) if Path(source).is_file() else _hub_file(str(source), download)
+    return Path(source) if paths.is_file(source) else _hub_file(str(source), download)
 
 
 def _hub_file(name: str, download: bool) -> Path:

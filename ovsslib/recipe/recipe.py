@@ -223,7 +223,7 @@ class Recipe:
             if str(name).endswith((".yaml", ".yml"))
             else paths.data(f"recipes/{name}.yaml")
         )
-        if not path.is_file():
+        if not paths.is_file(path):
             raise RecipeError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
         return Recipe.from_yaml(path.read_text(encoding="utf-8"), dataset)
 

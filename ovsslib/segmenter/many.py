@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ovsslib import paths
 from ovsslib.errors import DataError, ImageError, OvssError, WordsError
 from ovsslib.images.pictures import read_picture
 from ovsslib.images.segmentation import Segmentation
@@ -33,15 +34,15 @@ def find_pictures(source: str | os.PathLike | Iterable[str | os.PathLike]) -> di
     that is missing or holds no picture, and for a path that is given twice.
     """
     if not isinstance(source, (str, os.PathLike)):
-        paths = [Path(place) for place in source]
-        pictures = {path.as_posix(): path for path in paths}
-        if len(pictures) < len(paths):
+        places = [Path(place) for place in source]
+        pictures = {path.as_posix(): path for path in places}
+        if len(pictures) < len(places):
             raise DataError("a picture is listed twice; list each once")
         return pictures
     folder = Path(source)
-    if folder.is_file():
+    if paths.is_file(folder):
         return {folder.name: folder}
-    if not folder.is_dir():
+    if not paths.is_dir(folder):
         raise DataError(f"{folder} does not exist; give a folder of pictures, or a list of paths")
     pictures_below = {}
     for path in sorted(folder.rglob("*")):

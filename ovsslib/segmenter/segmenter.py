@@ -34,6 +34,7 @@ from ovsslib.text.auxiliary import auxiliary_texts
 from ovsslib.text.background import with_background
 from ovsslib.text.features import TextFeatures, encode_queries
 from ovsslib.text.vocabulary import Vocabulary
+from ovsslib.text.wording import ASKED
 
 
 class Segmenter:
@@ -300,7 +301,7 @@ class Segmenter:
         extra = None
         if settings.auxiliary_weight > 0:
             # free words rarely all have a shipped text; those without stay unmixed, like the background
-            free = not isinstance(words, Vocabulary)
+            free = not isinstance(words, Vocabulary) or words.variant == ASKED
             extra = auxiliary_texts(vocabulary, settings.auxiliary, skip_missing=free)
         text = encode_queries(self.backbone, vocabulary, settings, extra)
         for stage in self.recipe.stages_with("on_text"):

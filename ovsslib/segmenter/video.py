@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ovsslib import paths
 from ovsslib.clip.memory import memory_errors
 from ovsslib.errors import DataError, ImageError
 from ovsslib.images.pictures import Picture, read_picture
@@ -30,10 +31,10 @@ def read_frames(source: str | os.PathLike | Iterable[Picture]) -> Iterator[np.nd
         yield from (read_picture(frame) for frame in source)
         return
     path = Path(source)
-    if path.is_dir():
+    if paths.is_dir(path):
         yield from (read_picture(frame) for frame in find_pictures(path).values())
         return
-    if not path.is_file():
+    if not paths.is_file(path):
         raise DataError(
             f"{path} does not exist; give a film, a folder of frames, or a list of pictures"
         )

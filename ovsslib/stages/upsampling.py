@@ -193,7 +193,7 @@ class Upsampling:
         if self.method != "loftup":
             return interpolate_features(features, size, self.method)
         source = find_weights(self.weights, context.backbone.name)
-        changed = Path(source).stat().st_mtime_ns if Path(source).is_file() else 0
+        changed = Path(source).stat().st_mtime_ns if paths.is_file(source) else 0
         net = _loaded(
             source, changed, features.shape[1], self.guidance_scaling, str(features.device)
         )

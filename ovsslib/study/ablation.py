@@ -57,7 +57,7 @@ def read_grid(path: str | Path, profile: Profile | None = None, limit: int | Non
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"cannot read the ablation {path}: {error}") from None
     if not isinstance(content, dict) or "base" not in content or set(content) - {*_ENTRIES}:
         raise DataError(

@@ -22,6 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 from ovsslib import paths
+from ovsslib.datasets.dataset import VIEWS
 from ovsslib.errors import DataError, OvssError
 from ovsslib.evaluation.intervals import TOO_FEW
 from ovsslib.recipe import Recipe, parse_changes
@@ -199,6 +200,10 @@ def claimed_table(source: str, table: str) -> pd.DataFrame:
     return pd.DataFrame(content, index=pd.Index(rows, name="row"), columns=header)
 
 
+EVERYTHING = "all"
+"""The target that holds every claim there is."""
+
+
 def target_name(source: str, table: str) -> str:
     """What `ovss reproduce` calls a published table: "itaclip-table1", "thesis-prose-3.2.1", ..."""
     slug = re.sub(r"[^a-z0-9.+]+", "-", table.lower()).strip("-")
@@ -206,12 +211,14 @@ def target_name(source: str, table: str) -> str:
 
 
 def claims_of(target: str, dataset: str | None = None) -> pd.DataFrame:
-    """The claims of a published table, on one of its data sets or on all (None).
+    """The claims of a published table, on one of its data sets or on all (None); those of all tables for "all".
 
     Raises DataError for an unknown table, which names the closest, and for a data set that the table does not have.
     """
     claims = load_claims()
     names = [target_name(s, t) for s, t in zip(claims["source"], claims["table"], strict=True)]
+    if target == EVERYTHING:
+        names = [EVERYTHING] * len(claims)
     if target not in names:
         close = get_close_matches(target, sorted(set(names)), n=3)
         hint = f" (did you mean {' or '.join(close)}?)" if close else ""
@@ -379,6 +386,9 @@ def _index(results: pd.DataFrame) -> dict[tuple[str, ...], dict]:
         model = canonical_model(str(row["model"]))
         whole = pd.isna(row.get("limit"))
         if model is None or row["dataset"] not in DATASETS or not whole or pd.isna(row["value"]):
+            continue
+        images = row.get("images")
+        if images is not None and images < VIEWS[row["dataset"]][3]:  # a folder that lacks some
             continue
         text = {
             key: "" if pd.isna(row.get(key)) else str(row[key])

@@ -11,7 +11,7 @@ from ovsslib.evaluation.results import Results
 from ovsslib.study.claims import Claim, claim
 
 DATASET_TITLES = {
-    "coco_stuff": "COCO-Stuff", "coco_object": "COCO-Object", "voc20": "VOC20", "voc21": "VOC21",
+    "coco_stuff": "COCO-Stuff", "coco_stuff10k": "COCO-Stuff 10k", "coco_object": "COCO-Object", "voc20": "VOC20", "voc21": "VOC21",
     "context59": "Context59", "context60": "Context60", "cityscapes": "Cityscapes", "ade20k": "ADE20K",
 }  # fmt: skip
 _SUFFIX = {"percent": " %", "points": " points", "s": " s", "GB": " GB", "x": " times"}

@@ -7,14 +7,10 @@ first; the first runs, which load kernels and fill caches, do not count. Times b
 and are never compared across machines.
 """
 
-import ctypes
-import gc
 import math
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +25,7 @@ from ovsslib.evaluation.report import provenance
 from ovsslib.recipe import POINTS, Recipe
 from ovsslib.segmenter import Segmenter, encoding, finishing
 from ovsslib.stages.windows import Stitched
+from ovsslib.study.memory_peak import MemoryPeak, working_bytes
 from ovsslib.text.features import TextFeatures, encode_prompts
 from ovsslib.text.vocabulary import Vocabulary
 
@@ -44,7 +41,6 @@ _HOOKS = (
     *("softmax_scores", "labels", "close", "group_features"),
 )
 _NOT_TIMED = ("text", "windows", "attention")
-_SAMPLE_SECONDS = 0.001
 
 
 @dataclass
@@ -55,44 +51,6 @@ class _Reading:
     seconds: float = 0.0
     calls: int = 0
     peak: int = 0
-
-
-class _MemoryPeak:
-    """The highest memory (bytes) since the last reset: PyTorch's on CUDA, else of the process, by
-    sampling."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self._process = psutil.Process(os.getpid())
-        self._peak = 0
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self):
-        if self.device.type != "cuda":
-            self._thread = threading.Thread(target=self._sample, daemon=True)
-            self._thread.start()
-        self.take()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._stop.wait(_SAMPLE_SECONDS):
-            self._peak = max(self._peak, self._process.memory_info().rss)
-
-    def take(self) -> int:
-        """The peak since the last call; starts anew."""
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            return peak
-        now = self._process.memory_info().rss
-        peak, self._peak = max(self._peak, now), now
-        return peak
 
 
 @dataclass
@@ -217,7 +175,7 @@ def stage_times(
         segmenter.segment(image, text)
     device = segmenter.backbone.device
     runs = [_run(segmenter, image, text, StageTimer(device)) for _ in range(repeats)]
-    with _MemoryPeak(device) as memory:
+    with MemoryPeak(device) as memory:
         peaks = _run(segmenter, image, text, StageTimer(device, memory))
     order = [name for name in peaks if name != OTHER] + [OTHER]
     seconds = {n: float(np.median([run[n].seconds for run in runs])) for n in order}
@@ -405,25 +363,7 @@ def _measured_bytes(segmenter: Segmenter, image_size: tuple[int, int], queries: 
     text = random_text(segmenter, queries)
     small = image[:64, :64] if min(image_size) >= 64 else image
     segmenter.segment(np.ascontiguousarray(small), text)  # kernels and caches are not the picture's
-    device = segmenter.backbone.device
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-    else:
-        _give_back_free_memory()
-        before = psutil.Process(os.getpid()).memory_info().rss
-    with _MemoryPeak(device) as memory:
-        segmenter.segment(image, text)
-        peak = memory.take()
-    return max(0, peak - before)
-
-
-def _give_back_free_memory() -> None:
-    """Have the allocator return what it keeps in store, so that the growth of the process is the
-    work's."""
-    gc.collect()
-    with suppress(OSError, AttributeError):  # glibc only
-        ctypes.CDLL(None).malloc_trim(0)
+    return working_bytes(segmenter, image, text)
 
 
 def random_text(segmenter: Segmenter, queries: int, seed: int = 0) -> TextFeatures:

@@ -61,7 +61,6 @@ def paired_coverage(
     metric: str = "miou",
     draws: int = 60,
     seed: int = 0,
-    resamples: int = 400,
 ) -> float:
     """Percent of subsets whose paired interval holds the difference on all N images; NaN where none
     is printed.
@@ -74,10 +73,8 @@ def paired_coverage(
     function = intervals.METRICS[metric]
     truth = function(first.sum(axis=0)) - function(second.sum(axis=0))
     held = 0
-    for number, chosen in enumerate(_subsets(len(first), images, draws, seed)):
-        found = intervals.paired_difference(
-            first[chosen], second[chosen], 0.95, metric, resamples, seed=number
-        )
+    for chosen in _subsets(len(first), images, draws, seed):
+        found = intervals.paired_difference(first[chosen], second[chosen], 0.95, metric)
         held += bool(found.low <= truth <= found.high)
     return 100 * held / draws
 

@@ -316,9 +316,7 @@ class ErrorAnalysis:
         for place, cause in enumerate(CAUSES):
             known = draws[:, place][~np.isnan(draws[:, place])]
             low, high = np.quantile(known, [0.025, 0.975]) if known.size else (math.nan, math.nan)
-            gain = intervals.paired_difference(
-                self.corrected[place], self.counts, resamples=resamples
-            ).percent()
+            gain = intervals.paired_difference(self.corrected[place], self.counts).percent()
             rows.append(
                 {
                     "cause": cause,

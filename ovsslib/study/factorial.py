@@ -58,7 +58,7 @@ class Factorial:
     Attributes:
         switches: names of the k switches.
         values: (2^k,) the metric of each configuration in percent.
-        draws: (2^k, R) the same over R common draws of the images.
+        scores: the same whole and without each image, in percent, which intervals are made of.
         levels: the interval of each configuration in percent.
         metric, images: which metric, of how many images.
         results: the reports, by configuration name; None if made from bare counts.
@@ -66,7 +66,7 @@ class Factorial:
 
     switches: tuple[str, ...]
     values: np.ndarray
-    draws: np.ndarray
+    scores: intervals.LeftOut
     levels: tuple[intervals.Interval, ...]
     metric: str
     images: int
@@ -159,7 +159,7 @@ class Factorial:
         shares.
         """
         whole = _step(len(self.values), len(self.values) - 1, 0)
-        total, low, high = self._interval(whole)
+        _, low, high = self._interval(whole)
         clear = low > 0 or high < 0
         rows = []
         for i, name in enumerate(self.switches):
@@ -167,8 +167,8 @@ class Factorial:
             row = {"switch": name} | self._row("points", contrast)
             share = (math.nan,) * 3
             if clear:
-                drawn = (contrast @ self.draws) / (whole @ self.draws)
-                share = (contrast @ self.values / total, *np.quantile(drawn, [0.025, 0.975]))
+                found = intervals.ratio(self.scores, contrast, whole)
+                share = (float(found.value), float(found.low), float(found.high))
             rows.append(
                 row
                 | {
@@ -209,15 +209,13 @@ class Factorial:
 
     def _interval(self, contrast: np.ndarray) -> tuple[float, float, float]:
         """Value, low and high of a linear combination of the configurations' scores."""
-        low, high = np.quantile(contrast @ self.draws, [0.025, 0.975])
-        if self.images < intervals.MINIMUM_PAIRED:
-            low = high = math.nan
-        return float(contrast @ self.values), float(low), float(high)
+        found = intervals.contrast(self.scores, contrast)
+        return float(found.value), float(found.low), float(found.high)
 
     def _row(self, name: str, contrast: np.ndarray, verdict: str = "verdict") -> dict[str, Any]:
         """Cells of a table for a difference: value, low, high, verdict."""
         value, low, high = self._interval(contrast)
-        found = intervals.Interval(value, low, high, 0.95, self.draws.shape[1])
+        found = intervals.Interval(value, low, high, 0.95, self.images)
         return {
             name: value,
             f"{name}_low": low,
@@ -300,8 +298,6 @@ def from_counts(
     switches: Sequence[str],
     counts: np.ndarray | Sequence[np.ndarray],
     metric: str = "miou",
-    resamples: int = intervals.RESAMPLES,
-    seed: int = 0,
     class_index: int | None = None,
 ) -> Factorial:
     """The factorial of per-image counts.
@@ -326,21 +322,16 @@ def from_counts(
             f"{len(switches)} switches have {1 << len(switches)} configurations, not {len(counts)}"
         )
     counts = [np.asarray(one) for one in counts]
-    draws = intervals.metric_draws(counts, metric, resamples, seed)
-    values = np.array([intervals.METRICS[metric](one.sum(axis=0)) for one in counts])
-    if metric == "per_class_iou":
-        if class_index is None:
-            raise DataError("metric 'per_class_iou' needs a class_index")
-        draws, values = draws[..., class_index], values[..., class_index]
-        # A draw of images without the class says nothing about it.
-        draws = draws[:, ~np.isnan(draws).any(axis=0)]
-        if not draws.shape[1]:  # no image shows it, so all that is said of it is NaN
-            draws = np.full((len(counts), 1), np.nan)
+    if metric == "per_class_iou" and class_index is None:
+        raise DataError("metric 'per_class_iou' needs a class_index")
+    scores = intervals.left_out(counts, metric)
+    if metric == "per_class_iou" and class_index is not None:
+        scores = scores.of_class(class_index)
+    scores = intervals.LeftOut(100 * scores.values, 100 * scores.without, scores.used)
     levels = [intervals.interval(one, metric=metric).percent() for one in counts]
     if metric == "per_class_iou" and class_index is not None:
         levels = [one.of_class(class_index) for one in levels]
-    scores = 100 * values, 100 * draws, tuple(levels)
-    return Factorial(switches, *scores, metric, len(counts[0]))
+    return Factorial(switches, scores.values, scores, tuple(levels), metric, len(counts[0]))
 
 
 def configurations(
@@ -376,7 +367,6 @@ def factorial(
     profile: str | Profile = DEFAULT,
     limit: int | None = None,
     metric: str = "miou",
-    resamples: int = intervals.RESAMPLES,
     **options: Any,
 ) -> Factorial:
     """Measure all combinations of switches on a profile (from the results store where they are
@@ -392,20 +382,18 @@ def factorial(
         profile, limit: as :func:`measure` takes them.
         metric: "miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "boundary_f1",
             "calibration_error" (the lower the better) or "class_iou:NAME".
-        resamples: draws of images for the intervals.
         options: further arguments of :func:`measure` (store, progress, workers, fresh).
     """
     profile = Profile.named(profile) if isinstance(profile, str) else profile
     recipes = configurations(profile.recipe(base), switches)
     results = measure(recipes, profile, limit, **options)
-    return from_results(tuple(switches or SWITCHES), results, metric, resamples)
+    return from_results(tuple(switches or SWITCHES), results, metric)
 
 
 def from_results(
     switches: Sequence[str],
     results: Results,
     metric: str = "miou",
-    resamples: int = intervals.RESAMPLES,
 ) -> Factorial:
     """The factorial of measured results, whose names are those of :func:`configurations`."""
     names = [configuration_name(switches, n) for n in range(1 << len(switches))]
@@ -415,5 +403,5 @@ def from_results(
         common = np.intersect1d(common, report.indices)
     _, name, which = reports[0].counts_for(metric)
     counts = [r.counts_for(metric)[0][np.isin(r.indices, common)] for r in reports]
-    made = from_counts(switches, counts, name, resamples, class_index=which)
+    made = from_counts(switches, counts, name, class_index=which)
     return dataclasses.replace(made, metric=metric, results=results)

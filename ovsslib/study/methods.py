@@ -16,13 +16,15 @@ GROUPS = {
     "guide": "with a self-supervised second model",
     "masks": "with masks of a segmenter",
 }
+UNPUBLISHED = ("thesis-", "ovss-")
+"""Beginnings of the names of recipes that are no published method: the thesis's, this project's own."""
 COUNTED = "ViT-B/16"  # the tower that nearly every paper reports
 
 
 def published_methods() -> list[str]:
-    """Names of the recipes of published methods, by group, year and name; the thesis's are not among them."""
+    """Names of the recipes of published methods, by group, year and name; neither the thesis's nor this project's own."""
     recipes = [Recipe.named(name) for name in recipe_names()]
-    recipes = [one for one in recipes if not one.name.startswith("thesis-")]
+    recipes = [one for one in recipes if not one.name.startswith(UNPUBLISHED)]
     order = list(GROUPS)
     recipes.sort(key=lambda one: (order.index(one.group), one.year or 0, one.name))
     return [one.name for one in recipes]

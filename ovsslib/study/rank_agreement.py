@@ -129,7 +129,7 @@ class Ranking:
     Attributes:
         comparison: what is compared.
         published: (n,) percent. datasets: where each was published.
-        measured: (n,) percent. draws: (n, R) the same over common draws of images.
+        measured: (n,) percent. draws: (n, R) the same over common draws of images. scores: the same without each image.
         levels: interval of each, in percent. images: how many were measured.
     """
 
@@ -138,6 +138,7 @@ class Ranking:
     datasets: tuple[str, ...]
     measured: np.ndarray
     draws: np.ndarray
+    scores: intervals.LeftOut
     levels: tuple[intervals.Interval, ...]
     images: int
 
@@ -213,10 +214,10 @@ class Ranking:
         rows = []
         for i, j in itertools.combinations(range(len(self.names)), 2):
             theirs = round(float(self.published[i] - self.published[j]), 9)
-            ours = float(self.measured[i] - self.measured[j])
-            low = high = math.nan
-            if self._enough:
-                low, high = np.quantile(self.draws[i] - self.draws[j], [0.025, 0.975])
+            weights = np.zeros(len(self.names))
+            weights[[i, j]] = 100, -100  # in points
+            found = intervals.contrast(self.scores, weights)
+            ours, low, high = (round(float(x), 9) for x in (found.value, found.low, found.high))
             product = np.sign(theirs) * np.sign(ours)
             rows.append(
                 {
@@ -225,8 +226,8 @@ class Ranking:
                     "second": self.names[j],
                     "published_difference": theirs,
                     "measured_difference": ours,
-                    "low": float(low),
-                    "high": float(high),
+                    "low": low,
+                    "high": high,
                     "clear": bool(low > 0 or high < 0),
                     "order": {1: AGREE, -1: DISAGREE, 0: TIE}[int(product)],
                 }
@@ -384,13 +385,14 @@ def ranking_of(
                 f"claim {source.id!r} is not one mIoU; a ranking compares mIoU with mIoU"
             )
     draws = intervals.metric_draws(list(counts), "miou", resamples, seed)
-    values = [intervals.METRICS["miou"](one.sum(axis=0)) for one in counts]
+    scores = intervals.left_out(list(counts))
     return Ranking(
         comparison,
         np.array([source.value for source in sources]),
         tuple(source.dataset for source in sources),
-        100 * np.array(values),
+        100 * scores.values,
         100 * draws,
+        scores,
         tuple(intervals.interval(one).percent() for one in counts),
         len(counts[0]),
     )

@@ -73,7 +73,7 @@ def reproduce(
     """Measure what a published table claims and compare.
 
     Args:
-        target: such as "itaclip-table1"; `claims.target_name` of a source and its table.
+        target: such as "itaclip-table1"; `claims.target_name` of a source and its table, or "all".
         dataset: one data set of the table, or None for all.
         profile: where to run: its model, root, device and precision are used if given; None takes the profile
             "openai-vitb16-<dataset>" with the model that each claim is about. A profile of Scenes ("embedded") gives the
@@ -92,27 +92,63 @@ def reproduce(
     measured: dict[tuple[str, str, str, str], Report] = {}
     failed = []
     for (model, name), group in runs.groupby(["model", "dataset"], sort=False):
+        wanted = [(model, name, run.recipe, run.changes) for run in group.itertuples()]
         try:
             where = given.but(dataset=name) if given else _profile_for(model, name)
-            recipes, keys = {}, {}
-            for run in group.itertuples():
-                parts = [part for part in run.changes.split(";") if part.strip()]
-                label = f"{run.recipe}; {run.changes}" if run.changes else run.recipe
-                recipes[label] = Recipe.named(run.recipe, name).but(parse_changes(parts))
-                keys[label] = (model, name, run.recipe, run.changes)
-            found = measure(recipes, where, limit, workers=workers, progress=progress, store=store)
         except OvssError as error:
-            failed += [
-                (r.model, name, f"{r.recipe} {r.changes}".strip(), str(error))
-                for r in group.itertuples()
-            ]
-        else:
-            measured |= {keys[label]: report for label, report in found.reports.items()}
+            failed += [(*_titled(run), str(error)) for run in wanted]
+            continue
+        done, why = _measured(wanted, where, limit, workers, progress, store)
+        measured |= done
+        failed += [(*_titled(run), reason) for run, reason in why.items()]
     if not measured:
         raise DataError(f"nothing of {target!r} could be run: {failed[0][-1]}")
     wanted = claims_of(target, dataset)
     results = results_frame(wanted, measured)
     return Reproduction(target, assess(wanted, results), results, tuple(failed))
+
+
+Run = tuple[str, str, str, str]
+"""Model, data set, recipe, and changes to it."""
+
+
+def _titled(run: Run) -> tuple[str, str, str]:
+    """Model, data set, and the recipe with its changes."""
+    model, name, recipe, changes = run
+    return model, name, f"{recipe} {changes}".strip()
+
+
+def _measured(
+    runs: list[Run], where: Profile, limit: int | None, workers: int, progress: bool, store
+) -> tuple[dict[Run, Report], dict[Run, str]]:
+    """Reports of the runs that can be, and why the others cannot: one that lacks a guide does not stop the rest."""
+    recipes: dict[Run, Recipe] = {}
+    failed: dict[Run, str] = {}
+    for run in runs:
+        parts = [part for part in run[3].split(";") if part.strip()]
+        try:
+            recipes[run] = Recipe.named(run[2], run[1]).but(parse_changes(parts))
+        except OvssError as error:
+            failed[run] = str(error)
+    groups = [list(recipes)] if recipes else []
+    measured: dict[Run, Report] = {}
+    while groups:
+        group = groups.pop()
+        labels = {f"{run[2]}; {run[3]}" if run[3] else run[2]: run for run in group}
+        try:
+            found = measure(
+                {label: recipes[run] for label, run in labels.items()},
+                where, limit, workers=workers, progress=progress, store=store,
+            )  # fmt: skip
+        except OvssError as error:
+            if len(group) == 1:
+                failed[group[0]] = str(error)
+            else:  # what is finished is looked up, so that halves cost nothing but what is left
+                half = len(group) // 2
+                groups += [group[half:], group[:half]]
+        else:
+            measured |= {labels[label]: report for label, report in found.reports.items()}
+    return measured, failed
 
 
 def targets() -> pd.DataFrame:

@@ -26,6 +26,7 @@ from ovsslib.errors import (
     WordsError,
 )
 from ovsslib.text.vocabulary import Vocabulary
+from ovsslib.text.wording import ASKED
 
 KINDS = {"definitions": "definition", "synonyms": "synonym"}
 
@@ -90,7 +91,10 @@ def auxiliary_texts(
     table = _table(vocabulary.name)
     texts: list[str | None] = []
     missing = []
-    for index, names in enumerate(zip(vocabulary.names, vocabulary.canonical, strict=True)):
+    labels: list[tuple[str, ...]] = list(zip(vocabulary.names, vocabulary.canonical, strict=True))
+    if vocabulary.variant == ASKED:  # who asks for "puppy" has no text that was written for "dog"
+        labels = [(words[0],) for words in vocabulary.synonyms]
+    for index, names in enumerate(labels):
         entry = next((table[_key(name)] for name in names if _key(name) in table), None)
         if index == vocabulary.background or (entry is None and skip_missing):
             texts.append(None)
@@ -371,7 +375,7 @@ def _sequences(text: str, length: int = 5) -> set[tuple[str, ...]]:
 
 
 def _missing_model(model: str, error: Exception) -> str:
-    if Path(model).exists():
+    if paths.exists(model):
         return f"the folder {model} holds no language model that transformers can load: {error}"
     return (
         f"the language model {model!r} is not on this machine, and nothing is downloaded unasked: "

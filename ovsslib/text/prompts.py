@@ -16,6 +16,7 @@ from ovsslib import paths
 from ovsslib.errors import RecipeError, WordsError
 from ovsslib.recipe import Recipe, stage
 from ovsslib.text.vocabulary import KINDS, VARIANTS, Vocabulary, available
+from ovsslib.text.wording import asked_as
 
 # Compound label names such as "wall-brick" name the part first and its material second.
 COMPOUND_HEADS = ("wall", "floor", "ceiling", "fence")
@@ -136,6 +137,9 @@ class TextSettings:
         templates: own templates instead, each with "{}" where the word goes.
         names: naming variant of a shipped vocabulary (`ovsslib.text.vocabulary.VARIANTS`).
         background: name of a set of background words, or "default": the set of the naming variant.
+        words: what the classes of a shipped vocabulary are asked for by instead of `names` and `background`: one text
+            per class in label order, the background's too, its queries separated by commas. Further texts are asked
+            for as well and stand for no class: a pixel that goes to one is wrong, whatever its label.
         normalise_each: True: normalise each prompt's feature, average, normalise (all released
             code). False: average the features as they come, then normalise for the cosine (the
             thesis's formula).
@@ -151,6 +155,7 @@ class TextSettings:
     templates: tuple[str, ...] = ()
     names: str = "readable"
     background: str = "default"
+    words: tuple[str, ...] = ()
     normalise_each: bool = True
     auxiliary: str | None = None
     auxiliary_weight: float = 0.0
@@ -160,7 +165,10 @@ class TextSettings:
     def __post_init__(self):
         if isinstance(self.templates, str):
             raise RecipeError(f"text.templates={self.templates!r}: give a list of templates")
+        if isinstance(self.words, str):
+            raise RecipeError(f"text.words={self.words!r}: give a list of texts, one per class")
         object.__setattr__(self, "templates", tuple(self.templates))
+        object.__setattr__(self, "words", tuple(self.words))
         for template in self.templates:
             if "{}" not in template:
                 raise RecipeError(f'text.templates: {template!r} has no "{{}}" where the word goes')
@@ -204,7 +212,7 @@ class TextSettings:
         return self.strategy().prompts(word, kind, self.material_rules)
 
     def vocabulary(self, name: str | Vocabulary) -> Vocabulary:
-        """A shipped vocabulary under these settings' naming variant and background words.
+        """A shipped vocabulary under these settings' naming variant and background words, or their own words.
 
         A Vocabulary that was opened from the shipped ones is opened again; any other is returned as
         it is.
@@ -213,5 +221,8 @@ class TextSettings:
             if name.name not in available() or name.variant not in VARIANTS:
                 return name
             opened = Vocabulary.named(name.name, names=self.names, background=self.background)
-            return opened if opened.names == name.names else name
-        return Vocabulary.named(name, names=self.names, background=self.background)
+            return self._asked(opened) if opened.names == name.names else name
+        return self._asked(Vocabulary.named(name, names=self.names, background=self.background))
+
+    def _asked(self, vocabulary: Vocabulary) -> Vocabulary:
+        return asked_as(vocabulary, self.words) if self.words else vocabulary

@@ -3,6 +3,7 @@
 import pytest
 
 from ovsslib.book.chapter import chapter
+from ovsslib.errors import RecipeError
 from ovsslib.evaluation.store import FRESH_VARIABLE, ResultsStore
 
 
@@ -32,3 +33,19 @@ def test_words_of_ones_own_need_no_background(recipe, changes):
     book = chapter("embedded-object")
     assert book.recipe(recipe, changes).has("needs_background")
     assert not book.for_words(recipe, changes).has("needs_background")
+
+
+def test_what_cannot_run_here_is_told_and_the_rest_is_kept(monkeypatch):
+    book = chapter("embedded")
+    asked = {
+        "sclip": "sclip",
+        "far": ("proxyclip", {"proxy_attention.guide": "dino-vitb8"}),
+        "here": "proxyclip",
+    }
+    monkeypatch.setattr("ovsslib.guides.loading.cached_folder", lambda hub: None)
+    able, why = book.runnable(asked)
+    assert list(able) == ["sclip", "here"] and list(why) == ["far"]
+    assert "dino-vitb8" in why["far"] and "local cache" in why["far"]
+    assert book.segmenter("proxyclip") is book.segmenter("proxyclip")  # its guide is opened once
+    with pytest.raises(RecipeError, match="nosuch"):
+        book.runnable(["nosuch"])

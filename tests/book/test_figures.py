@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from ovsslib.book import figures
 from ovsslib.book.figures.panels import paint
+from ovsslib.errors import RecipeError
 from ovsslib.recipe import Recipe, recipe_names
 
 TABLE = pd.DataFrame(
@@ -251,3 +252,35 @@ def test_gaps_leave_the_other_points_as_they_are():
         for text in figures.slopes([1, np.nan, 3], [2, 5, 1], "abc", "l", "r").axes[0].texts
     ]
     assert said and not any("b" in text for text in said)
+
+
+def test_pareto_shows_groups_apart_and_names_them():
+    table = TABLE.assign(group=["CLIP alone", "CLIP alone", "with masks"])
+    figure = figures.pareto(table, group="group")
+    legend = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert {"CLIP alone", "with masks", "frontier"} <= set(legend)
+    assert figure.axes[0].get_legend() is None
+    dots = next(c for c in figure.axes[0].collections if len(c.get_offsets()) == len(table))
+    assert len({tuple(colour) for colour in dots.get_facecolors()}) == 2
+
+
+def test_similarity_of_a_patch_is_its_cosine_with_all():
+    features = torch.tensor(
+        [[[1.0, 0.0, -2.0], [3.0, 1.0, 0.0]], [[0.0, 4.0, 0.0], [0.0, 1.0, 0.0]]]
+    )
+    found = figures.similarity_map(features, (0, 0))
+    assert np.allclose(found, [[1, 0, -1], [1, np.sqrt(0.5), 0]])
+    with pytest.raises(RecipeError, match="2 rows and 3 columns"):
+        figures.similarity_map(features, (2, 0))
+
+
+def test_similarity_panel_frames_the_patch_that_holds_the_pixel():
+    image = np.zeros((32, 48, 3), np.uint8)
+    maps = {"guide": (torch.rand(3, 4, 6), 8), "CLIP": (torch.rand(5, 2, 3), 16)}
+    figure = figures.similarity_panel(image, maps, (20, 30))
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:3] == ["the patch", "guide", "CLIP"]
+    corners = [axes.patches[0].get_xy() for axes in figure.axes[1:3]]
+    assert corners == [(24, 16), (16, 16)]
+    with pytest.raises(RecipeError):
+        figures.similarity_panel(image, maps, (32, 0))

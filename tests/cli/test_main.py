@@ -9,10 +9,11 @@ import yaml
 from fake_datasets import build
 from PIL import Image
 
-from ovsslib import segmenter
+from ovsslib import paths, segmenter
 from ovsslib.cli.main import main
 from ovsslib.clip import loading
-from ovsslib.evaluation import profiles
+from ovsslib.evaluation import profiles, store
+from ovsslib.evaluation.store import SHIPPED
 from ovsslib.recipe import recipe_names
 
 cli = import_module("ovsslib.cli.main")
@@ -329,3 +330,32 @@ def test_another_app_can_be_added():
     assert isinstance(cli.app, typer.Typer) and loading.EMBEDDED[0] == "sceneclip"
     names = {group.name for group in cli.app.registered_groups}
     assert names >= {"data", "words", "scenes"}
+
+
+def test_results_go_out_and_come_in(folder, tmp_path, capsys, monkeypatch):
+    run(
+        "evaluate",
+        "--dataset",
+        "folder",
+        "--root",
+        folder.root,
+        "--recipe",
+        "clip",
+        "--device",
+        "cpu",
+    )
+    assert run("results", "--dataset", "folder") == 0
+    assert "clip" in capsys.readouterr().out
+    file = tmp_path / "out.sqlite"
+    assert run("results", "export", file, "--dataset", "voc21") == 1
+    assert "data set 'voc21'" in capsys.readouterr().err and not file.exists()
+    assert run("results", "export", file) == 1, (
+        "a folder of one's own is no data set of the library"
+    )
+    written = [paths.data(SHIPPED)]
+    monkeypatch.setattr(store, "SHIPPED", "results/none.sqlite")
+    assert run("results", "import", *written) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "new records, 0 were there, 0 refused" in said
+    assert run("results", "export", file, "--dataset", "scenes") == 0
+    assert file.is_file() and run("results", "import", tmp_path / "no.sqlite") == 1

@@ -12,7 +12,7 @@ from ovsslib.evaluation.profiles import Profile
 from ovsslib.networks.loftup import load_loftup
 
 
-@pytest.mark.parametrize("dataset", sorted(rehearse.SIZES))
+@pytest.mark.parametrize("dataset", sorted(rehearse.IMAGE_SIZES))
 def test_pictures_of_scenes_in_the_layout_of_a_data_set(dataset, tmp_path):
     scenes = ovsslib.open_dataset("scenes", limit=8)
     rehearse.fake_dataset(dataset, tmp_path, pictures=8, scale=0.25)
@@ -23,7 +23,7 @@ def test_pictures_of_scenes_in_the_layout_of_a_data_set(dataset, tmp_path):
     order = {name_of(dataset, index): index for index in range(8)}  # a data set sorts its names
     for image, label, name in made:
         truth = scenes[order[name]][1]
-        height, width = rehearse.SIZES[dataset]
+        height, width = rehearse.IMAGE_SIZES[dataset]
         assert image.shape[:2] == label.shape == (round(height / 4), round(width / 4))
         rows, columns = (  # the nearest pixel's centre
             ((np.arange(after) + 0.5) * before / after).astype(int)
@@ -44,7 +44,7 @@ def test_pictures_of_scenes_in_the_layout_of_a_data_set(dataset, tmp_path):
 
 def test_every_size_and_layout_is_that_of_a_real_profile():
     shipped = {name.removeprefix("openai-vitb16-") for name in run_notebooks.profiles()}
-    assert set(rehearse.SIZES) <= shipped
+    assert set(rehearse.IMAGE_SIZES) <= shipped
 
 
 def test_the_tower_carries_every_recipe_of_the_book(tmp_path, monkeypatch):

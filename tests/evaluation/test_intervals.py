@@ -5,6 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.stats import t as student
 
 from ovsslib.errors import DataError
 from ovsslib.evaluation import intervals, metrics
@@ -76,7 +77,7 @@ def test_too_few_images_have_a_value_and_no_interval(images):
     assert str(interval(counts)).endswith(f"({intervals.TOO_FEW})")
     assert np.isfinite(interval(counts_of(images=intervals.minimum_images("miou"))).low)
     if images < intervals.MINIMUM_PAIRED:
-        gain = paired_difference(counts, counts_of(images=images, seed=3), resamples=20)
+        gain = paired_difference(counts, counts_of(images=images, seed=3))
         assert np.isnan([gain.low, gain.high]).all() and verdict(gain) == "no difference shown"
 
 
@@ -118,11 +119,49 @@ def test_interval_holds_the_truth_as_often_as_it_says():
     assert 0.87 <= held / 120 <= 1.0
 
 
-def test_same_seed_same_numbers():
-    first, second = counts_of(), counts_of(quality=0.6, seed=2)
-    found = [paired_difference(first, second, resamples=600, seed=seed) for seed in (0, 0, 1)]
-    assert (found[0].low, found[0].high) == (found[1].low, found[1].high)
-    assert (found[0].low, found[0].high) != (found[2].low, found[2].high)
+def test_a_difference_is_the_jackknife_of_the_formula():
+    first, second = counts_of(images=40), counts_of(images=40, quality=0.6, seed=2)
+
+    def gap(keep):
+        return metrics.miou(first[keep].sum(0)) - metrics.miou(second[keep].sum(0))
+
+    everyone = np.arange(40)
+    whole, parts = gap(everyone), np.array([gap(everyone != i) for i in everyone])
+    bias = 39 * (parts.mean() - whole)
+    error = np.sqrt(39 / 40 * ((parts - parts.mean()) ** 2).sum())
+    half = student.ppf(0.975, 39) * np.sqrt(error**2 + bias**2 / 5)
+    found = paired_difference(first, second)
+    assert found.value == pytest.approx(whole, rel=1e-12)
+    assert (found.low, found.high) == pytest.approx((whole - bias - half, whole - bias + half))
+    wider = paired_difference(first, second, 0.99)
+    assert wider.low < found.low < found.high < wider.high
+    assert np.isnan(paired_difference(first[:29], second[:29]).low)
+
+
+def test_a_sum_of_scores_with_weights_and_a_ratio():
+    counts = [counts_of(images=40, quality=q, seed=2) for q in (0.5, 0.6, 0.9)]
+    scores = intervals.left_out(counts)
+    found = intervals.contrast(scores, [0, -1, 1])
+    assert found == paired_difference(counts[2], counts[1])
+    effect = intervals.contrast(scores, [-1, -1, 2])
+    assert effect.value == pytest.approx(scores.values @ [-1, -1, 2]) and effect.low < effect.value
+    part = intervals.ratio(scores, np.array([-1, 1, 0]), np.array([-1, 0, 1]))
+    assert part.value == pytest.approx(
+        (scores.values[1] - scores.values[0]) / (scores.values[2] - scores.values[0])
+    )
+    assert part.low < part.value < part.high
+    one = intervals.left_out(counts, "per_class_iou")
+    every = intervals.contrast(one, [0, -1, 1])
+    assert intervals.contrast(one.of_class(0), [0, -1, 1]).low == every.low[0]
+
+
+def test_a_class_that_few_images_show_has_no_paired_interval():
+    first, second = counts_of(images=40), counts_of(images=40, quality=0.6, seed=2)
+    for counts in (first, second):
+        counts[29:, :, 0] = 0
+    found = paired_difference(first, second, metric="per_class_iou")
+    assert np.isnan(found.low[0]) and not np.isnan(found.value[0])
+    assert not np.isnan(found.low[1])
 
 
 def test_several_metrics_in_one_pass_equal_one_at_a_time():
@@ -171,10 +210,10 @@ def test_boundary_f1_and_calibration():
 def test_paired_differences():
     worse, better = (counts_of(images=100, quality=0.7, seed=1) for _ in range(2))
     better[:, 0] += (better[:, 2] - better[:, 0]) // 10
-    found = paired_difference(better, worse, resamples=1000)
+    found = paired_difference(better, worse)
     alone = interval(better)
     assert found.low > 0 and verdict(found) == "better"
-    assert verdict(paired_difference(worse, better, resamples=1000)) == "worse"
+    assert verdict(paired_difference(worse, better)) == "worse"
     assert found.half_width < alone.half_width / 2, "pairing takes out the draw of images"
     value = metrics.miou(better.sum(axis=0)) - metrics.miou(worse.sum(axis=0))
     assert found.value == pytest.approx(value)
@@ -182,7 +221,7 @@ def test_paired_differences():
 
 def test_no_difference():
     counts = counts_of()
-    same = paired_difference(counts, counts, resamples=300)
+    same = paired_difference(counts, counts)
     assert (same.value, same.low, same.high) == (0, 0, 0)
     assert verdict(same) == "no difference shown"
     # Two methods of one quality, whose errors fall on different images.
@@ -194,14 +233,14 @@ def test_no_difference():
         np.concatenate([first[:150], second[150:]]),
         np.concatenate([second[:150], first[150:]]),
     )
-    assert verdict(paired_difference(*swapped, resamples=1000)) == "no difference shown"
+    assert verdict(paired_difference(*swapped)) == "no difference shown"
 
 
 def test_verdicts_per_class():
-    counts = counts_of()
+    counts = counts_of(images=100)
     better = counts.copy()
     better[:, 0, 0] = better[:, 2, 0]
-    found = verdict(paired_difference(better, counts, metric="per_class_iou", resamples=300))
+    found = verdict(paired_difference(better, counts, metric="per_class_iou"))
     assert found == ["better"] + ["no difference shown"] * 5
 
 
@@ -215,7 +254,7 @@ def test_percent_and_text():
 def test_memory_stays_bounded():
     counts = counts_of(images=1500, classes=4)
     tracemalloc.start()
-    paired_difference(counts, counts, resamples=2000)
+    paired_difference(counts, counts)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 15e6 < 2000 * 1500 * 8

@@ -229,7 +229,10 @@ def test_frame_is_tidy_and_settles_claims(kept):
     assert row["value"] == round(changed.miou, 6)
     assert np.isnan(row["low"]) and np.isnan(row["high"]), "too few images for an interval"
     claims = load_claims()
-    ledger = assess(claims[claims["dataset"] == "voc21"], frame)
+    claims = claims[claims["dataset"] == "voc21"]
+    some = assess(claims, frame)
+    assert not some["status"].str.startswith("measured").any(), "12 images are not the data set"
+    ledger = assess(claims, frame.assign(images=1449))
     measured = ledger[ledger["status"].str.startswith("measured")]
     assert len(measured) and set(measured["recipe"]) == {"sclip"}
     assert kept.frame(keys=[]).empty

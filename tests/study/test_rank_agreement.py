@@ -20,7 +20,7 @@ SUMS = next(c for c in proxy.COMPARISONS if c.name.startswith("attention sums"))
 PUBLISHED_ORDER = [0, 2, 3, 1, 5, 6, 4]
 
 
-def counts_with(levels, spread=0, images=20):
+def counts_with(levels, spread=0, images=30):
     """Counts of one entry per level of accuracy (percent), the same noise for all."""
     noise = np.random.default_rng(0).integers(-spread, spread + 1, images)
     return [counts_of_accuracy(np.full(images, level * 100) + noise) for level in levels]
@@ -64,10 +64,10 @@ def test_one_swap_is_named_and_its_difference_judged():
 def test_a_difference_within_the_noise_is_not_clear():
     levels = levels_in(PUBLISHED_ORDER)
     counts = counts_with(levels)
-    own = np.random.default_rng(5).integers(-2000, 2001, 20)
+    own = np.random.default_rng(5).integers(-2000, 2001, 30)
     first, second = PUBLISHED_ORDER[-1], PUBLISHED_ORDER[-2]
-    counts[first] = counts_of_accuracy(np.full(20, 4000) + own)
-    counts[second] = counts_of_accuracy(np.full(20, 4020) - own)
+    counts[first] = counts_of_accuracy(np.full(30, 4000) + own)
+    counts[second] = counts_of_accuracy(np.full(30, 4020) - own)
     ranking = ranking_of(SUMS, counts, 400)
     pair = ranking.pairs().query("`first` == 'q-q + k-k' and second == 'q-q + k-k + v-v'").iloc[0]
     assert not pair["clear"] and pair["low"] < 0 < pair["high"]

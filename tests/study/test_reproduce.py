@@ -7,11 +7,12 @@ import pytest
 from fake_datasets import build
 from test_store import report
 
-from ovsslib.errors import DataError
+from ovsslib.errors import DataError, ModelError
 from ovsslib.evaluation import profiles
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.results import Results
 from ovsslib.recipe import Recipe
+from ovsslib.study import claims as claims_module
 from ovsslib.study import reproduce
 from ovsslib.study.claims import canonical_model, load_claims, runs_for, target_name
 
@@ -40,6 +41,8 @@ def measured(monkeypatch):
         return Results(reports, profile)
 
     monkeypatch.setattr(reproduce, "measure", measure)
+    small = {name: (*view[:3], 12) for name, view in claims_module.VIEWS.items()}
+    monkeypatch.setattr(claims_module, "VIEWS", small)  # a few images are the whole data set
     return asked
 
 
@@ -144,3 +147,22 @@ def test_the_command_from_files_to_a_comparison(monkeypatch, tmp_path, tiny_back
     with pytest.raises(SystemExit):
         main(arguments)
     assert "1/1" not in capsys.readouterr().err, "the second run only looks up"
+
+
+def test_a_run_that_lacks_something_does_not_stop_the_others(measured, monkeypatch):
+    honest = reproduce.measure
+
+    def measure(recipes, *arguments, **options):
+        if any("proxyclip" in label for label in recipes):
+            raise ModelError("the guide's weights are not here")
+        return honest(recipes, *arguments, **options)
+
+    monkeypatch.setattr(reproduce, "measure", measure)
+    profile = Profile.named("openai-vitb16-voc21")
+    found = reproduce.reproduce("all", "voc21", profile)
+    failed = {recipe.split()[0] for _, _, recipe, why in found.failed if "guide" in why}
+    assert failed and all("proxyclip" in recipe for recipe in failed)
+    runs = runs_for("all", "voc21")
+    assert "sclip" in set(found.results["recipe"]) and len(found.failed) < len(runs)
+    assert set(found.ledger["dataset"]) == {"voc21"}
+    assert len(found.ledger) == (load_claims()["dataset"] == "voc21").sum()

@@ -76,10 +76,22 @@ def test_every_table_of_the_sources_has_claims_and_the_other_way_round():
             assert len(claims_of(one.target)) > 0
 
 
-def test_the_page_is_made_from_the_data():
+@pytest.fixture(scope="module")
+def script():
     spec = importlib.util.spec_from_file_location("fill_tables", ROOT / "scripts/fill_tables.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+def test_the_page_of_runs_is_made_from_the_claims(script):
+    page = (ROOT / "book/settle.md").read_text(encoding="utf-8")
+    marks = (script.SETTLE_BEGIN, script.SETTLE_END)
+    assert refilled(page, *marks, script.runs()) == page, "run scripts/fill_tables.py"
+    assert "book/settle" in (ROOT / "_toc.yml").read_text(encoding="utf-8")
+
+
+def test_the_page_is_made_from_the_data(script):
     page = (ROOT / "book/where.md").read_text(encoding="utf-8")
     marks = (script.WHERE_BEGIN, script.WHERE_END)
     assert refilled(page, *marks, script.places()) == page, "run scripts/fill_tables.py"

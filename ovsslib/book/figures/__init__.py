@@ -28,6 +28,7 @@ from ovsslib.book.figures.plots import (
     side_by_side,
     slopes,
 )
+from ovsslib.book.figures.similarity import similarity_map, similarity_panel
 from ovsslib.book.figures.style import figure_style
 
 __all__ = [
@@ -52,5 +53,7 @@ __all__ = [
     "reliability",
     "scatter_claims",
     "side_by_side",
+    "similarity_map",
+    "similarity_panel",
     "slopes",
 ]

@@ -49,7 +49,7 @@ def picture_row(
         # a white picture would be lost on the white page
         place.spines[:].set(visible=True, color=FAINT, linewidth=0.6)
     if limits is not None:
-        _bar_below(figure, ScalarMappable(Normalize(low, high), "cividis"), label)
+        bar_below(figure, ScalarMappable(Normalize(low, high), "cividis"), label)
     return figure
 
 
@@ -138,7 +138,7 @@ def mask_rows(
     return figure
 
 
-def _bar_below(figure: Figure, scale: ScalarMappable, label: str) -> None:
+def bar_below(figure: Figure, scale: ScalarMappable, label: str) -> None:
     """The colour bar of all maps of a figure."""
     size = lettering(figure)
     bar = figure.colorbar(scale, ax=figure.axes, location="bottom", shrink=0.5, aspect=40)
@@ -219,7 +219,7 @@ def attention_panel(
             Rectangle(corner, cell[1], cell[0], fill=False, edgecolor="#00ffff", linewidth=2)
         )
     assert shown is not None  # there is a map at least
-    _bar_below(figure, shown, "attention, share of the map's maximum")
+    bar_below(figure, shown, "attention, share of the map's maximum")
     return figure
 
 

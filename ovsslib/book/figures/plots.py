@@ -188,11 +188,13 @@ def pareto(
     y_label: str = "mIoU (%)",
     x_limits: Interval | None = None,
     ceiling: tuple[str, float] | None = None,
+    group: str | None = None,
 ) -> Figure:
     """Accuracy against cost, with intervals, names beside the points and the frontier of the undominated ones.
 
     `x_limits`: ends of the cost axis, to give several figures the same one; None: what the points need. `ceiling`: name
-    and accuracy of something that the points are not compared with, drawn as a dotted line.
+    and accuracy of something that the points are not compared with, drawn as a dotted line. `group`: column whose values
+    have a colour and a mark each; None: all points look alike.
     """
     figure, axes = new_figure(7.0, 4.4)
     table = table.dropna(subset=[x, y]).sort_values(x)
@@ -209,7 +211,11 @@ def pareto(
         "label": "frontier",
     }
     sns.lineplot(front, x=x, y=y, estimator=None, sort=False, ax=axes, **frontier)
-    sns.scatterplot(table, x=x, y=y, color=MEASURED, edgecolor=INK, s=60, zorder=3, ax=axes)
+    looks: dict[str, Any] = {"color": MEASURED}
+    if group is not None:
+        looks = {"hue": group, "style": group, "palette": "colorblind"}
+        looks["hue_order"] = looks["style_order"] = list(dict.fromkeys(table[group].sort_values()))
+    sns.scatterplot(table, x=x, y=y, edgecolor=INK, s=60, zorder=3, ax=axes, **looks)
     if ceiling is not None:
         axes.axhline(ceiling[1], color=CLAIMED, linewidth=1.2, linestyle=":", label=ceiling[0])
     axes.set_xlabel(x_label)
@@ -217,7 +223,9 @@ def pareto(
     axes.margins(x=0.15, y=0.12)
     if x_limits is not None:
         axes.set_xlim(*x_limits)
-    if ceiling is None:
+    if group is not None and axes.get_legend() is not None:
+        axes.get_legend().remove()
+    if ceiling is None and group is None:
         axes.legend(loc="lower right")
     else:  # beside the points, which the line may leave no room
         figure.legend(loc="outside upper center", ncols=2)
