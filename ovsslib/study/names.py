@@ -238,11 +238,9 @@ def mean_of_methods(
     """
     titles = [r.title for r in rows if r.title != baseline]
     whole = [t for t in titles if all(f"{m}: {t}" in results.reports for m in methods)]
-    draws, values = _draws(results, [baseline, *whole], methods)
-    made = {
-        title: _told(values[i] - values[0], draws[i] - draws[0], results.images)
-        for i, title in enumerate(whole, start=1)
-    }
+    scores, values = _scores(results, [baseline, *whole], methods)
+    steps = np.eye(len(values)) - np.eye(len(values))[0]
+    made = {title: _told(scores, steps[i], len(methods)) for i, title in enumerate(whole, start=1)}
     return pd.DataFrame.from_dict(made, orient="index", columns=["value", "low", "high", "verdict"])
 
 
@@ -267,9 +265,8 @@ def won_back(
     made = {}
     groups = [[method] for method in methods]
     for group in [*groups, list(methods)] if len(groups) > 1 else groups:
-        draws, values = _draws(results, [TUNED, lost, helped], group)
-        beyond = [one[2] - (share * one[0] + (1 - share) * one[1]) for one in (values, draws)]
-        told = _told(beyond[0], beyond[1], results.images)
+        scores, values = _scores(results, [TUNED, lost, helped], group)
+        told = _told(scores, np.array([-share, share - 1, 1]), len(group))
         gone, won = values[0] - values[1], values[2] - values[1]
         name = group[0] if len(group) == 1 else f"mean of {len(group)} methods"
         made[name] = (gone, won, won / gone if gone else np.nan, *told)
@@ -277,25 +274,22 @@ def won_back(
     return pd.DataFrame.from_dict(made, orient="index", columns=columns)
 
 
-def _draws(
+def _scores(
     results: Results, titles: Sequence[str], methods: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over methods of each row's mIoU in percent: over draws of the images, (rows, draws), and of all images."""
+) -> tuple[intervals.LeftOut, np.ndarray]:
+    """mIoU of each row with each method, whole and without each image, and each row's mean over methods in percent."""
     counts = [results[f"{method}: {title}"].counts for title in titles for method in methods]
-    shape = len(titles), len(methods), -1
-    draws = intervals.metric_draws(counts).reshape(shape).mean(axis=1)
-    found = [intervals.METRICS["miou"](one.sum(axis=0)) for one in counts]
-    return 100 * draws, 100 * np.asarray(found).reshape(shape[:2]).mean(axis=1)
+    scores = intervals.left_out(counts)
+    return scores, 100 * scores.values.reshape(len(titles), len(methods)).mean(axis=1)
 
 
-def _told(value: float, draws: np.ndarray, images: int) -> tuple[float, float, float, str]:
-    """A value with the percentiles of its draws and what they show; without ends for too few images."""
-    ends = np.quantile(draws[~np.isnan(draws)], [0.025, 0.975])
-    if images < intervals.MINIMUM_PAIRED:
-        ends = np.full(2, np.nan)
-    low, high = (float(end) for end in ends)
-    found = intervals.Interval(float(value), low, high, 0.95, len(draws))
-    return float(value), low, high, str(intervals.verdict(found))
+def _told(
+    scores: intervals.LeftOut, weights: np.ndarray, methods: int
+) -> tuple[float, float, float, str]:
+    """A sum of rows with weights, mean over the methods, in points, with its interval and what it shows."""
+    found = intervals.contrast(scores, np.repeat(weights / methods, methods)).percent()
+    value, low, high = (float(part) for part in (found.value, found.low, found.high))
+    return value, low, high, str(intervals.verdict(found))
 
 
 def order_matters(
