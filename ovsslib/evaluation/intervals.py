@@ -100,7 +100,7 @@ class Interval:
     def of_class(self, index: int) -> "Interval":
         """One class of a per-class interval."""
         arrays = cast("tuple[np.ndarray, ...]", (self.value, self.low, self.high))
-        value, low, high = (float(one[index]) for one in arrays)
+        value, low, high = (float(array[index]) for array in arrays)
         corrected = cast("np.ndarray | None", self.corrected)
         better = None if corrected is None else float(corrected[index])
         return Interval(value, low, high, self.level, self.resamples, better)
@@ -366,11 +366,11 @@ def _bootstrap(
     flat = [counts.reshape(images, -1).astype(np.float64) for counts in all_counts]
     # Small data sets have many empty columns (classes never met): no need to multiply zeros.
     used = [columns.any(axis=0) for columns in flat]
-    kept = [columns[:, keep] for columns, keep in zip(flat, used, strict=True)]
+    non_empty = [columns[:, keep] for columns, keep in zip(flat, used, strict=True)]
     values: dict[str, list[list[np.ndarray]]] = {n: [[] for _ in flat] for n in metric_names}
     for block, start in enumerate(range(0, resamples, _BLOCK)):
         weights = draw_weights(images, min(_BLOCK, resamples - start), seed, block)
-        for index, columns in enumerate(kept):
+        for index, columns in enumerate(non_empty):
             sums = np.zeros((len(weights), used[index].size))
             sums[:, used[index]] = weights @ columns
             totals = sums.reshape(-1, *shape)

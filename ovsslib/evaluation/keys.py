@@ -47,12 +47,12 @@ def parts_of(segmenter: Any, dataset: Any, data: str | None = None) -> dict[str,
 
 def _second_models(segmenter: Any) -> dict[str, dict[str, str]]:
     """Hashes of the guide and of the mask proposer that the recipe asks for."""
-    found: dict[str, dict[str, str]] = {}
+    hashes: dict[str, dict[str, str]] = {}
     if getattr(segmenter, "guide", None) is not None:
-        found["guide"] = {segmenter.guide.name: segmenter.guide.weights_hash}
+        hashes["guide"] = {segmenter.guide.name: segmenter.guide.weights_hash}
     if segmenter.recipe.stages_with("proposer_name"):
-        found["masks"] = segmenter.proposer_parts()
-    return found
+        hashes["masks"] = segmenter.proposer_parts()
+    return hashes
 
 
 def evaluation_parts(
@@ -101,13 +101,13 @@ def network_fingerprints(recipe: Recipe, backbone: Any) -> dict[str, dict[str, s
     A stage that has some says so by a method `networks(backbone) -> dict[str, str]`. Raises ModelError if their
     weights are missing.
     """
-    found = {}
+    fingerprints = {}
     for name, settings in recipe.stages.items():
         networks = getattr(settings, "networks", None)
         hashes = networks(backbone) if networks is not None else {}
         if hashes:
-            found[name] = {network: str(hashes[network]) for network in sorted(hashes)}
-    return found
+            fingerprints[name] = {network: str(hashes[network]) for network in sorted(hashes)}
+    return fingerprints
 
 
 def data_fingerprint(dataset: Any, tolerant: bool = False) -> str | None:
@@ -116,11 +116,11 @@ def data_fingerprint(dataset: Any, tolerant: bool = False) -> str | None:
     With `tolerant`, images or label maps that are missing or unreadable are part of the fingerprint instead of a
     DataError, so that an evaluation that skips them can be kept and resumed as well.
     """
-    own = getattr(dataset, "fingerprint", None)
-    if own is None:
+    fingerprint = getattr(dataset, "fingerprint", None)
+    if fingerprint is None:
         return None
     try:
-        return own()
+        return fingerprint()
     except DataError:
         if not tolerant:
             raise

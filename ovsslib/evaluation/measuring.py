@@ -256,13 +256,13 @@ class Run:
     def _report(
         self, job: _Measurement, counts: dict, skipped: list, elapsed: float, resumed: int
     ) -> Report:
-        kept = np.flatnonzero(counts["done"])
+        counted = np.flatnonzero(counts["done"])
         dataset, backbone = self.dataset, job.segmenter.backbone
         official = getattr(dataset, "split", "val") == "val"
         expected = VIEWS.get(dataset.name, (None,) * 4)[3] if official else None
         expected = expected or self.whole
-        made = provenance(backbone.device)
-        made |= {
+        origin = provenance(backbone.device)
+        origin |= {
             "threads": torch.get_num_threads(),
             "processes": self.processes.count,
             "windows_per_chunk": backbone.batch_of_windows,
@@ -275,14 +275,14 @@ class Run:
             dataset=dataset.name,
             model=model_name(backbone),
             names=tuple(job.text.vocabulary.names[: dataset.classes]),
-            counts=counts["classes"][kept],
-            boundary_counts=counts["boundary"][kept],
-            calibration_counts=counts["calibration"][kept],
-            indices=kept,
+            counts=counts["classes"][counted],
+            boundary_counts=counts["boundary"][counted],
+            calibration_counts=counts["calibration"][counted],
+            indices=counted,
             skipped=skipped,
             limit=len(dataset) if len(dataset) < expected else None,
-            seconds_per_image=counts["microseconds"].sum() / 1e6 / max(1, len(kept)),
-            provenance=made,
+            seconds_per_image=counts["microseconds"].sum() / 1e6 / max(1, len(counted)),
+            provenance=origin,
             notes=notes_on(job.segmenter.recipe, dataset.name),
         )
 

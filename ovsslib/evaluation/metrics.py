@@ -226,7 +226,7 @@ def boundary_counts(
     """
     pixels = boundary_pixels(prediction, label, ignore, rule)
     maps = pixels.hit, pixels.predicted, pixels.found, pixels.true
-    return np.array([one.sum() for one in maps], dtype=np.int64)
+    return np.array([boundary.sum() for boundary in maps], dtype=np.int64)
 
 
 def boundary_f1(counts: np.ndarray) -> np.ndarray:

@@ -76,11 +76,11 @@ def share_logits(
     """
     first: dict[str, int] = {}
     leader_of = []
-    for index, (segmenter, one) in enumerate(zip(segmenters, words, strict=True)):
+    for index, (segmenter, compared) in enumerate(zip(segmenters, words, strict=True)):
         resolved = segmenter.recipe.resolved()
         front = {name: resolved[name] for p in FRONT for name, _ in segmenter.recipe.at(p)}
         digest = hashlib.sha256(json.dumps(front, sort_keys=True).encode())
-        digest.update(one.rows.cpu().numpy().tobytes())
+        digest.update(compared.rows.cpu().numpy().tobytes())
         leader_of.append(first.setdefault(digest.hexdigest(), index))
     return list(first.values()), leader_of
 

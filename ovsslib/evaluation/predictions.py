@@ -112,8 +112,8 @@ def predict(
     known = keep and any(segmenter.backbone.weights_hash for segmenter in wanted)
     data = data_fingerprint(chosen) if known else None
     jobs = [_label_maps(segmenter, chosen, present_only, data) for segmenter in wanted]
-    found = [_stored(job.path, len(chosen)) for job in jobs]
-    open_jobs = [job for job, archive in zip(jobs, found, strict=True) if archive is None]
+    archives = [_stored(job.path, len(chosen)) for job in jobs]
+    open_jobs = [job for job, archive in zip(jobs, archives, strict=True) if archive is None]
     groups = group_by_trunk([job.segmenter for job in open_jobs])
     bar = tqdm(range(len(chosen)) if open_jobs else (), desc=chosen.name, disable=not progress)
     for index in bar:
@@ -124,11 +124,13 @@ def predict(
                 _write(job.archive, str(index), mask)
     for job in open_jobs:
         _close(job)
-    made = []
-    for job, archive in zip(jobs, found, strict=True):
+    predictions = []
+    for job, archive in zip(jobs, archives, strict=True):
         archive = archive or np.load(io.BytesIO(job.buffer.getvalue()), allow_pickle=False)
-        made.append(Predictions(job.segmenter, chosen, job.text.vocabulary, present_only, archive))
-    return made
+        predictions.append(
+            Predictions(job.segmenter, chosen, job.text.vocabulary, present_only, archive)
+        )
+    return predictions
 
 
 def _label_maps(
@@ -211,10 +213,10 @@ def restrict(text: TextFeatures, present: np.ndarray) -> tuple[TextFeatures, np.
     chosen = {int(c) for c in present if 0 <= c < len(words)} or set(range(len(words)))
     if words.background is not None:
         chosen.add(words.background)
-    kept = sorted(chosen)
+    classes = sorted(chosen)
 
     def pick(values: Sequence) -> tuple:
-        return tuple(values[c] for c in kept)
+        return tuple(values[c] for c in classes)
 
     part = dataclasses.replace(
         words,
@@ -225,11 +227,11 @@ def restrict(text: TextFeatures, present: np.ndarray) -> tuple[TextFeatures, np.
         canonical=pick(words.canonical),
     )
     query_class = text.query_class.cpu()
-    rows = torch.isin(query_class, torch.tensor(kept))
-    renumbered = torch.searchsorted(torch.tensor(kept), query_class[rows])
+    rows = torch.isin(query_class, torch.tensor(classes))
+    renumbered = torch.searchsorted(torch.tensor(classes), query_class[rows])
     device = text.features.device
     features = text.features[rows.to(device)]
-    return TextFeatures(features, renumbered.to(device), part), np.array(kept, dtype=np.int32)
+    return TextFeatures(features, renumbered.to(device), part), np.array(classes, dtype=np.int32)
 
 
 def _write(archive: zipfile.ZipFile, name: str, mask: np.ndarray) -> None:

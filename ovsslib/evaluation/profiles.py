@@ -71,9 +71,9 @@ class Profile:
 
         Raises RecipeError for an unknown profile (lists the known ones) or a file that is not one.
         """
-        own = is_profile_path(str(name))
-        path = Path(name).expanduser() if own else paths.data(f"profiles/{name}.yaml")
-        if own and not paths.is_file(path):
+        from_file = is_profile_path(str(name))
+        path = Path(name).expanduser() if from_file else paths.data(f"profiles/{name}.yaml")
+        if from_file and not paths.is_file(path):
             raise RecipeError(
                 f"there is no profile file {str(name)!r}; give its path, or a shipped name: {', '.join(profile_names())}"
             )
@@ -81,7 +81,9 @@ class Profile:
             raise RecipeError(f"unknown profile {str(name)!r}{did_you_mean(name, profile_names())}")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-            return Profile(name=path.stem, **(_beside(content, path.parent) if own else content))
+            return Profile(
+                name=path.stem, **(_beside(content, path.parent) if from_file else content)
+            )
         except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
             known = ", ".join(f.name for f in dataclasses.fields(Profile) if f.name != "name")
             raise RecipeError(
@@ -138,7 +140,7 @@ def _beside(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """
     if not isinstance(content, dict):
         raise TypeError(f"it holds {type(content).__name__}")
-    found = dict(content)
+    settings = dict(content)
     for field in ("root", "pretrained", "model"):
         value = content.get(field)
         if not isinstance(value, str) or (
@@ -147,8 +149,8 @@ def _beside(content: dict[str, Any], folder: Path) -> dict[str, Any]:
             continue
         path = folder / Path(value).expanduser()
         if path.exists():
-            found[field] = str(path.resolve())
-    return found
+            settings[field] = str(path.resolve())
+    return settings
 
 
 def profile_names() -> list[str]:

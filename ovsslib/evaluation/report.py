@@ -150,8 +150,8 @@ class Report:
             values = metrics.image_miou(self.counts)
             return _mean_interval(values, None, level, resamples).percent()
         counts, name, index = self.counts_for(metric)
-        found = intervals.interval(counts, level, name).percent()
-        return found if index is None else found.of_class(index)
+        interval = intervals.interval(counts, level, name).percent()
+        return interval if index is None else interval.of_class(index)
 
     def difference(
         self,
@@ -174,8 +174,8 @@ class Report:
             return _mean_interval(a, b, level, resamples).percent()
         first, name, index = self.counts_for(metric)
         second, _, _ = other.counts_for(metric)
-        found = intervals.paired_difference(first[mine], second[theirs], level, name).percent()
-        return found if index is None else found.of_class(index)
+        gain = intervals.paired_difference(first[mine], second[theirs], level, name).percent()
+        return gain if index is None else gain.of_class(index)
 
     def counts_for(self, metric: str) -> tuple[np.ndarray, str, int | None]:
         """What a metric is made of: per-image counts, its name in `intervals.METRICS`, and the class if it is one.
@@ -250,9 +250,9 @@ class Report:
         rows = []
         for name, title in METRICS.items():
             if self.images:
-                found = self.interval(name)
+                interval = self.interval(name)
                 text = (
-                    intervals.written(found.value, found.low, found.high, unit=" %")
+                    intervals.written(interval.value, interval.low, interval.high, unit=" %")
                     or "nothing measured"
                 )
             else:

@@ -67,9 +67,9 @@ class Results:
         rows = []
         for label, report in self.reports.items():
             for metric in names:
-                found = report.interval(metric)
+                interval = report.interval(metric)
                 row: dict[str, Any] = {
-                    "recipe": label, "metric": metric, "value": found.value, "low": found.low, "high": found.high,
+                    "recipe": label, "metric": metric, "value": interval.value, "low": interval.low, "high": interval.high,
                 }  # fmt: skip
                 if base is not None and report is not base:
                     row |= _compared(report, base, metric, paired)
@@ -121,10 +121,10 @@ class Results:
     def provenance(self) -> str:
         """One line of model, data set, images, machine and commit (of the first result), for captions."""
         report = next(iter(self.reports.values()))
-        made = report.provenance
+        origin = report.provenance
         return (
             f"{report.model} on {report.dataset}, {self.images} images, 95 % intervals over images; "
-            f"commit {made.get('commit') or 'unknown'}, {made.get('machine', 'unknown machine')}"
+            f"commit {origin.get('commit') or 'unknown'}, {origin.get('machine', 'unknown machine')}"
         )
 
     def _repr_html_(self) -> str:
@@ -144,12 +144,12 @@ def title_of(metric: str) -> str:
 def _compared(report: Report, base: Report, metric: str, paired: bool) -> dict[str, Any]:
     if not paired:
         return {"difference": report.value(metric) - base.value(metric)}
-    found = report.difference(base, metric)
+    gain = report.difference(base, metric)
     return {
-        "difference": found.value,
-        "difference_low": found.low,
-        "difference_high": found.high,
-        "verdict": intervals.verdict(found, metric),
+        "difference": gain.value,
+        "difference_low": gain.low,
+        "difference_high": gain.high,
+        "verdict": intervals.verdict(gain, metric),
     }
 
 
@@ -216,8 +216,8 @@ def stored(
             continue
     limit = limit if limit is not None else profile.limit
     reports = look_up(list(segmenters.values()), dataset, limit, store=store)
-    found = {n: r for n, r in zip(segmenters, reports, strict=True) if r is not None}
-    return Results(found, profile)
+    stored_reports = {n: r for n, r in zip(segmenters, reports, strict=True) if r is not None}
+    return Results(stored_reports, profile)
 
 
 def named_recipes(recipes: Recipes, profile: Profile) -> dict[str, Recipe]:

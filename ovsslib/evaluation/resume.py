@@ -102,14 +102,14 @@ class ResumeLog:
         """Counts by image index of everything finished before."""
         if self.folder is None or not self.folder.is_dir():
             return {}
-        found: dict[int, ImageCounts] = {}
+        records: dict[int, ImageCounts] = {}
         try:
             for path in sorted(self.folder.glob("*.part")):
                 for record in read_records(path):
-                    found.setdefault(record.index, record)
+                    records.setdefault(record.index, record)
         except OSError as error:
             raise DataError(f"cannot read the unfinished run in {self.folder}: {error}") from error
-        return found
+        return records
 
     def append(self, record: ImageCounts) -> None:
         """Write one record behind the others. Raises DataError if the disk is full."""

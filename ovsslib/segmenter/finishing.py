@@ -71,12 +71,12 @@ def finish(
     scores = class_scores(recipe, stitched.full(), context)
     labels = recipe["labels"].labels(scores, background, _threshold(recipe, scores, context))
     context.scores = scores
-    made = _after_labels(recipe, labels.cpu().numpy(), context)
+    finished_labels = _after_labels(recipe, labels.cpu().numpy(), context)
     scores = context.scores
     sure = margin = None
     if confidence:
-        sure, margin = _confidence(scores, made)
-    return Finished(made, scores.cpu().numpy() if keep_scores else None, sure, margin)
+        sure, margin = _confidence(scores, finished_labels)
+    return Finished(finished_labels, scores.cpu().numpy() if keep_scores else None, sure, margin)
 
 
 def _at_network_size(recipe: Recipe, stitched: Stitched, context: ImageContext) -> Stitched:
@@ -89,9 +89,9 @@ def _at_network_size(recipe: Recipe, stitched: Stitched, context: ImageContext) 
     logits = stitched.at(size).full()
     for settings in stages:
         logits = settings.on_network_logits(logits, context)
-    made = Stitched(logits[None], WindowGrid(size, (0,), (0,), size), stitched.size)
-    made.kept_of_trunk = stitched.kept_of_trunk
-    return made
+    enlarged = Stitched(logits[None], WindowGrid(size, (0,), (0,), size), stitched.size)
+    enlarged.kept_of_trunk = stitched.kept_of_trunk
+    return enlarged
 
 
 def _after_labels(recipe: Recipe, labels: np.ndarray, context: ImageContext) -> np.ndarray:

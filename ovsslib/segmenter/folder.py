@@ -143,12 +143,12 @@ def _key(
     segmenter: "Segmenter", words: Any, background: Any, formats: Sequence[str], components: bool
 ) -> str:
     """Hash of everything that decides the files of a picture."""
-    told = [words.words, words.usual] if isinstance(words, WordsByPicture) else words
+    asked = [words.words, words.usual] if isinstance(words, WordsByPicture) else words
     return key_of(
         {
             "recipe": recipe_parts(segmenter.recipe),
             "model": model_parts(segmenter.backbone),
-            "words": repr(told),
+            "words": repr(asked),
             "background": repr(background),
             "formats": sorted(formats),
             "components": components,
@@ -207,8 +207,8 @@ def _write(
     if "cutouts" in formats:
         result.cutouts(place("cutouts", ""))
     if "polygons" in formats:
-        found = {"names": result.names, "pieces": result.to_polygons()}
-        write_file(place("polygons", ".json"), json.dumps(found).encode())
+        drawn = {"names": result.names, "pieces": result.to_polygons()}
+        write_file(place("polygons", ".json"), json.dumps(drawn).encode())
     if "coco" in formats:
         record["coco"] = result.to_coco(file_name=name, components=components)
     if "label-studio" in formats:
@@ -234,17 +234,20 @@ def join_coco(parts: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
     annotations: list[dict[str, Any]] = []
     ids: dict[str, int] = {}
     for number, part in enumerate(parts, start=1):
-        own = {one["id"]: ids.setdefault(one["name"], len(ids) + 1) for one in part["categories"]}
-        images.extend({**one, "id": number} for one in part["images"])
+        numbers = {
+            category["id"]: ids.setdefault(category["name"], len(ids) + 1)
+            for category in part["categories"]
+        }
+        images.extend({**image, "id": number} for image in part["images"])
         before = len(annotations)
         annotations.extend(
             {
-                **one,
+                **annotation,
                 "id": before + place,
                 "image_id": number,
-                "category_id": own[one["category_id"]],
+                "category_id": numbers[annotation["category_id"]],
             }
-            for place, one in enumerate(part["annotations"], start=1)
+            for place, annotation in enumerate(part["annotations"], start=1)
         )
     categories = [{"id": number, "name": name} for name, number in ids.items()]
     return {"images": images, "categories": categories, "annotations": annotations}

@@ -36,18 +36,18 @@ class WindowFeatures:
     count: int
 
 
-def count_bytes(value: Any, found: dict[int, int]) -> None:
+def count_bytes(value: Any, sizes: dict[int, int]) -> None:
     """Bytes of the tensors inside lists, mappings and data classes, by the address of their storage."""
     if isinstance(value, Tensor):
         storage = value.untyped_storage()
-        found[storage.data_ptr()] = storage.nbytes()
+        sizes[storage.data_ptr()] = storage.nbytes()
     elif isinstance(value, (list, tuple)):
         for item in value:
-            count_bytes(item, found)
+            count_bytes(item, sizes)
     elif isinstance(value, dict):
-        count_bytes(list(value.values()), found)
+        count_bytes(list(value.values()), sizes)
     elif isinstance(value, _WITH_TENSORS):
-        count_bytes(list(vars(value).values()), found)
+        count_bytes(list(vars(value).values()), sizes)
 
 
 _WITH_TENSORS = (TrunkOutput, Tap, WindowContext, WindowFeatures, PictureInput)

@@ -44,17 +44,17 @@ def find_pictures(source: str | os.PathLike | Iterable[str | os.PathLike]) -> di
         return {folder.name: folder}
     if not paths.is_dir(folder):
         raise DataError(f"{folder} does not exist; give a folder of pictures, or a list of paths")
-    found = {}
+    pictures_below = {}
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in below.parts)
         if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-            found[below.as_posix()] = path
-    if not found:
+            pictures_below[below.as_posix()] = path
+    if not pictures_below:
         raise DataError(
             f"{folder} holds no picture ({', '.join(sorted(SUFFIXES))}); give another folder"
         )
-    return found
+    return pictures_below
 
 
 def read_words_by_picture(path: str | os.PathLike) -> dict[str, list[str]]:
@@ -72,7 +72,7 @@ def read_words_by_picture(path: str | os.PathLike) -> dict[str, list[str]]:
         rows = [[cell.strip() for cell in row] for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise WordsError(f"cannot read the words of {path}: {error}") from None
-    found: dict[str, list[str]] = {}
+    words_of: dict[str, list[str]] = {}
     for number, row in enumerate(rows, start=1):
         if not any(row) or (number == 1 and row[0].lower() in ("picture", "name", "file", "image")):
             continue
@@ -84,10 +84,10 @@ def read_words_by_picture(path: str | os.PathLike) -> dict[str, list[str]]:
             raise WordsError(
                 f"{path}, line {number}: {row[0]!r} has no words; add some or remove the line"
             )
-        if row[0] in found:
+        if row[0] in words_of:
             raise WordsError(f"{path}, line {number}: {row[0]!r} has words already; keep one line")
-        found[row[0]] = words
-    return found
+        words_of[row[0]] = words
+    return words_of
 
 
 class Many:

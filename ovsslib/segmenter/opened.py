@@ -52,9 +52,9 @@ class OpenedPicture:
     @property
     def bytes_kept(self) -> int:
         """Memory that the encoded picture holds, without the picture itself and maps of attention."""
-        found: dict[int, int] = {}
-        count_bytes(self._encoded.kept(), found)
-        return sum(found.values())
+        sizes: dict[int, int] = {}
+        count_bytes(self._encoded.kept(), sizes)
+        return sum(sizes.values())
 
     def __repr__(self) -> str:
         height, width = self.size

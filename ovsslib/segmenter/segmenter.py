@@ -145,14 +145,14 @@ class Segmenter:
         self, pixels: Tensor, text: Tensor | None, regions: Tensor | None
     ) -> DenseTokens:
         """The same for recipes whose stage takes all windows at once: each picture is one window."""
-        made = []
-        for index, one in enumerate(pixels):
+        parts = []
+        for index, single in enumerate(pixels):
             known = {} if regions is None else {self._proposer(): regions[index]}
-            picture = PictureInput(one, regions=known)
-            made.append(EncodedPicture.of_whole(self, picture).tokens(text))
-        tokens = [m.class_token for m in made if m.class_token is not None]
+            picture = PictureInput(single, regions=known)
+            parts.append(EncodedPicture.of_whole(self, picture).tokens(text))
+        tokens = [m.class_token for m in parts if m.class_token is not None]
         token = torch.cat(tokens) if tokens else None
-        return DenseTokens(torch.cat([m.patches for m in made]), made[0].grid, token, True)
+        return DenseTokens(torch.cat([m.patches for m in parts]), parts[0].grid, token, True)
 
     def features(
         self,
@@ -332,10 +332,10 @@ class Segmenter:
         size = tuple(image.shape[:2])
         with torch.no_grad(), memory_errors():
             stitched = encoded.logits(self.words(text), size)
-            made = self.finish(stitched, image, encoded.picture, text, keep_scores, confidence)
+            result = self.finish(stitched, image, encoded.picture, text, keep_scores, confidence)
         return Segmentation(
-            mask=made.labels, names=list(text.vocabulary.names), scores=made.scores, image=image,
-            recipe=self.recipe.name, model=self.backbone.name, confidence=made.confidence, margin=made.margin,
+            mask=result.labels, names=list(text.vocabulary.names), scores=result.scores, image=image,
+            recipe=self.recipe.name, model=self.backbone.name, confidence=result.confidence, margin=result.margin,
         )  # fmt: skip
 
     def prepare(self, image: np.ndarray) -> Tensor:
@@ -352,13 +352,13 @@ class Segmenter:
         rows = [text.features]
         for stage in self.recipe.stages_with("group_features"):
             rows.append(stage.group_features(self.backbone, text, self.recipe["text"]))
-        made = torch.cat([row.to(self.backbone.device).float() for row in rows])
+        joined = torch.cat([row.to(self.backbone.device).float() for row in rows])
         texts = {
             stage: stage.further_texts(self.backbone, text, self.recipe["text"])
             for stage in self.recipe.stages_with("further_texts")
         }
         queries, background = text.query_class, text.vocabulary.background
-        return Words(made, len(queries), queries, background, texts)
+        return Words(joined, len(queries), queries, background, texts)
 
     def finish(
         self,
@@ -448,4 +448,4 @@ def window_logits_of(
     encoded = encode_pictures(segmenters, picture, rows)
     size = size or (picture.pixels.shape[-2], picture.pixels.shape[-1])
     with torch.no_grad(), memory_errors():
-        return [one.logits(w, size) for one, w in zip(encoded, rows, strict=True)]
+        return [item.logits(w, size) for item, w in zip(encoded, rows, strict=True)]

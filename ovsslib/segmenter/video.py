@@ -95,8 +95,8 @@ def _segmented(
                     )
                 now.mix(past, smoothing)
             past = now
-            made = segmenter.finish(now, image, picture, text, confidence=True)
+            finished = segmenter.finish(now, image, picture, text, confidence=True)
         yield Segmentation(
-            mask=made.labels, names=list(text.vocabulary.names), image=image, recipe=segmenter.recipe.name,
-            model=segmenter.backbone.name, confidence=made.confidence, margin=made.margin,
+            mask=finished.labels, names=list(text.vocabulary.names), image=image, recipe=segmenter.recipe.name,
+            model=segmenter.backbone.name, confidence=finished.confidence, margin=finished.margin,
         )  # fmt: skip

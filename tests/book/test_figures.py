@@ -284,3 +284,12 @@ def test_similarity_panel_frames_the_patch_that_holds_the_pixel():
     assert corners == [(24, 16), (16, 16)]
     with pytest.raises(RecipeError):
         figures.similarity_panel(image, maps, (32, 0))
+
+
+def test_a_heat_map_keeps_its_cells_beside_long_names(recwarn):
+    names = ["plain names, 20 distractors + background chosen for the words + offset", "plurals"]
+    figure = figures.heat_map(pd.DataFrame({"a": [1.0, 2.0]}, names), "points", centre=0)
+    figure.canvas.draw()
+    assert figure.axes[0].get_position().width > 0.2 and not recwarn.list
+    ticks = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert [tick.replace("\n", " ") for tick in ticks] == names and "\n" in ticks[0]

@@ -22,6 +22,7 @@ from ovsslib.book.figures.style import FAINT, INK, new_figure
 Interval = tuple[float, float]
 MEASURED, CLAIMED, TIME = "#0072b2", "#d55e00", "#009e73"
 """Colours of what was measured, what was only claimed, and of seconds."""
+_LONGEST = 34  # letters of a row's name before it is broken
 
 
 def _with_ends(table: pd.DataFrame, value: str, low: str, high: str) -> pd.DataFrame:
@@ -411,7 +412,10 @@ def heat_map(
         number: how the numbers are written; cells without one stay empty.
     """
     rows, columns = table.shape
-    figure, axes = new_figure(max(4.0, 1.0 * columns + 2.6), 0.55 * rows + 1.5)
+    names = [textwrap.fill(str(name), _LONGEST) for name in table.index]
+    beside = 0.075 * max(len(line) for name in names for line in name.split("\n"))  # inches
+    height = 0.55 + 0.16 * (max(name.count("\n") for name in names))
+    figure, axes = new_figure(max(4.0, 1.0 * columns + 2.2 + beside), height * rows + 1.5)
     colours: dict[str, Any] = {"cmap": "cividis"}
     if centre is not None:
         span = float(np.nanmax(np.abs(table.to_numpy(float) - centre))) or 1.0
@@ -423,7 +427,7 @@ def heat_map(
     axes.set(xlabel=table.columns.name or "", ylabel=table.index.name or "")
     axes.grid(visible=False)
     axes.tick_params(length=0)
-    axes.set_yticks(axes.get_yticks(), [str(name) for name in table.index], rotation=0)
+    axes.set_yticks(axes.get_yticks(), names, rotation=0)
     columns_fit = max(len(str(name)) for name in table.columns) <= 10
     ends = {} if columns_fit else {"rotation": 25, "ha": "right"}
     axes.set_xticks(axes.get_xticks(), [str(name) for name in table.columns], **ends)
