@@ -24,7 +24,8 @@ POINTS: Mapping[str, Mapping[str, int]] = {
     # logits of one window, then of all windows at once
     "similarity": {"on_window_text": 2, "on_similarity": 2, "on_all_windows": 2},
     # stitched logits at the network picture's size, at the image's, then probabilities
-    "refine": {"on_network_logits": 2, "on_logits": 2, "on_probabilities": 2},
+    # `on_queries`: what `on_logits` does, for a stage that refines each query by itself
+    "refine": {"on_network_logits": 2, "on_logits": 2, "on_queries": 3, "on_probabilities": 2},
     "scores": {"class_scores": 2},  # logits -> class scores without a softmax
     "confidence": {"on_scaled_logits": 2, "on_scores": 3},  # calibration, hierarchy
     "labels": {"on_labels": 2, "threshold": 2},  # scores -> label map

@@ -10,10 +10,18 @@ from torch import Tensor
 
 from ovsslib.clip.memory import check_memory
 from ovsslib.recipe import Recipe
+from ovsslib.segmenter.running_best import RunningBest
 from ovsslib.stages.contexts import ImageContext
 from ovsslib.stages.windows import Stitched, WindowGrid
 
 STRIP = 24_000_000  # values handled at a time when a picture is finished strip by strip (float32)
+QUERIES = 4_000_000  # the same when it is finished a few queries at a time
+LARGE = 100_000_000
+"""Logits of a picture (queries x pixels) above which confidences are made a few queries at a time.
+
+Their last digit differs from that of a softmax over all logits at once, so smaller pictures, which are most that
+results were measured on, keep the latter.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +53,33 @@ def is_local(recipe: Recipe) -> bool:
 
     What follows may look at the label map, which is held whole: closing, the vote of masks.
     """
-    hooks = ("on_logits", "on_probabilities", "on_scaled_logits", "on_scores", "threshold")
+    return not recipe.stages_with("on_logits") and _is_local_behind_refining(recipe)
+
+
+def _is_local_behind_refining(recipe: Recipe) -> bool:
+    hooks = ("on_probabilities", "on_scaled_logits", "on_scores", "threshold")
     wide = any(recipe.stages_with(hook) for hook in hooks) or recipe.has("reads_scores")
     rules = recipe.stages_with("class_scores")
     alone = all("per_pixel" in getattr(rule, "capabilities", ()) for rule in rules)
     return not wide and alone and not recipe["labels"].area_threshold
+
+
+def goes_by_query(recipe: Recipe, confidence: bool = False, synonyms: bool = False) -> bool:
+    """Whether a recipe refines each query by itself and then takes the best, so that a running maximum is enough.
+
+    Args:
+        confidence: whether each pixel's score is wanted too. synonyms: whether a class has several queries.
+    """
+    refining, labels = recipe.stages_with("on_logits"), recipe["labels"]
+    if not refining or not all(hasattr(settings, "on_queries") for settings in refining):
+        return False
+    if recipe.stages_with("class_scores") or labels.probability_threshold:
+        return False
+    if confidence and (labels.closing or recipe.stages_with("on_labels")):
+        return False  # the confidence is that of the final labels, which need not be the best
+    if confidence and synonyms and labels.merge != "probability":
+        return False  # the softmax is over classes, whose maxima are known at the end
+    return _is_local_behind_refining(recipe)
 
 
 def finish(
@@ -66,6 +96,14 @@ def finish(
     stitched = _at_network_size(recipe, stitched, context)
     if not keep_scores and is_local(recipe):
         return _finish_by_strips(recipe, stitched, context, confidence)
+    large = stitched.queries * stitched.size[0] * stitched.size[1] > LARGE
+    synonyms = len(context.text) != len(context.text.vocabulary)
+    if (
+        not keep_scores
+        and (large or not confidence)
+        and goes_by_query(recipe, confidence, synonyms)
+    ):
+        return _finish_by_query(recipe, stitched, context, confidence)
     check_memory(stitched.queries, stitched.size, context.backbone.device)
     background = context.text.vocabulary.background
     scores = class_scores(recipe, stitched.full(), context)
@@ -190,3 +228,30 @@ def _finish_by_strips(
         for rows in pieces if confidence else ():
             sure[rows], margin[rows] = _confidence(scores_of(logits_of(rows)), out[rows])
     return Finished(out, None, sure, margin)
+
+
+def _finish_by_query(
+    recipe: Recipe, stitched: Stitched, context: ImageContext, confidence: bool
+) -> Finished:
+    """Refine a few queries at a time and keep the best of every pixel: bounded memory, however many words."""
+    settings, text, size = recipe["labels"], context.text, stitched.size
+    background = text.vocabulary.background
+    settings.check_background(background)
+    owners = settings.owners(text.query_class, len(text.vocabulary)).tolist()
+    best = RunningBest(size, context.backbone.device, confidence)
+    kept: dict[Any, Any] = {}
+    step = 4 * max(1, QUERIES // (4 * size[0] * size[1]))  # stages work through four at a time
+    for start in range(0, len(text), step):
+        part = slice(start, min(start + step, len(text)))
+        logits = stitched.some(part.start, part.stop)
+        for stage in recipe.stages_with("on_logits"):
+            logits = stage.on_queries(logits, context, kept)
+        logits = settings.offset(logits, text.query_class[part], background)
+        best.add(logits.mul_(settings.logit_scale), owners[part])
+    labels = _after_labels(recipe, best.labels.cpu().numpy(), context)
+    if not confidence:
+        return Finished(labels)
+    sure, margin = best.confidence()
+    if len(text.vocabulary) == 1:
+        margin = torch.ones_like(margin)
+    return Finished(labels, None, sure.cpu().numpy(), margin.cpu().numpy())

@@ -5,7 +5,7 @@ W: called once per window (a batch of them), I: once per image, T: once per list
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -163,6 +163,17 @@ class OnLogits(Protocol):
 
 
 @runtime_checkable
+class OnQueries(Protocol):
+    """refine, I: stitched cosines (q, H, W) of some queries -> the same shape, what `on_logits` gives these queries.
+
+    For a stage that refines each query by itself, so that a picture's logits need not be held at once. `kept` is
+    empty at the first call for a picture; what the stage puts there is there at the next.
+    """
+
+    def on_queries(self, logits: Tensor, context: ImageContext, kept: dict[Any, Any]) -> Tensor: ...
+
+
+@runtime_checkable
 class OnProbabilities(Protocol):
     """refine, I: class scores (C, H, W) in [0, 1] -> the same shape."""
 
@@ -215,7 +226,7 @@ PROTOCOLS: dict[str, tuple[type, ...]] = {
     "features": (OnFeatures,),
     "picture_text": (OnPictureText,),
     "similarity": (OnWindowText, OnSimilarity, OnAllWindows),
-    "refine": (OnNetworkLogits, OnLogits, OnProbabilities),
+    "refine": (OnNetworkLogits, OnLogits, OnQueries, OnProbabilities),
     "scores": (ClassScores,),
     "confidence": (OnScaledLogits, OnScores),
     "labels": (OnLabels, Threshold),

@@ -1,13 +1,13 @@
 """The stage `pamr`: pixel-adaptive refinement of stitched logits; its arithmetic is in `pixel_adaptive.py`."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ovsslib.recipe import stage
 from ovsslib.stages.contexts import ImageContext
-from ovsslib.stages.pixel_adaptive import check_pamr, pamr
+from ovsslib.stages.pixel_adaptive import Refinement, check_pamr, pamr
 
 
 @stage(
@@ -36,3 +36,9 @@ class PAMR:
         normalised.
         """
         return pamr(context.pixels, logits, self.iterations, self.dilations)
+
+    def on_queries(self, logits: Tensor, context: ImageContext, kept: dict[Any, Any]) -> Tensor:
+        """(q, H, W) stitched logits of some queries -> the same as `on_logits` gives them."""
+        if self not in kept:
+            kept[self] = Refinement(context.pixels[0], self.iterations, self.dilations)
+        return kept[self](logits)

@@ -150,6 +150,48 @@ class _Smoother:
         return self._interior(self.buffers[iterations % 2])
 
 
+class Refinement:
+    """PAMR of one picture, for logits that come a few queries at a time.
+
+    Args:
+        image: (K, H, W) float. iterations, dilations, chunk: as for :func:`pamr`.
+    """
+
+    def __init__(
+        self,
+        image: Tensor,
+        iterations: int = 10,
+        dilations: Sequence[int] = (8, 16),
+        chunk: int | None = None,
+    ) -> None:
+        check_pamr(iterations, dilations)
+        self.iterations, self.dilations = iterations, tuple(dilations)
+        self.size = (image.shape[-2], image.shape[-1])
+        if chunk is None:
+            on_device = max(1, _DEVICE_CHUNK_VALUES // (self.size[0] * self.size[1]))
+            chunk = on_device if image.is_cuda else _CHUNK_QUERIES
+        self.chunk = max(1, chunk)
+        self._affinity = pamr_affinity(image, dilations)
+        self._smooth: _Smoother | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """(q, h, w) logits of some queries -> (q, H, W) refined, dtype of `logits`."""
+        refined = logits.new_empty(len(logits), *self.size)
+        self.write(logits, refined)
+        return refined
+
+    def write(self, logits: Tensor, refined: Tensor) -> None:
+        """The same, written to `refined` (q, H, W)."""
+        chunk = max(1, min(self.chunk, len(logits)))
+        for start in range(0, len(logits), chunk):
+            part = logits[start : start + chunk].float()
+            if part.shape[-2:] != self.size:
+                part = F.interpolate(part[None], self.size, mode="bilinear", align_corners=True)[0]
+            if self._smooth is None or self._smooth.buffers[0].shape[0] != len(part):
+                self._smooth = _Smoother(self._affinity, self.dilations, len(part))
+            refined[start : start + chunk] = self._smooth(part, self.iterations)
+
+
 def pamr(
     image: Tensor,
     logits: Tensor,
@@ -183,23 +225,10 @@ def pamr(
             f"PAMR got {image.shape[0]} images for {logits.shape[0]} logit maps; pass one image "
             "per map"
         )
-    size = image.shape[-2:]
-    batch, queries = logits.shape[:2]
-    if chunk is None:
-        on_device = max(1, _DEVICE_CHUNK_VALUES // (size[0] * size[1]))
-        chunk = on_device if image.is_cuda else _CHUNK_QUERIES
-    chunk = max(1, min(chunk, queries))
-    refined = logits.new_empty(batch, queries, *size)
-    for item in range(batch):
-        affinity = pamr_affinity(image[item], dilations)
-        smooth: _Smoother | None = None
-        for start in range(0, queries, chunk):
-            part = logits[item : item + 1, start : start + chunk].float()
-            if part.shape[-2:] != size:
-                part = F.interpolate(part, size, mode="bilinear", align_corners=True)
-            if smooth is None or smooth.buffers[0].shape[0] != part.shape[1]:
-                smooth = _Smoother(affinity, dilations, part.shape[1])
-            refined[item, start : start + chunk] = smooth(part[0], iterations)
+    refined = logits.new_empty(*logits.shape[:2], *image.shape[-2:])
+    for item in range(len(logits)):
+        refinement = Refinement(image[item], iterations, dilations, chunk)
+        refinement.write(logits[item], refined[item])
     return refined
 
 

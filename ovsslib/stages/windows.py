@@ -258,12 +258,19 @@ class Stitched:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Logits (Q, stop - start, W) of some rows of the picture, float32."""
+        return self._part(slice(0, self.queries), slice(start, stop))
+
+    def some(self, start: int, stop: int) -> Tensor:
+        """Logits (stop - start, H, W) of some queries, float32."""
+        return self._part(slice(start, stop), slice(0, self.size[0]))
+
+    def _part(self, queries: slice, rows: slice) -> Tensor:
         if self._wide is None:
             self._wide = self._cells @ self._across.T
-        made = self._down[start:stop] @ self._wide
+        part = self._down[rows] @ self._wide[queries]
         if self._dropped is not None:
-            made[self._dropped.to(made.device)] = DROPPED
-        return made
+            part[self._dropped[queries].to(part.device)] = DROPPED
+        return part
 
     def full(self) -> Tensor:
         """Logits (Q, H, W) of the whole picture, float32."""

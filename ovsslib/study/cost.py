@@ -24,6 +24,7 @@ from ovsslib.errors import DataError
 from ovsslib.evaluation.report import provenance
 from ovsslib.recipe import POINTS, Recipe
 from ovsslib.segmenter import Segmenter, encoding, finishing
+from ovsslib.segmenter.running_best import RunningBest
 from ovsslib.stages.windows import Stitched
 from ovsslib.study.memory_peak import MemoryPeak, working_bytes
 from ovsslib.text.features import TextFeatures, encode_prompts
@@ -135,7 +136,9 @@ def _places(segmenter: Segmenter) -> list[tuple[Any, str, str]]:
         (encoding, "cosine_logits", WORDS),
         (Stitched, "__init__", STITCH),
         (Stitched, "rows", STITCH),
+        (Stitched, "some", STITCH),
         (finishing, "_finish_by_strips", "labels"),
+        (RunningBest, "add", "labels"),
     ]
     for name, settings in segmenter.recipe.stages.items():
         if name not in _NOT_TIMED:
@@ -330,7 +333,12 @@ def estimated_bytes(segmenter: Segmenter, image_size: tuple[int, int], queries: 
     kept = 4 * len(windows) * queries * fine
     behind = recipe.at("refine") or recipe.at("confidence") or recipe["labels"].area_threshold
     scores = queries * height * width
-    picture = 4 * 4 * scores if behind else 4 * min(finishing.STRIP, scores)
+    if finishing.goes_by_query(recipe):
+        picture = 4 * (
+            4 * min(max(finishing.QUERIES, 4 * height * width), scores) + 2 * height * width
+        )
+    else:
+        picture = 4 * 4 * scores if behind else 4 * min(finishing.STRIP, scores)
     if "pamr" in recipe:
         picture += 4 * 3 * 8 * len(recipe["pamr"].dilations) * height * width
     return int(max(chunk * per_window + kept, kept + picture))

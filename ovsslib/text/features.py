@@ -1,9 +1,9 @@
 """The text classifier: words -> text features, computed once per model and prompts, and kept.
 
-Two things make it cheap. CLIP's text tower is causal and reads its answer at the end token, so
-whatever follows that token cannot change the answer: prompts are sorted by length and every batch
-is cut to its longest prompt, which has about 9 tokens instead of 77. And the features of a list of
-words are stored in the user's cache.
+Three things make it cheap. CLIP's text tower is causal and reads its answer at the end token, so
+whatever follows that token cannot change the answer: a prompt costs its own 9 tokens or so instead
+of 77. For the same reason prompts that begin alike share the work of their common beginning
+(`ovsslib.clip.shared_prefixes`). And the features of a list of words are stored in the user's cache.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ovsslib import paths
+from ovsslib.clip.shared_prefixes import can_share, encode_sharing
 from ovsslib.errors import DataError, WordsError
 from ovsslib.identity import CORE_VERSION, key_of, model_parts, version_of
 from ovsslib.text.prompts import TextSettings
@@ -236,14 +237,19 @@ def _encode(backbone: Any, prompts: list[list[str]], settings: TextSettings) -> 
 
 
 @torch.no_grad()
-def encode_prompts(backbone: Any, prompts: Sequence[str], truncate: bool = False) -> Tensor:
+def encode_prompts(
+    backbone: Any, prompts: Sequence[str], truncate: bool = False, share: bool = True
+) -> Tensor:
     """CLIP's text features (P, D) float32 of finished sentences, in order, not normalised.
 
-    Sentences go through the text tower in batches of like length, each cut to its longest sentence.
+    What sentences begin with together is computed once where the text tower allows it (`can_share`).
+    Elsewhere, or with `share` False, they go through the tower in batches of one length.
     Raises WordsError for a sentence with more tokens than the model takes, unless `truncate`.
     """
     prompts = list(prompts)
     tokens = tokenize(backbone, prompts, truncate)  # (P, context)
+    if share and can_share(backbone):
+        return encode_sharing(backbone, tokens)
     lengths = tokens.argmax(dim=-1) + 1  # the end token has the highest number
     order = torch.argsort(lengths, stable=True)
     results: list[Tensor] = []

@@ -11,6 +11,7 @@ from ovsslib.segmenter import Segmenter
 from ovsslib.stages.pamr import PAMR
 from ovsslib.stages.windows import Stitched
 from ovsslib.study import cost as compute
+from ovsslib.text import features
 
 WINDOWS = {"short_side": 64, "crop": 64, "stride": 32}
 CPU = torch.device("cpu")
@@ -132,9 +133,9 @@ def test_repeats_are_checked(tiny_backbone, picture):
 def test_encoding_words_is_counted_without_the_caches(tiny_backbone, monkeypatch):
     segmenter = segmenter_of(tiny_backbone)
     seen = []
-    encode = tiny_backbone.encode_text
+    encode = features.encode_sharing
     monkeypatch.setattr(
-        tiny_backbone, "encode_text", lambda ids: seen.append(len(ids)) or encode(ids)
+        features, "encode_sharing", lambda model, ids: seen.append(len(ids)) or encode(model, ids)
     )
     text = segmenter.text(["dog", "cat"])
     first = sum(seen)
