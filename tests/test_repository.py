@@ -203,6 +203,15 @@ def needs_download(text: str) -> bool:
     return 'pretrained="openai"' in text or "openai-vitb16" in text
 
 
+def _holiday(folder):
+    """The folder of pictures that the README speaks of."""
+    from skimage import data
+
+    (folder / "holiday").mkdir()
+    for name, picture in {"cat": data.chelsea(), "rocket": data.rocket()}.items():
+        Image.fromarray(picture).resize((120, 90)).save(folder / "holiday" / f"{name}.jpg")
+
+
 def test_readme_python_runs(tmp_path, monkeypatch):
     """All blocks that need no download, one after the other, as a reader would type them."""
     from skimage import data
@@ -210,8 +219,9 @@ def test_readme_python_runs(tmp_path, monkeypatch):
     Image.fromarray(data.chelsea()).resize((224, 160)).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ovsslib.segmenter.loading.cached_pretrained", lambda *names: None)
+    _holiday(tmp_path)
     runnable = [block for block in blocks("python") if not needs_download(block)]
-    assert len(runnable) == 2
+    assert len(runnable) == 3
     names: dict[str, object] = {}
     for block in runnable:
         # The text is this repository's own README, which this test is there to run.
@@ -261,12 +271,13 @@ def test_readme_ovss_lines_run(tmp_path, monkeypatch, capsys):
     Image.fromarray(data.chelsea()).resize((224, 160)).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     lines = [line for line in shell_lines() if line.startswith("ovss ")]
-    assert len(lines) == 4
+    assert len(lines) == 8
+    _holiday(tmp_path)
     for line in lines:
         arguments = shlex.split(line)[1:]
         if needs_download(line):
             arguments = [arguments[0], "--help"]
-        elif arguments[0] == "segment":
+        elif arguments[0] in ("segment", "export"):
             arguments += ["--model", "sceneclip"]
         try:
             main(arguments)
@@ -275,7 +286,8 @@ def test_readme_ovss_lines_run(tmp_path, monkeypatch, capsys):
         flags = set(re.findall(r"(--[a-z-]+)", line))
         shown = set(re.findall(r"(--[a-z-]+)", capsys.readouterr().out))
         assert not needs_download(line) or flags <= shown
-    assert (tmp_path / "mask.png").exists()
+    assert (tmp_path / "mask.png").exists() and (tmp_path / "masks" / "coco.json").exists()
+    assert (tmp_path / "sclip-onnx" / "recipe.json").exists()
 
 
 def test_every_shell_line_is_tried():

@@ -3,7 +3,6 @@
 The vision tower is split in two: the *trunk* (all blocks but the last, run once per window, whatever the
 recipes) and the *last block* whose parts (projections, output layer, feed-forward network, head) are handed to the
 attention stage. Weights come from open_clip models, OpenAI's own checkpoints, or local files; see `loading.py`.
-
 """
 
 import copy
@@ -25,7 +24,6 @@ POSITIONS = ("sclip", "size", "size-antialias", "bilinear", "bilinear-half", "bi
 """Rules by which the positional table is resized to another grid (`Backbone.positions`)."""
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 BlockChange = Callable[[Tensor, int, tuple[int, int]], Tensor]
 """Function (tensor, 0-based block, grid (h, w)) -> tensor of the same shape."""

@@ -294,14 +294,15 @@ class Segmenter:
 
     def text(self, words: Any, background: str | Sequence[str] | None = None) -> TextFeatures:
         """Text features of words (or a Vocabulary) as the recipe's `text` settings ask."""
-        settings = self.recipe["text"]
-        vocabulary = words if isinstance(words, Vocabulary) else Vocabulary.from_words(words)
+        settings, named = self.recipe["text"], isinstance(words, Vocabulary)
+        vocabulary = words if named else Vocabulary.from_words(words)
         vocabulary = with_background(self.backbone, vocabulary, background)
         self.recipe["labels"].check_background(vocabulary.background)
         extra = None
         if settings.auxiliary_weight > 0:
-            # free words rarely all have a shipped text; those without stay unmixed, like the background
-            free = not isinstance(words, Vocabulary) or words.variant == ASKED
+            free = (
+                not named or words.variant == ASKED
+            )  # rarely all have a text; those without stay unmixed
             extra = auxiliary_texts(vocabulary, settings.auxiliary, skip_missing=free)
         text = encode_queries(self.backbone, vocabulary, settings, extra)
         for stage in self.recipe.stages_with("on_text"):

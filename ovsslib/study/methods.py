@@ -17,7 +17,7 @@ GROUPS = {
     "masks": "with masks of a segmenter",
 }
 UNPUBLISHED = ("thesis-", "ovss-")
-"""Beginnings of the names of recipes that are no published method: the thesis's, this project's own."""
+"""Beginnings of the names of recipes that are no published method, but the thesis's or this project's own."""
 COUNTED = "ViT-B/16"  # the tower that nearly every paper reports
 
 
