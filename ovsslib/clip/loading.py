@@ -105,9 +105,8 @@ def load_backbone(
         return _opened(architecture, path, str(pretrained), device, precision, sha256)
     file = fetch_pretrained(name, str(pretrained))
     if tag.get("mean"):
-        architecture = Architecture(
-            name, architecture.config, tuple(tag["mean"]), tuple(tag["std"])
-        )
+        mean, std = tuple(tag["mean"]), tuple(tag["std"])
+        architecture = Architecture(name, architecture.config, mean, std)
     quick = bool(tag.get("quick_gelu", False))
     if architecture.config.get("quick_gelu") and not quick:
         warnings.warn(

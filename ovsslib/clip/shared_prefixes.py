@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PREFIXES_PER_BATCH = 4096
-"""Prefixes that go through the tower at a time: enough to keep the products busy, few enough for any memory."""
+"""Prefixes that go through the tower at a time, enough to keep the products busy, few enough for any memory."""
 _TOKENS_PER_ATTENTION = 4096
 
 

@@ -300,9 +300,8 @@ class Segmenter:
         self.recipe["labels"].check_background(vocabulary.background)
         extra = None
         if settings.auxiliary_weight > 0:
-            free = (
-                not named or words.variant == ASKED
-            )  # rarely all have a text; those without stay unmixed
+            # Free words rarely all have a text; those without stay unmixed.
+            free = not named or words.variant == ASKED
             extra = auxiliary_texts(vocabulary, settings.auxiliary, skip_missing=free)
         text = encode_queries(self.backbone, vocabulary, settings, extra)
         for stage in self.recipe.stages_with("on_text"):
@@ -330,9 +329,8 @@ class Segmenter:
         confidence: bool = False,
     ) -> Segmentation:
         """The segmentation of an encoded picture."""
-        size = tuple(image.shape[:2])
         with torch.no_grad(), memory_errors():
-            stitched = encoded.logits(self.words(text), size)
+            stitched = encoded.logits(self.words(text), tuple(image.shape[:2]))
             result = self.finish(stitched, image, encoded.picture, text, keep_scores, confidence)
         return Segmentation(
             mask=result.labels, names=list(text.vocabulary.names), scores=result.scores, image=image,
