@@ -47,6 +47,7 @@ ELSEWHERE = {
 STOPS = {
     "stages.experts.pixels": "the number of classes is read off the words",
     "segmenter.finishing._finish_by_strips": "labels go to the CPU: the end",
+    "segmenter.finishing._finish_by_query": "labels go to the CPU: the end",
     "segmenter.finishing.finish": "labels go to the CPU: the end",
     "text.features.encode_texts": "text features are kept on the CPU between calls",
     "stages.cam_scores._pass": "gradients of the words' scores are followed word by word",

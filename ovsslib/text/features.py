@@ -1,9 +1,12 @@
 """The text classifier: words -> text features, computed once per model and prompts, and kept.
 
-Three things make it cheap. CLIP's text tower is causal and reads its answer at the end token, so
+Two things make it cheap. CLIP's text tower is causal and reads its answer at the end token, so
 whatever follows that token cannot change the answer: a prompt costs its own 9 tokens or so instead
-of 77. For the same reason prompts that begin alike share the work of their common beginning
-(`ovsslib.clip.shared_prefixes`). And the features of a list of words are stored in the user's cache.
+of 77. And the features of a list of words are stored in the user's cache.
+
+Prompts that begin alike can share the work of their common beginning (`encode_prompts(share=True)`,
+`ovsslib.clip.shared_prefixes`). Nothing that is measured does: the last digit of a sentence's features
+would depend on which other sentences it was encoded with, and a record on what the cache held.
 """
 
 import hashlib
@@ -238,12 +241,12 @@ def _encode(backbone: Any, prompts: list[list[str]], settings: TextSettings) -> 
 
 @torch.no_grad()
 def encode_prompts(
-    backbone: Any, prompts: Sequence[str], truncate: bool = False, share: bool = True
+    backbone: Any, prompts: Sequence[str], truncate: bool = False, share: bool = False
 ) -> Tensor:
     """CLIP's text features (P, D) float32 of finished sentences, in order, not normalised.
 
-    What sentences begin with together is computed once where the text tower allows it (`can_share`).
-    Elsewhere, or with `share` False, they go through the tower in batches of one length.
+    Sentences go through the tower in batches of one length. With `share`, what they begin with together is computed
+    once where the tower allows it (`can_share`): half the time for many templates, equal up to rounding (1e-6).
     Raises WordsError for a sentence with more tokens than the model takes, unless `truncate`.
     """
     prompts = list(prompts)
