@@ -16,6 +16,8 @@ from ovsslib.clip.memory import memory_errors
 from ovsslib.errors import ImageError, MemoryBudgetError, RecipeError, WordsError
 from ovsslib.recipe import Recipe, recipe_names
 from ovsslib.segmenter import Segmenter, finishing, load, window_logits_of
+from ovsslib.segmenter.encoding import chunk_sizes
+from ovsslib.stages.image_engineering import VIEWS
 from ovsslib.text.vocabulary import Vocabulary
 
 SMALL = {"windows": {"short_side": 80, "crop": 64, "stride": 32}, "text.templates": ("a {}.",)}
@@ -215,6 +217,45 @@ def test_batches_of_seven_equal_single_pictures(name, size, tiny_backbone, tiny_
         one = pixels[index : index + 1]
         assert relative_error(segmenter.features(one, text)[0], features[index]) < 1e-5
         assert relative_error(segmenter.logits(one, text)[0], logits[index]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes"),
+    [
+        (1, {1: [1], 6: [1] * 6}),
+        (8, {1: [1], 2: [2], 6: [4, 2], 8: [8], 15: [8, 4, 2, 1], 35: [8, 8, 8, 8, 2, 1]}),
+        (50, {50: [32, 16, 2], 70: [32, 32, 4, 2]}),
+    ],
+)
+def test_chunks_have_few_sizes_and_nothing_to_fill_up(most, sizes):
+    for windows, expected in sizes.items():
+        assert chunk_sizes(windows, most) == expected
+
+
+@pytest.mark.parametrize(("most", "views"), [(1, 1), (8, 1), (8, 3)])
+def test_each_window_goes_through_the_trunk_once(image, monkeypatch, most, views):
+    torch.manual_seed(0)
+    backbone = Backbone(build_model(TINY_CONFIG), name="tiny", weights_hash="chunks")
+    backbone.batch_of_windows, trunk, seen = most, backbone.trunk, []
+
+    def counted(pixels, *rest, **settings):
+        seen.append(len(pixels))
+        return trunk(pixels, *rest, **settings)
+
+    monkeypatch.setattr(backbone, "trunk", counted)
+    recipe = Recipe.named("sclip").but(SMALL)
+    if views > 1:
+        recipe = recipe.but({"image_engineering": {"use": VIEWS[:views]}})
+    segmenter = Segmenter(backbone, recipe)
+    text = segmenter.text(WORDS)
+    segmenter.segment(image, text)
+    windows = len(recipe["windows"].boxes(*segmenter.prepare(image).shape[-2:]))
+    assert windows == 6
+    assert seen == [views * size for size in chunk_sizes(windows, most)]
+    seen.clear()
+    whole = Segmenter(backbone, recipe.but({"windows.crop": 0}))
+    whole.segment(image, text)
+    assert seen == [views]
 
 
 def test_masks_do_not_depend_on_the_chunk(image):

@@ -54,6 +54,7 @@ class EncodedPicture:
         self._logits: list[Tensor] = []
         self._features: list[WindowFeatures] = []
         self._trunks: list[tuple[list[TrunkOutput], list[Tensor], int]] = []
+        self._windows = 0  # windows taken so far
         self._kept_of_trunk: dict[Any, Any] = {}
         self._class_token: Tensor | None = None
         self._only_trunk: TrunkOutput | None = None
@@ -65,7 +66,7 @@ class EncodedPicture:
         grid = one_window((picture.pixels.shape[-2], picture.pixels.shape[-1]))
         encoded = EncodedPicture(segmenter, picture, grid)
         window = picture.pixels[None]
-        encoded.add([segmenter.trunk(window)], [window], 1)
+        encoded.add([segmenter.trunk(window)], [window])
         return encoded
 
     def tokens(self, text: Tensor | None) -> DenseTokens:
@@ -83,17 +84,18 @@ class EncodedPicture:
             stage.replace_windows(self._picture_context(words))
         )
 
-    def add(self, trunks: list[TrunkOutput], views: list[Tensor], count: int) -> None:
-        """Take a chunk of windows: per view its trunk result and its pixels; `count` of them are no padding."""
-        segmenter = self.segmenter
+    def add(self, trunks: list[TrunkOutput], views: list[Tensor]) -> None:
+        """Take the next chunk of windows: per view its trunk result and its pixels."""
+        segmenter, start = self.segmenter, self._windows
+        self._windows += len(views[0])
         for settings in segmenter.recipe.stages_with("keep_of_trunk"):
             if len(self.grid) == 1:
                 self._kept_of_trunk[settings] = settings.keep_of_trunk(trunks[0])
         if self._late or (segmenter.needs_text and self.words is None):
-            self._trunks.append((trunks, views, count))
+            self._trunks.append((trunks, views, start))
             return
         text = None if self.words is None else self.words.rows[: self.words.queries]
-        features = self._encode(trunks, views, count, len(self._logits) + len(self._features), text)
+        features = self._encode(trunks, views, start, text)
         if self.words is None:
             self._features.append(features)
         else:
@@ -143,9 +145,7 @@ class EncodedPicture:
         if self.words is not None:
             return Stitched(self._together(torch.cat(self._logits)), grid, size)
         queries = words.rows[: words.queries]
-        features = self._features or [
-            self._encode(*chunk, index, queries) for index, chunk in enumerate(self._trunks)
-        ]
+        features = self._features or [self._encode(*chunk, queries) for chunk in self._trunks]
         words = self._calibrated(features, words)
         logits = torch.cat([self._compare(f, words) for f in features])
         return Stitched(self._together(logits), grid, size)
@@ -189,7 +189,7 @@ class EncodedPicture:
             tokens = self.tokens(None)
             grid = self.grid.whole() if tokens.whole else self.grid
             return tokens.map(), grid
-        return torch.cat([chunk.maps[0][: chunk.count] for chunk in self._features]), self.grid
+        return torch.cat([chunk.maps[0] for chunk in self._features]), self.grid
 
     def kept(self) -> list[Any]:
         """All that holds tensors, for those who count bytes."""
@@ -201,16 +201,16 @@ class EncodedPicture:
         self,
         trunks: list[TrunkOutput],
         views: list[Tensor],
-        count: int,
-        chunk: int,
+        start: int,
         text: Tensor | None,
     ) -> WindowFeatures:
+        """Features of a chunk of windows, the first of which is number `start` of the picture."""
         segmenter, first, maps = self.segmenter, None, []
         if len(self.grid) == 1 and segmenter.views is None and not any(self.grid.pad):
             self._only_trunk = trunks[0][:1]
-        regions = self._window_regions(chunk, len(views[0]))
+        regions = self._window_regions(start, len(views[0]))
         for number, (trunk, window) in enumerate(zip(trunks, views, strict=True)):
-            kept = self.picture.kept.setdefault((chunk, number), {})
+            kept = self.picture.kept.setdefault((start, number), {})
             block = segmenter.last_block
             tokens = block.run(block.context(trunk, window, text, regions, kept))
             context = self._context(tokens, trunk, window, kept)
@@ -220,7 +220,7 @@ class EncodedPicture:
             maps.append(context.features)
             first = first or context
         assert first is not None
-        return WindowFeatures(maps, first, count)
+        return WindowFeatures(maps, first)
 
     def _context(
         self, tokens: DenseTokens, trunk: TrunkOutput, window: Tensor, kept: dict
@@ -247,7 +247,7 @@ class EncodedPicture:
         """
         features = self._features[0] if self._features else None
         if features is None:
-            features = self._encode(*self._trunks[0], 0, words.rows[: words.queries])
+            features = self._encode(*self._trunks[0], words.rows[: words.queries])
         coarse = features.context.coarse
         kept["patches"], now = coarse[0].float().cpu(), coarse
         for name, settings in self.segmenter.recipe.at("features"):
@@ -257,7 +257,7 @@ class EncodedPicture:
         return plain, self._compare(features, words), (coarse.shape[-2], coarse.shape[-1])
 
     def _compare(self, features: WindowFeatures, words: Words) -> Tensor:
-        """Cosine logits (count, Q + G, h', w') of a chunk, with the stages at "similarity"."""
+        """Cosine logits (B, Q + G, h', w') of a chunk, with the stages at "similarity"."""
         segmenter, context = self.segmenter, features.context
         context.text, context.queries = words.rows, words.queries
         context.query_class = words.query_class
@@ -273,17 +273,15 @@ class EncodedPicture:
             logits = segmenter.views.merge([F.normalize(m, dim=1) for m in features.maps], rows)
         for settings in segmenter.recipe.stages_with("on_similarity"):
             logits = settings.on_similarity(logits, context)
-        return logits[: features.count]
+        return logits
 
-    def _window_regions(self, chunk: int, batch: int) -> Tensor | None:
-        """(B, H, W) region ids of a chunk of windows, or None."""
+    def _window_regions(self, start: int, batch: int) -> Tensor | None:
+        """(B, H, W) region ids of the windows from number `start` on, or None."""
         regions = self.regions()
         if regions is None:
             return None
         cut = self.grid.crops(regions[None], fill=PADDING_REGION)[:, 0]
-        step = self.segmenter.backbone.batch_of_windows
-        part = cut[chunk * step : chunk * step + batch]
-        return torch.cat([part, part[-1:].expand(batch - len(part), -1, -1)])
+        return cut[start : start + batch]
 
     def regions(self) -> Tensor | None:
         """(h, w) region ids of the network picture, resized by nearest neighbour, or None."""
@@ -315,7 +313,7 @@ class EncodedPicture:
             classes = torch.arange(words.queries)
         else:
             classes = words.query_class
-        maps = torch.cat([f.context.coarse[: f.count] for f in features])
+        maps = torch.cat([f.context.coarse for f in features])
         context = PictureTextContext(
             self.segmenter.backbone, self.picture.pixels, self.grid, maps, classes,
             self.segmenter.map_of,
@@ -343,7 +341,7 @@ class EncodedPicture:
         now.features = now.coarse
         for _, settings in segmenter.recipe.at("features"):
             now.features = settings.on_features(now.features, now)
-        features = WindowFeatures([now.features], now, len(now.features))
+        features = WindowFeatures([now.features], now)
         logits = self._compare(features, self._calibrated([features], words))
         return Stitched(logits if tokens.whole else self._together(logits), grid, size)
 
@@ -354,9 +352,8 @@ class EncodedPicture:
                 f"recipe {segmenter.recipe.name!r} works on all windows at once and takes one view of each; turn "
                 "the views off"
             )
-        parts = [trunks[0][:count] for trunks, _, count in self._trunks]
-        trunk = TrunkOutput.concatenated(parts)
-        windows = torch.cat([views[0][:count] for _, views, count in self._trunks])
+        trunk = TrunkOutput.concatenated([trunks[0] for trunks, _, _ in self._trunks])
+        windows = torch.cat([views[0] for _, views, _ in self._trunks])
         block = segmenter.last_block
         return PictureContext(
             segmenter.backbone, trunk, self.grid, windows, self.picture.pixels,
@@ -381,6 +378,19 @@ PADDING_REGION = 10000
 """Region id of the padding around a window (CorrCLIP)."""
 
 
+def chunk_sizes(windows: int, most: int) -> list[int]:
+    """Numbers of windows that go through the tower together: powers of two up to `most`, the largest first.
+
+    They are few, so that a GPU meets few shapes, and leave nothing to be filled up. Which windows share a chunk
+    depends on the picture alone, so its result does, too.
+    """
+    sizes: list[int] = []
+    while windows:
+        sizes.append(1 << (min(windows, max(1, most)).bit_length() - 1))
+        windows -= sizes[-1]
+    return sizes
+
+
 def encode_pictures(
     segmenters: Sequence["Segmenter"],
     picture: PictureInput,
@@ -388,8 +398,7 @@ def encode_pictures(
 ) -> list[EncodedPicture]:
     """Encode one picture for several segmenters that share backbone, windows, views and trunk.
 
-    The trunk runs once per window and view; windows go through it in chunks of a fixed shape, so that results do
-    not depend on how many there are.
+    The trunk runs once per window and view; windows go through it in chunks of a few fixed sizes (`chunk_sizes`).
     """
     first = segmenters[0]
     backbone = first.backbone
@@ -409,15 +418,13 @@ def encode_pictures(
         return encoded
     with torch.no_grad(), memory_errors():
         crops = window_pixels(first, grid, picture.pixels)
-        step = backbone.batch_of_windows
-        for start in range(0, len(crops), step):
-            chunk = crops[start : start + step]
-            count = len(chunk)
-            if count < step:
-                chunk = torch.cat([chunk, chunk[-1:].expand(step - count, -1, -1, -1)])
+        start = 0
+        for size in chunk_sizes(len(crops), backbone.batch_of_windows):
+            chunk = crops[start : start + size]
             views = [chunk] if first.views is None else first.views.views(chunk)
             joint = first.trunk(torch.cat(views), taps, inputs)
-            trunks = [joint[i * step : (i + 1) * step] for i in range(len(views))]
+            trunks = [joint[i * size : (i + 1) * size] for i in range(len(views))]
             for each in by_windows:
-                each.add(trunks, views, count)
+                each.add(trunks, views)
+            start += size
     return encoded

@@ -33,7 +33,6 @@ class WindowFeatures:
 
     maps: list[Tensor]
     context: WindowContext
-    count: int
 
 
 def count_bytes(value: Any, sizes: dict[int, int]) -> None:

