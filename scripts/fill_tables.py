@@ -11,7 +11,6 @@ from pathlib import Path
 from marked_parts import refill
 
 from ovsslib.recipe import Recipe, recipe_names
-from ovsslib.study.claims_table import DATASET_TITLES
 from ovsslib.study.settling import settling
 from ovsslib.study.sources import KINDS, Published, published
 
@@ -83,15 +82,15 @@ def _place(one: Published) -> str:
 def runs() -> str:
     """Markdown: per data set the claims that a run would settle, its hours, and its profile."""
     lines = [
-        "| data set | images | claims | evaluations | encoder forwards an image | time | profile |",
-        "|---|--:|--:|--:|--:|--:|---|",
+        "| data set | images | claims | evaluations | encoder forwards an image | time |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     for name, row in settling().iterrows():
         minutes = max(1, round(60 * row["hours"]))
         hours = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
         lines.append(
-            f"| {DATASET_TITLES.get(name, name)} | {row['images']} | {row['claims']} | {row['evaluations']} | "
-            f"{row['forwards']} | {hours} | `{row['profile']}` |"
+            f"| `{name}` | {row['images']} | {row['claims']} | {row['evaluations']} | "
+            f"{row['forwards']} | {hours} |"
         )
     return "\n".join(lines)
 

@@ -98,7 +98,7 @@ def dots(
         axes.plot(table[claimed], places, "D", markerfacecolor="white", markeredgecolor=CLAIMED)
     if reference is not None:
         axes.axvline(reference, color=INK, linewidth=0.8, linestyle="--")
-    axes.set_yticks(places, [str(name) for name in table.index])
+    axes.set_yticks(places, [textwrap.fill(str(name), _LONGEST) for name in table.index])
     axes.set_ylim(count - 0.4, -0.6)
     axes.set(xlabel=label, ylabel="")
     axes.grid(axis="y", visible=False)
