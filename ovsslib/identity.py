@@ -76,8 +76,23 @@ def recipe_parts(recipe: Recipe) -> dict[str, dict[str, Any]]:
 def model_parts(backbone: Any) -> dict[str, Any]:
     """A backbone as a part of a key: its weights, what it computes besides them, its precision."""
     precision = getattr(backbone, "precision", None) or getattr(backbone, "dtype", "")
-    return {
+    parts = {
         "weights": str(backbone.weights_hash),
         "configuration": getattr(backbone, "configuration", {}),
         "precision": str(precision),
     }
+    if _adds_in_float32(backbone):  # unlike "bf16" of earlier versions
+        parts["sums"] = "fp32"
+    return parts
+
+
+def text_model_parts(backbone: Any) -> dict[str, Any]:
+    """The same for text features: where only the image encoder's products are in half precision, those of fp32."""
+    parts = model_parts(backbone)
+    parts["precision"] = parts.pop("sums", parts["precision"])
+    return parts
+
+
+def _adds_in_float32(backbone: Any) -> bool:
+    dtype = getattr(backbone, "dtype", None)
+    return getattr(backbone, "stream_dtype", dtype) != dtype

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import platformdirs
 
-from ovsslib.errors import DataError
+from ovsslib.errors import DataError, ModelError
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -129,3 +129,20 @@ def replacing(
 def put_in_place(source: Path, target: str | os.PathLike[str]) -> None:
     """Give a finished file its name, in one step; an existing one is replaced. Raises OSError."""
     os.replace(source, target)
+
+
+def hub_file(entry: str, name: str) -> Path | None:
+    """A file of an entry of the Hugging Face hub ("owner/name") in the local cache, or None; looks at no network.
+
+    Raises ModelError for a text that is no entry's name.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(entry, name)
+    except HFValidationError:
+        raise ModelError(
+            f"{entry!r} is neither a path that exists here nor a name of the Hugging Face hub (owner/name); check it"
+        ) from None
+    return Path(cached) if isinstance(cached, str) else None

@@ -39,7 +39,7 @@ app.add_typer(results_app, name="results")
 app.add_typer(pretrain_app)
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N.")]
-Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16: what a record names.")]
 Limit = Annotated[int | None, typer.Option(help="The first images only.")]
 Workers = Annotated[int, typer.Option(help="Threads that read images ahead.")]
 ProfileName = Annotated[str | None, typer.Option("--profile", help="Model, data set and device.")]

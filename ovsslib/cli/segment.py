@@ -49,7 +49,9 @@ def segment(
     ] = False,
     workers: Annotated[int, typer.Option(help="Folder only: threads that read pictures.")] = 2,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16, fp16, or auto: the fastest of them here.")
+    ] = "fp32",
 ) -> None:
     """Label every pixel of a picture, or of all pictures of a folder, with one of the words."""
     from ovsslib.comparators import Comparator

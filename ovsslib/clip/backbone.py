@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from ovsslib.clip.architectures import PIXEL_MEAN, PIXEL_STD
 from ovsslib.clip.configuration import configuration_of
+from ovsslib.clip.placement import PRECISIONS, check_device, check_precision, place
 from ovsslib.errors import ImageError, ModelError
 
 POSITIONS = ("sclip", "size", "size-antialias", "bilinear", "bilinear-half", "bilinear-half-always")
 """Rules by which the positional table is resized to another grid (`Backbone.positions`)."""
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 BlockChange = Callable[[Tensor, int, tuple[int, int]], Tensor]
 """Function (tensor, 0-based block, grid (h, w)) -> tensor of the same shape."""
@@ -42,6 +41,10 @@ class Tap:
     q: Tensor
     k: Tensor
     v: Tensor
+
+    def to(self, dtype: torch.dtype) -> "Tap":
+        """The same in another type."""
+        return Tap(*(getattr(self, name).to(dtype) for name in ("normed", "q", "k", "v")))
 
 
 @dataclass
@@ -92,7 +95,8 @@ class Backbone:
 
     Made by :func:`ovsslib.load_backbone`. Attributes: `name`, `pretrained`, `weights_hash` (16 hex digits),
     `width`, `heads`, `layers`, `patch_size`, `dim` (of the joint embedding), `base_grid`, `image_size`, `context_length`,
-    `device`, `dtype`, `precision`, `known_token_ids` (None: all), `times_read` (token id -> count in training, {}: unknown).
+    `device`, `precision`, `dtype` (of what enters a product), `stream_dtype` (of tokens and projections: float32 but in
+    "fp16"), `known_token_ids` (None: all), `times_read` (token id -> count in training, {}: unknown).
     """
 
     def __init__(
@@ -109,12 +113,12 @@ class Backbone:
         pixel_mean: tuple[float, float, float] = PIXEL_MEAN,
         pixel_std: tuple[float, float, float] = PIXEL_STD,
     ):
-        if precision not in PRECISIONS:
-            raise ModelError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
-        self.visual = _check_vision_tower(model, name)
         self.device = check_device(device)
-        self.precision, self.dtype = precision, PRECISIONS[precision]
-        self.model = model.to(self.device, self.dtype).eval().requires_grad_(False)
+        self.precision = check_precision(precision, self.device)
+        self.dtype = PRECISIONS[self.precision]
+        self.stream_dtype = torch.float32 if self.precision == "bf16" else self.dtype
+        self.visual = _check_vision_tower(model, name)
+        self.model = place(model, self.device, self.precision)
         self.name, self.pretrained, self.weights_hash = name, pretrained, weights_hash
         self.known_token_ids, self.times_read = known_token_ids, dict(times_read or {})
         self.pixel_mean, self.pixel_std = (*pixel_mean,), (*pixel_std,)
@@ -195,7 +199,7 @@ class Backbone:
             table = self.visual.positional_embedding.float()
             if how != "keep":
                 table = self._resized_positions(table, grid, how)
-            self._positions[key] = table.to(self.dtype)
+            self._positions[key] = table.to(self.stream_dtype)
         return self._positions[key]
 
     def _resized_positions(self, table: Tensor, grid: tuple[int, int], how: str) -> Tensor:
@@ -248,7 +252,7 @@ class Backbone:
         pixels = pixels.to(self.device, self.dtype)
         x = F.conv2d(pixels, visual.conv1.weight, stride=self.patch_size)
         grid = (x.shape[-2], x.shape[-1])
-        x = x.flatten(2).transpose(1, 2)
+        x = x.flatten(2).transpose(1, 2).to(self.stream_dtype)
         first = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         keeps_table = self._keeps_table((height, width), grid, positions)
         x = torch.cat([first, x], dim=1) + self.positions(
@@ -285,12 +289,13 @@ class Backbone:
         for index in range(self.layers - 1):
             if index in inputs:
                 out.inputs[index] = tokens
-            tap = self.project(index, tokens)
+            tap = self._project(index, tokens)
             if index in taps:
-                out.taps[index] = tap
+                out.taps[index] = tap.to(self.stream_dtype)
             if on_weights is None:
                 mixed = self._mixed(tap, score_mask)
             else:
+                tap = tap.to(self.stream_dtype)
                 weights = self.attention(tap, score_mask)
                 mixed = on_weights(weights, index, grid) @ tap.v
             tokens = self._behind_attention(index, tokens, mixed)
@@ -325,13 +330,17 @@ class Backbone:
         `score_mask` as for :meth:`trunk`.
         """
         last = self.layers - 1
-        mixed = self._mixed(self.project(last, tokens), score_mask)
+        mixed = self._mixed(self._project(last, tokens), score_mask)
         return self._behind_attention(last, tokens, mixed)
 
     def project(self, index: int, tokens: Tensor) -> Tap:
         """ln_1 and the q, k, v projections of a block for tokens (B, T, width)."""
+        return self._project(index, tokens).to(self.stream_dtype)
+
+    def _project(self, index: int, tokens: Tensor) -> Tap:
+        """The same in the type of the products."""
         block = self.blocks[index]
-        normed = self.normalise(block.ln_1, tokens)
+        normed = self.normalise(block.ln_1, tokens).to(self.dtype)
         qkv = F.linear(normed, block.attn.in_proj_weight, block.attn.in_proj_bias)
         batch, count, _ = tokens.shape
         qkv = qkv.reshape(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
@@ -339,12 +348,17 @@ class Backbone:
 
     def join(self, index: int, heads: Tensor) -> Tensor:
         """Heads (B, heads, T, D / heads) -> output layer of the block's attention (B, T, width)."""
-        return self.blocks[index].attn.out_proj(heads.transpose(1, 2).flatten(2))
+        return self.output_layer(index, heads.transpose(1, 2).flatten(2))
+
+    def output_layer(self, index: int, mixed: Tensor) -> Tensor:
+        """Mixed values of all heads side by side (..., width) -> output layer of the block's attention (..., width)."""
+        return self.blocks[index].attn.out_proj(mixed.to(self.dtype)).to(self.stream_dtype)
 
     def feed_forward(self, index: int, tokens: Tensor) -> Tensor:
         """MLP(ln_2(x)) of a block, to be added to x: (B, T, width) -> (B, T, width)."""
         block = self.blocks[index]
-        return block.ls_2(block.mlp(self.normalise(block.ln_2, tokens)))
+        normed = self.normalise(block.ln_2, tokens).to(self.dtype)
+        return block.ls_2(block.mlp(normed).to(self.stream_dtype))
 
     def head(self, tokens: Tensor) -> Tensor:
         """ln_post and projection on every token: (B, T, width) -> (B, T, dim) float32, not normalised."""
@@ -402,8 +416,8 @@ class Backbone:
             pad = self.context_length - token_ids.shape[1]
             return model.encode_text(F.pad(token_ids, (0, pad))).float()
         length = token_ids.shape[1]
-        x = model.token_embedding(token_ids).to(self.dtype)
-        x = x + model.positional_embedding[:length].to(self.dtype)
+        x = model.token_embedding(token_ids)
+        x = x + model.positional_embedding[:length]
         x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
         ends = token_ids.argmax(dim=-1)
         x = x[torch.arange(x.shape[0], device=x.device), ends]
@@ -425,26 +439,3 @@ def _check_vision_tower(model: nn.Module, name: str) -> Any:
             "open_clip such as 'ViT-B-16-quickgelu', 'ViT-B-32-quickgelu' or 'ViT-L-14-quickgelu'"
         )
     return visual
-
-
-def check_device(device: str | torch.device) -> torch.device:
-    """The device, if this machine has it. Raises ModelError that names the ones to choose from."""
-    try:
-        device = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise ModelError(f"device={device!r}: choose 'cpu', 'cuda', 'cuda:N' or 'mps'") from None
-    here = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not here.get(device.type, False):
-        raise ModelError(
-            f"device={str(device)!r}: this PyTorch sees no such device; use "
-            f"{' or '.join(repr(name) for name, there in here.items() if there)}"
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(
-            f"device={str(device)!r}: there are {torch.cuda.device_count()} CUDA devices, from 0"
-        )
-    return device

@@ -11,7 +11,7 @@ from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import HfApi, hf_hub_download
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
 from ovsslib import paths
@@ -21,8 +21,9 @@ from ovsslib.clip.architectures import (
     check_configuration,
     from_transformers,
 )
-from ovsslib.clip.backbone import PRECISIONS, Backbone, check_device
+from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.checkpoints import check_file, is_torchscript, load_state, read_state_dict
+from ovsslib.clip.placement import check_device, check_precision
 from ovsslib.errors import ModelError, did_you_mean
 
 __all__ = [
@@ -65,7 +66,8 @@ def load_backbone(
             `transformers`' key names, with the prefixes and wrappers of training code). For an embedded model: the
             folder that `ovss pretrain --out` wrote; None is the shipped one. Not for a folder or a hub name.
         device: "cpu", "cuda", "cuda:N", "mps".
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32"; "bf16" (products in bfloat16, sums in float32; fast on a CPU that can); "fp16" (for GPUs); or
+            "auto": the fastest of them that the device computes in hardware (:mod:`ovsslib.clip.placement`).
         sha256: refuse the checkpoint file if its hash is another.
 
     Activation, normalisation, image size and tokenizer are those of the tag's or folder's published
@@ -77,9 +79,7 @@ def load_backbone(
             tokenizers, ...), missing or damaged file, keys or shapes that do not fit, values that are not
             finite, wrong hash, hub not reachable (the message says what to download and where to put it).
     """
-    check_device(device)  # before a download is begun
-    if precision not in PRECISIONS:
-        raise ModelError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
+    precision = check_precision(precision, check_device(device))  # before a download is begun
     if isinstance(model, str) and model in EMBEDDED:
         return _load_embedded(model, pretrained, device, precision, sha256)
     architecture_of_folder, files = _found_together(model, pretrained)
@@ -201,7 +201,10 @@ def _of_folder(folder: Path, name: str | None = None) -> tuple[Architecture, Pat
     settings = next((folder / n for n in _CONFIGURATIONS if (folder / n).is_file()), None)
     if settings is None or weights is None:
         missing = " or ".join(_CONFIGURATIONS if settings is None else _WEIGHTS)
-        raise ModelError(f"the folder {folder} holds no CLIP: it has no {missing}")
+        raise ModelError(
+            f"the folder {folder} holds no CLIP: it has no {missing}; name a folder with both, as transformers or open_clip "
+            "write it, or pass a checkpoint file: load_backbone('ViT-B-16-quickgelu', pretrained='/path/to/file')"
+        )
     name, content = name or folder.name, _read_json(settings)
     if "vision_cfg" in content or "model_cfg" in content:
         return _architecture(name, content), weights
@@ -222,9 +225,9 @@ def _fetch_entry(entry: str) -> Path:
     cached = {}
     names = (*_CONFIGURATIONS, "preprocessor_config.json", *_WEIGHTS)
     for name in names:
-        path = try_to_load_from_cache(entry, name)
-        if isinstance(path, str):
-            cached[name] = Path(path)
+        path = paths.hub_file(entry, name)
+        if path is not None:
+            cached[name] = path
     if set(cached) & set(_CONFIGURATIONS) and set(cached) & set(_WEIGHTS):
         return next(iter(cached.values())).parent
     try:
@@ -255,9 +258,9 @@ def cached_pretrained(name: str, tag: str) -> Path | None:
     if settings.get("hf_hub"):
         repository, file = _hub_entry(settings["hf_hub"])
         for candidate in (file, "open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
-            cached = try_to_load_from_cache(repository, candidate) if candidate else None
-            if isinstance(cached, str):
-                return Path(cached)
+            cached = paths.hub_file(repository, candidate) if candidate else None
+            if cached is not None:
+                return cached
     if settings.get("url"):
         try:
             place = Path.home() / ".cache" / "clip" / Path(settings["url"]).name
@@ -346,6 +349,11 @@ def _resolve(model: str | Path | Mapping[str, Any]) -> Architecture:
             raise ModelError(f"there is no model configuration at {file}")
         return _architecture(file.stem, _read_json(file))
     config = open_clip.get_model_config(text)
+    if config is None and paths.is_file(Path(text).expanduser()):
+        raise ModelError(
+            f"{text!r} is a file of weights, which does not say what model it is of; name that too: "
+            f"load_backbone('ViT-B-16-quickgelu', pretrained={text!r})"
+        )
     if config is None:
         names = [name for name in open_clip.list_models() if name.startswith("ViT-")]
         twin = text.replace("/", "-")

@@ -59,7 +59,7 @@ class PrefixTree:
 
 
 def can_share(backbone: Any) -> bool:
-    """Whether a backbone's text tower is causal, of open_clip's plain blocks, and computes in fp32 or bf16."""
+    """Whether a backbone's text tower is causal, of open_clip's plain blocks, and computes in float32."""
     if not getattr(backbone, "text_is_cut", False):
         return False
     if getattr(backbone, "precision", None) not in ("fp32", "bf16"):
@@ -139,9 +139,9 @@ def encode_sharing(backbone: Any, token_ids: Tensor) -> Tensor:
 def _encode(backbone: Any, tree: PrefixTree) -> Tensor:
     """Text features (P, dim) of the sentences of a tree."""
     model, device = backbone.model, backbone.device
-    positions = model.positional_embedding.to(backbone.dtype)
+    positions = model.positional_embedding
     groups = [group.to(device) for group in tree.sentences]
-    x = model.token_embedding(tree.tokens.to(device)).to(backbone.dtype)
+    x = model.token_embedding(tree.tokens.to(device))
     x = x + positions[tree.places.to(device)]  # (N, width)
     *blocks, last = model.transformer.resblocks
     for block in blocks:

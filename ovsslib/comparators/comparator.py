@@ -89,8 +89,11 @@ class Comparator:
 
     # -- words ----------------------------------------------------------------------------------------------
 
-    def text(self, words: Any, background: str | Sequence[str] | None = None) -> TextFeatures:
-        """The words as the evaluation hands them on; the model reads the words themselves, so there are no features.
+    def text(
+        self, words: Any, background: str | Sequence[str] | None = None, *, share: bool = True
+    ) -> TextFeatures:
+        """The words as the evaluation hands them on; the model reads the words themselves, so there are no features
+        and nothing that `share` (see :meth:`ovsslib.Segmenter.text`) could change.
 
         Raises WordsError if a closed vocabulary has none of the words. Warns of those that it lacks.
         """

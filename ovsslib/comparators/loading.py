@@ -11,7 +11,7 @@ from ovsslib import (
     _torchvision,  # noqa: F401 - must come before anything that imports torchvision
     paths,
 )
-from ovsslib.clip.backbone import PRECISIONS, check_device
+from ovsslib.clip.placement import PRECISIONS, check_device, check_precision
 from ovsslib.comparators.closed_words import DeepLab, MaskQueries
 from ovsslib.comparators.comparator import Comparator, ComparatorModel
 from ovsslib.comparators.known import Known, known
@@ -59,8 +59,7 @@ def load(
     """
     about = known(name)
     place = check_device(device)
-    if precision not in PRECISIONS:
-        raise ModelError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
+    precision = check_precision(precision, place)
     if about.library == "torchvision":
         network, origin, digest, configuration = _torchvision_network(about, pretrained)
     elif about.library == "ovsslib":
@@ -109,7 +108,7 @@ def _transformers_network(
 
 def _folder(about: Known, pretrained: str | Path | None) -> tuple[Path, str]:
     """Folder of the weights, and how results name them."""
-    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub import snapshot_download
 
     if pretrained is not None:
         folder = Path(pretrained).expanduser()
@@ -121,9 +120,9 @@ def _folder(about: Known, pretrained: str | Path | None) -> tuple[Path, str]:
                 f"entry such as {about.hub!r}"
             )
     entry = str(pretrained or about.hub)
-    cached = try_to_load_from_cache(entry, "config.json")
-    if isinstance(cached, str) and any(Path(cached).parent.glob("*.safetensors")):
-        return Path(cached).parent, entry
+    cached = paths.hub_file(entry, "config.json")
+    if cached is not None and any(cached.parent.glob("*.safetensors")):
+        return cached.parent, entry
     if pretrained is None:
         raise ModelError(
             f"the weights of {about.title} are not in the local cache, and nothing is fetched unasked; name them, "

@@ -111,7 +111,7 @@ class Run:
                 f"{self.dataset.name!r} has {self.dataset.classes} classes but {len(vocabulary)} words; give one word "
                 "per class"
             )
-        text = segmenter.text(vocabulary)
+        text = segmenter.text(vocabulary, share=False)
         log = ResumeLog(_folder_of(self.folder, parts))
         return _Measurement(segmenter, text, segmenter.words(text), parts, log)
 

@@ -149,7 +149,7 @@ def _label_maps(
         path = paths.cache("predictions") / f"{key}.npz"
     buffer = io.BytesIO()
     archive = zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED)
-    return _LabelMaps(segmenter, segmenter.text(vocabulary), path, buffer, archive)
+    return _LabelMaps(segmenter, segmenter.text(vocabulary, share=False), path, buffer, archive)
 
 
 def _stored(path: Path | None, images: int) -> Any | None:

@@ -12,6 +12,7 @@ import yaml
 from ovsslib import paths
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import load_backbone
+from ovsslib.clip.placement import AUTO, PRECISIONS
 from ovsslib.datasets.dataset import SegmentationDataset, open_dataset
 from ovsslib.errors import RecipeError, did_you_mean
 from ovsslib.recipe import Recipe
@@ -54,6 +55,11 @@ class Profile:
                 optional = field.name in ("pretrained", "root")
                 right = isinstance(value, str) or (optional and value is None)
                 form = "text, or null" if optional else "text"
+            if field.name == "precision" and value == AUTO:
+                raise RecipeError(
+                    f"profile {self.name!r}: precision 'auto' is another one on another machine, and a record names what "
+                    f"it was measured in; write one of {', '.join(PRECISIONS)}"
+                )
             if not right:
                 raise RecipeError(f"profile {self.name!r}: {field.name} is {form}, not {value!r}")
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovsslib.clip.backbone import check_device
 from ovsslib.clip.loading import check_file
+from ovsslib.clip.placement import check_device
 from ovsslib.errors import MissingPackageError, ModelError
 from ovsslib.guides.loading import cached_folder, fetch_folder, weights_of
 from ovsslib.guides.transformers_networks import no_progress_bars

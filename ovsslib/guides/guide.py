@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovsslib.clip.backbone import PIXEL_MEAN, PIXEL_STD, PRECISIONS, check_device
-from ovsslib.errors import ImageError, ModelError
+from ovsslib.clip.backbone import PIXEL_MEAN, PIXEL_STD
+from ovsslib.clip.placement import PRECISIONS, check_device, check_precision
+from ovsslib.errors import ImageError
 from ovsslib.guides.reading import GuideReading
 
 # ImageNet's normalisation, RGB, for pixel values in [0, 1]: what all guides were trained with.
@@ -39,10 +40,11 @@ class Guide:
 
         Raises ModelError for a device that is not there and an unknown precision.
         """
-        if precision not in PRECISIONS:
-            raise ModelError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
-        self.device, self.precision = check_device(device), precision
-        self.network = network.to(self.device, PRECISIONS[precision]).eval().requires_grad_(False)
+        self.device = check_device(device)
+        self.precision = check_precision(precision, self.device)
+        self.network = (
+            network.to(self.device, PRECISIONS[self.precision]).eval().requires_grad_(False)
+        )
         self.name, self.weights_hash = name, weights_hash
         self.patch_size, self.dim = network.patch, network.width
         self.heads, self.layers = network.heads, network.depth

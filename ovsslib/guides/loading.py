@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, snapshot_download
 from torch import Tensor
 
 from ovsslib import paths
-from ovsslib.clip.backbone import PRECISIONS, check_device
 from ovsslib.clip.loading import check_file, read_state_dict
+from ovsslib.clip.placement import check_device, check_precision
 from ovsslib.errors import MissingPackageError, ModelError
 from ovsslib.guides.dino_weights import load_dino
 from ovsslib.guides.guide import Guide
@@ -72,15 +72,13 @@ def load(
         weights: a file or folder that holds the weights of a short name; they must have its width and patch size.
         heads: of a file whose blocks have not one head for every 64 of the width.
         device: "cpu", "cuda", "cuda:N".
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32", "bf16", "fp16", or "auto" (:mod:`ovsslib.clip.placement`).
 
     Raises:
         ModelError: unknown name, weights missing, damaged, of another network, width or patch size, hub not reachable.
         MissingPackageError: DINOv2, DINOv3 and SAM need the package transformers.
     """
-    check_device(device)  # before a download is begun
-    if precision not in PRECISIONS:
-        raise ModelError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
+    check_precision(precision, check_device(device))  # before a download is begun
     source, known = _find(str(name), weights, fetch=True)
     assert source is not None  # with fetch=True it is there, or an error was raised
     network, digest = _open(source, known, heads)
@@ -189,10 +187,9 @@ def _existing(path: Path) -> Path:
 
 def cached_folder(hub: str) -> Path | None:
     """Folder of a hub model whose configuration and weights are in the local cache; looks at no network."""
-    config = try_to_load_from_cache(hub, "config.json")
-    weights = [try_to_load_from_cache(hub, part) for part in _WEIGHT_FILES]
-    if isinstance(config, str) and any(isinstance(part, str) for part in weights):
-        return Path(config).parent
+    config = paths.hub_file(hub, "config.json")
+    if config is not None and any(paths.hub_file(hub, part) for part in _WEIGHT_FILES):
+        return config.parent
     return None
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ovsslib import paths
-from ovsslib.clip.backbone import check_device
+from ovsslib.clip.placement import check_device
 from ovsslib.errors import DataError, ModelError
 
 

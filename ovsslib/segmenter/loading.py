@@ -5,6 +5,7 @@ from typing import cast
 from ovsslib import comparators
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import EMBEDDED, cached_pretrained, load_backbone
+from ovsslib.clip.placement import AUTO
 from ovsslib.comparators import Comparator
 from ovsslib.errors import ModelError, RecipeError
 from ovsslib.export import is_exported, open_exported
@@ -85,6 +86,8 @@ def _exported(
 ) -> Segmenter:
     """A folder of ONNX graphs. Raises ModelError for an argument that it would ignore."""
     asked = {"pretrained": pretrained, "device": device, "precision": precision, "dataset": dataset}
+    if precision == AUTO:
+        del asked["precision"]
     usual = {"device": "cpu", "precision": "fp32"}
     if model != "auto":
         asked["model"] = str(model)
@@ -128,7 +131,7 @@ def _refuse_ignored(
         ("device", device, str(backbone.device)),
         ("precision", precision, backbone.precision),
     ):
-        if asked is not None and str(asked) != has:
+        if asked not in (None, AUTO) and str(asked) != has:
             raise ModelError(
                 f"{name}={asked!r}: the given backbone has {name} {has!r}; load it with load_backbone(..., {name}={asked!r})"
             )

@@ -193,13 +193,12 @@ class Segmenter:
         `adjust` changes each score matrix. Raises RecipeError for a recipe without one such matrix (GEM).
         """
         if self.last_block.replacing is not None or self.whole_picture is not None:
-            raise RecipeError(
-                f"recipe {self.recipe.name!r} replaces the last block; it has no one attention matrix"
-            )
+            why = "replaces the last block; it has no one attention matrix"
+            raise RecipeError(f"recipe {self.recipe.name!r} {why}")
         with torch.no_grad():
             trunk = self.trunk(pixels)
             weights = self.last_block.weights(self.last_block.context(trunk, pixels), adjust)
-        if weights is None:
+        if weights is None:  # each token sees itself
             count = trunk.tokens.shape[1]
             weights = torch.eye(count).expand(len(pixels), self.backbone.heads, -1, -1)
         return weights
@@ -220,9 +219,8 @@ class Segmenter:
         `text_features`: unit rows, or `Words` for recipes that tell words from background words.
         `regions`: (B, H, W) region ids for recipes with masks; None asks the recipe's proposer.
         """
-        words, maps = text_features, []
-        if not isinstance(words, Words):
-            words = Words(words, len(words))
+        given, maps = text_features, []
+        words = given if isinstance(given, Words) else Words(given, len(given))
         for index, image in enumerate(pixels.to(self.backbone.device)):
             known = {} if regions is None else {self._proposer(): regions[index]}
             encoded = encode_pictures([self], PictureInput(image, regions=known), [words])[0]
@@ -247,8 +245,7 @@ class Segmenter:
                 a list of words; pixels that go to them are named "background", index 0.
             keep_scores: keep the (C, H, W) class scores in the result.
 
-        Raises:
-            ImageError, WordsError, RecipeError, MemoryBudgetError: see their messages.
+        Raises ImageError, WordsError, RecipeError, MemoryBudgetError.
         """
         image = read_picture(picture)
         text = self.text(words, background)
@@ -292,18 +289,21 @@ class Segmenter:
         """Segment a film, a folder of frames or a list of pictures in order; see :func:`segment_frames`."""
         return segment_frames(self, film, words, background, smoothing)
 
-    def text(self, words: Any, background: str | Sequence[str] | None = None) -> TextFeatures:
-        """Text features of words (or a Vocabulary) as the recipe's `text` settings ask."""
+    def text(
+        self, words: Any, background: str | Sequence[str] | None = None, *, share: bool = True
+    ) -> TextFeatures:
+        """Text features of words (or a Vocabulary) as the recipe's `text` settings ask; `share`: `encode_prompts`."""
         settings, named = self.recipe["text"], isinstance(words, Vocabulary)
         vocabulary = words if named else Vocabulary.from_words(words)
         vocabulary = with_background(self.backbone, vocabulary, background)
         self.recipe["labels"].check_background(vocabulary.background)
         extra = None
-        if settings.auxiliary_weight > 0:
-            # Free words rarely all have a text; those without stay unmixed.
+        if (
+            settings.auxiliary_weight > 0
+        ):  # free words rarely all have a text; the others stay unmixed
             free = not named or words.variant == ASKED
             extra = auxiliary_texts(vocabulary, settings.auxiliary, skip_missing=free)
-        text = encode_queries(self.backbone, vocabulary, settings, extra)
+        text = encode_queries(self.backbone, vocabulary, settings, extra, share)
         for stage in self.recipe.stages_with("on_text"):
             text = stage.on_text(text, TextContext(self.backbone, self.recipe))
         return text

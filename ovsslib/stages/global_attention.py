@@ -128,7 +128,7 @@ class GlobalAttentionSettings:
             Normalisation(self.token_norm, self.beta, self.gamma),
         )  # fmt: skip
         block = backbone.blocks[last]
-        return DenseTokens(block.ls_1(block.attn.out_proj(mixed.to(backbone.dtype))), grid)
+        return DenseTokens(block.ls_1(backbone.output_layer(last, mixed)), grid)
 
 
 def _joined(heads: Tensor) -> Tensor:

@@ -82,5 +82,5 @@ def guided_attention(
 
 def out_projection(backbone: Backbone, mixed: Tensor) -> Tensor:
     """Mixed values (..., width) through the last block's output layer (and its layer scale, if it has one)."""
-    block = backbone.blocks[backbone.layers - 1]
-    return block.ls_1(block.attn.out_proj(mixed.to(backbone.dtype)))
+    last = backbone.layers - 1
+    return backbone.blocks[last].ls_1(backbone.output_layer(last, mixed))

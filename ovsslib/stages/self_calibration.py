@@ -187,7 +187,7 @@ class SelfCalibrationSettings:
     def replace_block(self, context: AttentionContext) -> DenseTokens:
         """Patches (B, P, width) before ln_post and projection."""
         steps = self.steps(context)
-        return DenseTokens(steps["out"].to(context.backbone.dtype), context.grid)
+        return DenseTokens(steps["out"].to(context.backbone.stream_dtype), context.grid)
 
     def steps(self, context: AttentionContext) -> dict[str, Tensor]:
         """Every step by name, float32: "outliers" (B, P) bool (absent for "none"), "fixed", "similarity", "pre",
@@ -251,7 +251,7 @@ class SelfCalibrationSettings:
     ) -> Tensor:
         """Attention output (B, P, width) of the last block among patches, `shared` (B, P, P) mixed in; float32."""
         last = backbone.layers - 1
-        tap = backbone.project(last, patches.to(backbone.dtype))
+        tap = backbone.project(last, patches.to(backbone.stream_dtype))
         weights, count = shared[:, None], 1
         if terms != "none":
             for term in terms.split("+"):
@@ -275,7 +275,7 @@ def self_attention(projection: Tensor, scale: float) -> Tensor:
 def on_all_values(backbone: "Backbone", index: int, weights: Tensor, tap: Any) -> Tensor:
     """One attention map (B, T, T) on the values of all heads side by side, through the block's output layer."""
     values = tap.v.transpose(1, 2).flatten(2)
-    return backbone.blocks[index].attn.out_proj(weights.to(values.dtype) @ values)
+    return backbone.output_layer(index, weights.to(values.dtype) @ values)
 
 
 def head_paths(backbone: "Backbone", index: int, tap: Any, count: int) -> Tensor:

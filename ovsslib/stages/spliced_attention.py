@@ -127,7 +127,7 @@ class SplicedAttentionSettings:
                 whole.flatten(1).T[None], (whole.shape[-2], whole.shape[-1]), whole=True
             )
         mixed = self._mixed(whole, context)
-        tokens = mixed.flatten(1).T[None].to(context.backbone.dtype)
+        tokens = mixed.flatten(1).T[None].to(context.backbone.stream_dtype)
         return DenseTokens(tokens, (mixed.shape[-2], mixed.shape[-1]), whole=True, direct=True)
 
     def _mixed(self, whole: Tensor, context: PictureContext) -> Tensor:

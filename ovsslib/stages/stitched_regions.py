@@ -109,12 +109,11 @@ class StitchedRegionsSettings:
             F.interpolate(one[None], size=grid, mode="bilinear")[0].flatten(1).T for one in values
         ]
         mixed = scoped_attention(features.flatten(1).T, regions.flatten(), values, self.tau)
-        out_proj = backbone.blocks[backbone.layers - 1].attn.out_proj
-        main, middle = (out_proj(one.to(backbone.dtype)) for one in mixed)
+        main, middle = (backbone.output_layer(backbone.layers - 1, one) for one in mixed)
         parts = [(main, 1.0), (middle, self.middle)]
         if self.semantic:
             tokens = semantic_tokens(context, regions, fine)
-            parts.append((tokens.flatten(1).T.to(backbone.dtype), self.semantic))
+            parts.append((tokens.flatten(1).T.to(backbone.stream_dtype), self.semantic))
         out = sum(share * backbone.head(part[None]) for part, share in parts)
         return DenseTokens(cast(Tensor, out), grid, projected=True, whole=True)
 
@@ -177,8 +176,8 @@ def middle_values(context: PictureContext, coarse: PatchGrid) -> Tensor:
         q, k, v = (
             coarse.stitched_tokens(_tokens(part)).flatten(1).T for part in (tap.q, tap.k, tap.v)
         )
-        mixed = attend_rows(q, k, v, backbone.scale).to(backbone.dtype)
-        x = x.flatten(1).T[None] + block.ls_1(block.attn.out_proj(mixed[None]))
+        mixed = backbone.output_layer(index, attend_rows(q, k, v, backbone.scale)[None])
+        x = x.flatten(1).T[None] + block.ls_1(mixed)
         outputs.append(x + backbone.feed_forward(index, x))
     mean = torch.stack(outputs).mean(dim=0)
     value = backbone.project(backbone.layers - 1, mean).v

@@ -220,7 +220,9 @@ def text_seconds(segmenter: Segmenter, vocabulary: Vocabulary) -> float:
     ]
     timer = StageTimer(device)
     with timer.stage("text"):
-        encode_prompts(segmenter.backbone, list(dict.fromkeys(prompts)), truncate=settings.truncate)
+        encode_prompts(
+            segmenter.backbone, list(dict.fromkeys(prompts)), settings.truncate, share=True
+        )
     return timer.readings["text"].seconds
 
 

@@ -69,7 +69,9 @@ def measure_edits(
     edits, missed = 0, dict.fromkeys(sums, 0)
     texts = {}
     for title, segmenter in segmenters.items():
-        texts[title] = segmenter.text(segmenter.recipe["text"].vocabulary(dataset.vocabulary))
+        texts[title] = segmenter.text(
+            segmenter.recipe["text"].vocabulary(dataset.vocabulary), share=False
+        )
     for index in range(len(dataset)):
         image, label, _ = dataset[index]
         objects = _objects(label, dataset, kinds, min_pixels)

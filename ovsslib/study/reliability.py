@@ -65,7 +65,7 @@ def fitted_temperature(
     if not 0 < images <= len(dataset):
         raise DataError(f"images={images}: the data set has {len(dataset)}")
     vocabulary = segmenter.recipe["text"].vocabulary(dataset.vocabulary)
-    text = segmenter.text(vocabulary)
+    text = segmenter.text(vocabulary, share=False)
     random = np.random.default_rng(seed)
     parts, labels = [], []
     for index in range(images):

@@ -4,9 +4,9 @@ Two things make it cheap. CLIP's text tower is causal and reads its answer at th
 whatever follows that token cannot change the answer: a prompt costs its own 9 tokens or so instead
 of 77. And the features of a list of words are stored in the user's cache.
 
-Prompts that begin alike can share the work of their common beginning (`encode_prompts(share=True)`,
-`ovsslib.clip.shared_prefixes`). Nothing that is measured does: the last digit of a sentence's features
-would depend on which other sentences it was encoded with, and a record on what the cache held.
+Prompts that begin alike can share the work of their common beginning (`share`, `ovsslib.clip.shared_prefixes`),
+as they do when a user asks. The last digit of a sentence's features then depends on which sentences it was encoded
+with, so that nothing that is measured shares, and what was shared has a place of its own in the cache.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from torch import Tensor
 from ovsslib import paths
 from ovsslib.clip.shared_prefixes import can_share, encode_sharing
 from ovsslib.errors import DataError, WordsError
-from ovsslib.identity import CORE_VERSION, key_of, model_parts, version_of
+from ovsslib.identity import CORE_VERSION, key_of, text_model_parts, version_of
 from ovsslib.text.prompts import TextSettings
 from ovsslib.text.vocabulary import Vocabulary
 
@@ -71,6 +71,7 @@ def encode_queries(
     vocabulary: Vocabulary,
     settings: TextSettings | None = None,
     auxiliary: Sequence[str | None] | None = None,
+    share: bool = False,
 ) -> TextFeatures:
     """Text features of all queries of a vocabulary, on the backbone's device.
 
@@ -81,6 +82,8 @@ def encode_queries(
             (1 - b) T + b T_auxiliary with the text of its class, put into the same templates; the
             result is not normalised again and background queries are not mixed (ITACLIP, equation
             9 and its released code).
+        share: see :func:`encode_prompts`.
+
     Raises WordsError: a text too long for the model (unless `settings.truncate`), texts that do not
     fit the classes.
     """
@@ -88,10 +91,10 @@ def encode_queries(
     _report_unknown(backbone, vocabulary)
     query_class = torch.tensor(vocabulary.query_class, dtype=torch.long)
     kinds = [vocabulary.kinds[index] for index in vocabulary.query_class]
-    features = encode_texts(backbone, vocabulary.queries, settings, kinds)
+    features = encode_texts(backbone, vocabulary.queries, settings, kinds, share)
     if settings.auxiliary_weight > 0:
         texts = _align_auxiliary(vocabulary, auxiliary)
-        features = _mix(backbone, vocabulary, settings, features, query_class, texts)
+        features = _mix(backbone, vocabulary, settings, features, query_class, texts, share)
     return TextFeatures(features, query_class.to(features.device), vocabulary)
 
 
@@ -177,13 +180,13 @@ def _align_auxiliary(
     return texts
 
 
-def _mix(backbone, vocabulary, settings, features, query_class, texts) -> Tensor:
+def _mix(backbone, vocabulary, settings, features, query_class, texts, share) -> Tensor:
     """(1 - b) T + b T_auxiliary for the queries whose class has a text; (Q, D)."""
     classes = [index for index, text in enumerate(texts) if text is not None]
     if not classes:
         return features
     kinds = [vocabulary.kinds[index] for index in classes]
-    encoded = encode_texts(backbone, [texts[index] for index in classes], settings, kinds)
+    encoded = encode_texts(backbone, [texts[index] for index in classes], settings, kinds, share)
     row_of = torch.full((len(vocabulary),), -1, dtype=torch.long)
     row_of[classes] = torch.arange(len(classes))
     rows = row_of[query_class]
@@ -200,11 +203,12 @@ def encode_texts(
     texts: Sequence[str],
     settings: TextSettings | None = None,
     kinds: Sequence[str] | None = None,
+    share: bool = False,
 ) -> Tensor:
     """Text features (N, D) float32, unit length, of any texts put into the settings' templates.
 
     `kinds`: "thing", "stuff" or "material" per text, for strategies that depend on it (default:
-    "thing"). Kept in memory and on disk. Raises WordsError for a text that is too long, unless
+    "thing"). `share`: see :func:`encode_prompts`. Kept in memory and on disk. Raises WordsError for a text that is too long, unless
     `settings.truncate`.
     """
     settings = settings or TextSettings()
@@ -218,21 +222,22 @@ def encode_texts(
         for text, kind in zip(texts, kinds, strict=True)
     ]
     # Weights that cannot be told from others must not find the others' features.
-    key = _cache_key(backbone, prompts, settings) if backbone.weights_hash else None
+    share = share and can_share(backbone)
+    key = _cache_key(backbone, prompts, settings, share) if backbone.weights_hash else None
     device = getattr(backbone, "device", "cpu")
     features = _recall(key) if key else None
     if features is None:
-        features = _encode(backbone, prompts, settings).cpu()
+        features = _encode(backbone, prompts, settings, share).cpu()
         if key:
             _store(key, features)
     return features.to(device, copy=True)
 
 
-def _encode(backbone: Any, prompts: list[list[str]], settings: TextSettings) -> Tensor:
+def _encode(backbone: Any, prompts: list[list[str]], settings: TextSettings, share: bool) -> Tensor:
     """Features of each text's prompts, averaged: N lists of prompts -> (N, D), unit rows."""
     unique = list(dict.fromkeys(prompt for group in prompts for prompt in group))
     place = {prompt: index for index, prompt in enumerate(unique)}
-    encoded = encode_prompts(backbone, unique, truncate=settings.truncate)  # (P, D)
+    encoded = encode_prompts(backbone, unique, settings.truncate, share)  # (P, D)
     if settings.normalise_each:
         encoded = F.normalize(encoded, dim=-1)
     rows = [encoded[[place[prompt] for prompt in group]].mean(dim=0) for group in prompts]
@@ -310,13 +315,14 @@ def clear_memory() -> None:
         _memory.clear()
 
 
-def _cache_key(backbone: Any, prompts: list[list[str]], settings: TextSettings) -> str:
+def _cache_key(backbone: Any, prompts: list[list[str]], settings: TextSettings, share: bool) -> str:
     """Hash of everything the features depend on."""
     return key_of(
         {
+            **({"shared": True} if share else {}),
             "core": CORE_VERSION,
             "text": version_of(settings),
-            "model": model_parts(backbone),
+            "model": text_model_parts(backbone),
             "context": int(getattr(backbone, "context_length", 77)),
             "normalise_each": settings.normalise_each,
             "truncate": settings.truncate,

@@ -22,7 +22,7 @@ def backbones():
 
 @pytest.mark.filterwarnings("ignore:the model 'sceneclip' was never trained")
 @pytest.mark.parametrize("name", ["sclip", "naclip", "resclip"])
-def test_labels_agree_with_float32_on_99_percent_of_the_pixels(name, dataset, backbones):
+def test_labels_agree_with_float32(name, dataset, backbones):
     recipe = ovsslib.Recipe.named(name, "scenes")
     masks = {}
     for precision, backbone in backbones.items():
@@ -30,6 +30,6 @@ def test_labels_agree_with_float32_on_99_percent_of_the_pixels(name, dataset, ba
         text = segmenter.text(dataset.vocabulary)
         masks[precision] = [segmenter.segment(dataset[index][0], text).mask for index in PICTURES]
     equal = {p: np.mean(np.equal(masks["fp32"], masks[p])) for p in ("fp16", "bf16")}
-    assert equal["fp16"] >= 0.998 and equal["bf16"] >= 0.99, equal
+    assert equal["fp16"] >= 0.998 and equal["bf16"] >= 0.997, equal
     # near ties may go the other way, so the precisions are not the same thing under another name
     assert equal["bf16"] < 1

@@ -1,12 +1,19 @@
 """Each distinct prefix goes through the text tower once, and the features are those of one sentence at a time."""
 
+import copy
+
 import pytest
 import torch
+from engine_cases import small_dataset
 
 from ovsslib.clip import shared_prefixes
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.shared_prefixes import can_share, encode_sharing, prefix_trees
-from ovsslib.text.features import encode_prompts
+from ovsslib.evaluation.engine import evaluate
+from ovsslib.recipe import Recipe
+from ovsslib.segmenter import Segmenter
+from ovsslib.text import features
+from ovsslib.text.features import encode_prompts, encode_texts
 from ovsslib.text.prompts import TextSettings
 
 WORDS = ("dog", "door", "traffic light", "a small brown dog with a very long tail", "sky")
@@ -47,20 +54,21 @@ def test_equal_to_one_sentence_at_a_time(model, monkeypatch, prefixes):
     monkeypatch.setattr(shared_prefixes, "PREFIXES_PER_BATCH", prefixes)
     monkeypatch.setattr(shared_prefixes, "_TOKENS_PER_ATTENTION", min(prefixes, 200))
     assert can_share(model)
-    features = encode_prompts(model, PROMPTS)
+    features = encode_prompts(model, PROMPTS, share=True)
     assert features.dtype == torch.float32 and features.shape == (len(PROMPTS), 24)
     assert relative(features, alone(model, PROMPTS)) < 1e-6
 
 
-def test_bf16_is_as_near_as_one_sentence_at_a_time(model):
+def test_bf16_reads_words_in_float32(model):
     half = text_model(precision="bf16")
-    exact, shared = alone(model, PROMPTS), encode_prompts(half, PROMPTS, share=True)
-    assert 0 < relative(shared, exact) < 1.5 * relative(alone(half, PROMPTS), exact)
+    shared = encode_prompts(model, PROMPTS, share=True)
+    assert torch.equal(shared, encode_prompts(half, PROMPTS, share=True))
+    assert not can_share(text_model(precision="fp16"))
 
 
 def test_other_sentences_do_not_matter(model):
-    few = encode_prompts(model, PROMPTS[::7])
-    assert relative(few, encode_prompts(model, PROMPTS)[::7]) < 1e-6
+    few = encode_prompts(model, PROMPTS[::7], share=True)
+    assert relative(few, encode_prompts(model, PROMPTS, share=True)[::7]) < 1e-6
 
 
 def test_repeated_cut_and_nested_sentences(model):
@@ -105,3 +113,39 @@ def test_other_towers_go_the_other_way(model):
     changed.model.attn_mask[0, 1] = 0  # prefix tokens that see each other
     assert not can_share(changed)
     assert not can_share(object())
+
+
+def test_what_was_shared_is_kept_apart(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("OVSSLIB_CACHE", str(tmp_path))
+    words, calls = list(WORDS), []
+    encode = shared_prefixes.encode_sharing
+    monkeypatch.setattr(
+        features, "encode_sharing", lambda *each: calls.append(len(each[1])) or encode(*each)
+    )
+    features.clear_memory()
+    shared = encode_texts(model, words, share=True)
+    assert calls == [80 * len(words)] and torch.equal(
+        encode_texts(model, words, share=True), shared
+    )
+    plain = encode_texts(model, words)
+    features.clear_memory()
+    assert torch.equal(encode_texts(model, words), plain)  # as if nobody had asked before
+    assert len(list((tmp_path / "text").iterdir())) == 2 and len(calls) == 1
+    assert 0 < relative(shared, plain) < 1e-6
+
+
+def test_users_share_and_measurements_do_not(tiny_backbone, tmp_path, monkeypatch):
+    calls = []
+    encode = shared_prefixes.encode_sharing
+    monkeypatch.setattr(
+        features, "encode_sharing", lambda *each: calls.append(len(each[1])) or encode(*each)
+    )
+    backbone = copy.copy(tiny_backbone)
+    backbone.weights_hash = ""  # nothing comes from a cache
+    segmenter = Segmenter(backbone, Recipe.named("sclip"))
+    alone = segmenter.text(["dog", "cat"], share=False).features
+    assert not calls
+    together = segmenter.text(["dog", "cat"]).features
+    assert calls == [160] and relative(together, alone) < 1e-6
+    evaluate(segmenter, small_dataset(tmp_path, images=1), progress=False, store=False)
+    assert calls == [160]

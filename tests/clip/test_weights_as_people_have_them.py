@@ -120,14 +120,12 @@ def test_hub_names_come_from_the_cache_and_else_say_what_to_download(monkeypatch
         name: str(tmp_path / name)
         for name in ("config.json", "model.safetensors", "preprocessor_config.json")
     }
-    monkeypatch.setattr(
-        "ovsslib.clip.loading.try_to_load_from_cache", lambda repo, name: here.get(name)
-    )
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, name: here.get(name))
     backbone = load_backbone("openai/clip-vit-tiny")
     with torch.no_grad():
         image = model.visual_projection(model.vision_model(pixel_values=PIXELS).pooler_output)
     assert relative_error(backbone.encode_image(PIXELS), image) < 1e-5
-    monkeypatch.setattr("ovsslib.clip.loading.try_to_load_from_cache", lambda repo, name: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, name: None)
 
     def unreachable(*args, **kwargs):
         raise ConnectionError("no route")

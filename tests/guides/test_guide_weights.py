@@ -59,7 +59,7 @@ def test_names_and_places_that_lead_nowhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def empty_cache(monkeypatch):
-    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda *parts: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *parts: None)
     asked = []
 
     def unreachable(self, name, **options):
@@ -122,8 +122,7 @@ def test_a_cached_hub_model_is_opened_without_the_hub(tmp_path, monkeypatch, emp
     )
     transformers.ViTModel(vit_small, add_pooling_layer=False).save_pretrained(tmp_path)
     monkeypatch.setattr(
-        loading,
-        "try_to_load_from_cache",
+        "huggingface_hub.try_to_load_from_cache",
         lambda hub, part: str(tmp_path / part) if (tmp_path / part).exists() else None,
     )
     guide = guides.load("facebook/dino-vits8")
