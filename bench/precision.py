@@ -14,7 +14,6 @@ import time
 import ovsslib  # first of all: it repairs torchvision's missing operators, which open_clip needs
 
 # isort: split
-import numpy as np
 import torch
 from flow import QUERIES, Bench
 
@@ -22,6 +21,7 @@ from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.placement import multiplies_bfloat16
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
+from ovsslib.study.timing import equal_labels
 
 RECIPES = ("sclip", "clearclip", "naclip", "resclip", "itaclip")
 
@@ -43,20 +43,12 @@ def times(bench: Bench, half: Backbone, name: str) -> tuple[float, float]:
 def agreement(name: str, pictures: int) -> float:
     """Share of the pixels of the first pictures of Scenes that bf16 labels as float32 does."""
     dataset, recipe = ovsslib.open_dataset("scenes"), Recipe.named(name, "scenes")
-    equal = []
-    segmenters = [
+    segmenters = (
         Segmenter(ovsslib.load_backbone("sceneclip", precision=precision), recipe)
         for precision in ("fp32", "bf16")
-    ]
-    texts = [segmenter.text(dataset.vocabulary) for segmenter in segmenters]
-    for index in range(pictures):
-        image = dataset[index][0]
-        first, second = (
-            segmenter.segment(image, text).mask
-            for segmenter, text in zip(segmenters, texts, strict=True)
-        )
-        equal.append(np.mean(first == second))
-    return float(np.mean(equal))
+    )
+    images = (dataset[index][0] for index in range(pictures))
+    return equal_labels(*segmenters, images, dataset.vocabulary)
 
 
 def main() -> None:

@@ -5,12 +5,13 @@ time fewer templates save per picture therefore depends on whether the features 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from ovsslib.clip.backbone import Backbone
+from ovsslib.errors import DataError
 from ovsslib.segmenter import Segmenter
 from ovsslib.text.features import encode_prompts, encode_texts, tokenize
 from ovsslib.text.prompts import TextSettings
@@ -96,6 +97,33 @@ def seconds_per_image(
         work()  # kernels and caches
         found[name] = _best(work, repeats) / len(images)
     return pd.Series(found, name="seconds")
+
+
+def equal_labels(
+    first: Segmenter, second: Segmenter, images: Iterable[np.ndarray], vocabulary: Vocabulary
+) -> float:
+    """Share of the pixels (0 to 1) that two segmenters label alike, such as one recipe in two precisions.
+
+    Args:
+        images: (H, W, 3) uint8 pictures. vocabulary: opened under each recipe's naming variant.
+
+    Raises DataError for no pictures.
+    """
+    segmenters = (first, second)
+    texts = [
+        segmenter.text(segmenter.recipe["text"].vocabulary(vocabulary)) for segmenter in segmenters
+    ]
+    equal = pixels = 0
+    for image in images:
+        masks = [
+            segmenter.segment(image, text).mask
+            for segmenter, text in zip(segmenters, texts, strict=True)
+        ]
+        equal += int((masks[0] == masks[1]).sum())
+        pixels += masks[0].size
+    if not pixels:
+        raise DataError("no pictures to compare the labels of; give at least one")
+    return equal / pixels
 
 
 def _best(work, repeats: int) -> float:

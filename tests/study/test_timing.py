@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ovsslib.errors import DataError
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
 from ovsslib.study import timing
@@ -47,3 +48,19 @@ def test_each_recipe_is_timed_alone(tiny_backbone, tmp_path, monkeypatch):
     found = timing.seconds_per_image({"tiny": segmenter}, [image, image], WORDS, repeats=3)
     assert found["tiny"] == 0.5
     assert len(calls) == 2 * (1 + 3)
+
+
+def test_equal_labels_are_counted_over_all_pixels(tiny_backbone):
+    recipe = Recipe("tiny").but(
+        {"windows.short_side": 64, "windows.crop": 64, "windows.stride": 64, "text.prompts": "none"}
+    )
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, size, dtype=np.uint8) for size in ((64, 64, 3), (64, 96, 3))]
+    ones = Segmenter(tiny_backbone, recipe)
+    other = Segmenter(tiny_backbone, recipe.but({"attention.terms": "qq"}))
+    masks = [[s(image, WORDS).mask for image in images] for s in (ones, other)]
+    expected = sum(int((a == b).sum()) for a, b in zip(*masks, strict=True)) / (64 * 160)
+    assert timing.equal_labels(ones, other, images, WORDS) == expected
+    assert 0 < expected < 1 == timing.equal_labels(ones, ones, images, WORDS)
+    with pytest.raises(DataError, match="no pictures"):
+        timing.equal_labels(ones, other, [], WORDS)
