@@ -61,6 +61,14 @@ def segment(
     whole_folder = paths.is_dir(image)
     if whole_folder and out is None:
         raise DataError(f"{image} is a folder; say where its masks shall go: --out FOLDER")
+    if whole_folder and overlay is not None:
+        raise DataError(f"--overlay {overlay}: {image} is a folder; ask for --format overlays")
+    if not whole_folder and (format_ or instances):
+        option = f"--format {format_[0]}" if format_ else "--instances"
+        raise DataError(
+            f"{option} is for folders and {image} is one picture; leave it out (--out mask.png, --overlay overlay.png), or "
+            "name the folder"
+        )
     segmenter = load(recipe, model or "auto", pretrained, device=device, precision=precision)
     if set_:
         if isinstance(segmenter, Comparator):

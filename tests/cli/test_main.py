@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import typer
 import yaml
+from comparator_cases import clipseg
 from fake_datasets import build
 from PIL import Image
 
@@ -71,6 +72,12 @@ def test_an_error_is_one_red_line_and_exit_code_1(folder, tmp_path, capsys):
         (["segment", "nothing.jpg", "--words", "a"], "nothing.jpg does not exist"),
         (["segment", picture, "--words", ""], "words"),
         (["segment", picture, "--words", "a", "--recipe", "sclap"], "did you mean 'sclip'?"),
+        (["segment", picture, "--words", "a", "--format", "coco"], "--format coco is for folders"),
+        (["segment", picture, "--words", "a", "--instances"], "--instances is for folders"),
+        (
+            ["segment", folder.root, "--words", "a", "--out", tmp_path, "--overlay", "x.png"],
+            "ask for --format overlays",
+        ),
         (["segment", picture, "--words", "a", "--set", "pamr.iteration=3"], "no field 'iteration'"),
         (["evaluate", "--profile", "embeded"], "unknown profile 'embeded'"),
         (["data", "check", "voc22"], None),
@@ -359,3 +366,28 @@ def test_results_go_out_and_come_in(folder, tmp_path, capsys, monkeypatch):
     assert "new records, 0 were there, 0 refused" in said
     assert run("results", "export", file, "--dataset", "scenes") == 0
     assert file.is_file() and run("results", "import", tmp_path / "no.sqlite") == 1
+
+
+def test_a_trained_model_has_no_stages_to_set(folder, tmp_path, capsys):
+    model, processor = clipseg()
+    model.save_pretrained(tmp_path / "tiny")
+    processor.save_pretrained(tmp_path / "tiny")
+    picture = folder.images[folder.names[0]]
+    arguments = [
+        "segment",
+        picture,
+        "--words",
+        "a, b",
+        "--recipe",
+        "clipseg",
+        "--pretrained",
+        tmp_path / "tiny",
+    ]
+    capsys.readouterr()
+    assert run(*arguments, "--set", "labels.closing=3") == 1
+    refused = capsys.readouterr().err
+    assert (
+        "--set labels.closing=3: 'clipseg' is a trained model" in refused
+        and "leave --set out" in refused
+    )
+    assert run(*arguments) == 0  # the remedy
