@@ -89,14 +89,15 @@ def boxes_of(maps: Tensor, threshold: float, lower: bool = False) -> Tensor:
 
     `lower`: where a map has no cell above the threshold, it falls by 0.1 until one has, or it is gone (CaR).
     """
-    made = []
+    masks = []
     for values in maps.cpu().numpy():
         level = threshold
         while lower and level > 0 and not _any_above(values, level):
             level -= 0.1
-        made.append(box_mask(values, level))
+        masks.append(box_mask(values, level))
     shape = (0, *maps.shape[1:])
-    return torch.from_numpy(np.stack(made) if made else np.zeros(shape, dtype=bool)).to(maps.device)
+    boxes = np.stack(masks) if masks else np.zeros(shape, dtype=bool)
+    return torch.from_numpy(boxes).to(maps.device)
 
 
 def _any_above(values: np.ndarray, level: float) -> bool:

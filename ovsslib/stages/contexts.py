@@ -80,8 +80,8 @@ class Words:
     def to(self, device: torch.device) -> "Words":
         """The same on a device, rows in float32."""
         texts = {
-            owner: {name: rows.to(device) for name, rows in made.items()}
-            for owner, made in self.texts.items()
+            owner: {name: rows.to(device) for name, rows in named_rows.items()}
+            for owner, named_rows in self.texts.items()
         }
         rows = self.rows.to(device).float()
         return Words(rows, self.queries, self.query_class, self.background, texts)

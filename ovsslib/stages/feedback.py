@@ -108,7 +108,9 @@ def semantic_feedback(
     unit = F.normalize(features.float(), dim=1)
     small = F.normalize(F.adaptive_avg_pool2d(unit, coarse_grid), dim=1).flatten(2).transpose(1, 2)
     unit = unit.flatten(2).transpose(1, 2)
-    extra = [F.interpolate(one.float(), coarse_grid, mode="bilinear") for one in others]
+    extra = [
+        F.interpolate(scale_logits.float(), coarse_grid, mode="bilinear") for scale_logits in others
+    ]
     for _ in range(iterations):
         coarse = F.adaptive_avg_pool2d(refined, coarse_grid)
         coarse = (coarse + sum(extra)) / (1 + len(extra)) if extra else coarse

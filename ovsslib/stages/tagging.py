@@ -83,10 +83,10 @@ def read_patches(
         attention = torch.zeros(tokens - 1, tokens - 1, device=device)
         agree = torch.zeros(tokens - 1, tokens - 1, dtype=torch.int16, device=device)
         for block in range(1, backbone.layers + 1):
-            one = mean_attention([trunk.taps[block - 1]], backbone.scale)[0]
-            agree += one > one.mean()
+            block_attention = mean_attention([trunk.taps[block - 1]], backbone.scale)[0]
+            agree += block_attention > block_attention.mean()
             if first_block <= block <= last_block:
-                attention += one
+                attention += block_attention
         attention *= (agree >= votes) / (last_block - first_block + 1)
     return PatchReading(features, trunk.grid, attention)
 
@@ -148,12 +148,12 @@ def second_look(
     crop = pixels[..., top * patch : bottom * patch, left * patch : right * patch]
     crop = F.interpolate(crop.float(), size=backbone.image_size, mode="bilinear")
     part = torch.from_numpy(mask[top:bottom, left:right]).float()[None, None]
-    seen = F.interpolate(part, size=grid, mode="nearest").flatten() > 0
+    visible = F.interpolate(part, size=grid, mode="nearest").flatten() > 0
     count = 1 + grid[0] * grid[1]
     hidden = torch.zeros(count, count, device=device)
-    hidden[0, 1:][~seen.to(device)] = UNSEEN  # only the class token is kept from looking
+    hidden[0, 1:][~visible.to(device)] = UNSEEN  # only the class token is kept from looking
     token = backbone.encode_image(crop, positions="bilinear-half", score_mask=hidden)[0]
-    return token, seen
+    return token, visible
 
 
 def tag(
@@ -187,10 +187,10 @@ def tag(
         box = bounding_box(mask.reshape(reading.grid))
         if box is None:  # the released routine returns here: later candidates are not looked at
             break
-        token, seen = second_look(backbone, pixels, mask.reshape(reading.grid), box)
+        token, visible = second_look(backbone, pixels, mask.reshape(reading.grid), box)
         again = word_probabilities(token[None], rows, logit_scale)[0, word]
         scores[word] = 0.5 * scores[word] + 0.5 * again
-        masks.append(seen)
+        masks.append(visible)
         tokens.append(token)
     kept = scores > scores.min() + share * (scores.max() - scores.min())
     if not kept.any():
