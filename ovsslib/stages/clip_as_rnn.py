@@ -192,8 +192,8 @@ class ClipAsRnn:
             (words[stuff[words]], self.stuff_prompts, stuff),
         )
         return [
-            (part, self._rounds(context, reading, part, prompts, over))
-            for part, prompts, over in parts
+            (part, self._rounds(context, reading, part, prompts, stuff_mask))
+            for part, prompts, stuff_mask in parts
             if len(part)
         ]
 
@@ -211,12 +211,12 @@ class ClipAsRnn:
         image = context.image
         if image is None:
             image = denormalise(context.pixels, *backbone.normalisation)
-        later = texts.get("maps", text)
-        first = later if self.same_text else text
+        later_rows = texts.get("maps", text)
+        first_rows = later_rows if self.same_text else text
         templates = texts.get("templates", text).unflatten(0, (-1, len(text)))
         competing = further_rows(context, self, "background")
         if stuff is not None:
-            competing = later[~stuff & ~context.words.in_background()]
+            competing = later_rows[~stuff & ~context.words.in_background()]
         settings = RoundSettings(
             self.confidence, self.mask_threshold, self.box_threshold, prompts, self.logit_scale,
             self.score_scale, self.skip_last_block,
@@ -224,7 +224,7 @@ class ClipAsRnn:
 
         def step(number: int, playing: Tensor) -> Round:
             queries = words[playing]
-            rows = later if number else first
+            rows = later_rows if number else first_rows
             return one_round(
                 backbone,
                 scorer,

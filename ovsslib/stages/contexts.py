@@ -387,9 +387,9 @@ def guide_reading(
             guide.read(guide.normalise(plain[start : start + step]))
             for start in range(0, len(plain), step)
         ]
-        joined: dict[str, Any] = {
+        readings: dict[str, Any] = {
             name: torch.cat([getattr(part, name) for part in parts])
             for name in ("last", "penultimate", "q", "k", "v")
         }
-        kept[guide.weights_hash] = replace(parts[0], **joined)
+        kept[guide.weights_hash] = replace(parts[0], **readings)
     return kept[guide.weights_hash]

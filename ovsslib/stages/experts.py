@@ -120,8 +120,8 @@ class ExpertsSettings:
                 "(Segmenter.__call__ or .segment), not with bare text features"
             )
         features = F.normalize(context.features.float(), dim=1)
-        shown = context.window if self.at == "pixels" else features
-        size = (shown.shape[-2], shown.shape[-1])
+        target = context.window if self.at == "pixels" else features
+        size = (target.shape[-2], target.shape[-1])
         fused = []
         for default, feature_map in zip(logits[:, :queries], features, strict=True):
             p = (default * self.logit_scale).softmax(dim=0)
@@ -217,8 +217,8 @@ def can_be_claimed(p: Tensor, query: int) -> Tensor:
     nothing else is interpolated.
     """
     # a share above rounding; where the query's own probability is 0 it counts as beaten, by itself
-    ahead = F.pad((p - p[query] * (1 + 1e-5))[None], (0, 1, 0, 1), mode="replicate")
-    least = -F.max_pool2d(-ahead, 2, stride=1)[0]
+    lead = F.pad((p - p[query] * (1 + 1e-5))[None], (0, 1, 0, 1), mode="replicate")
+    least = -F.max_pool2d(-lead, 2, stride=1)[0]
     return ~(least >= 0).any(dim=0)
 
 

@@ -90,10 +90,12 @@ class GlobalAttentionSettings:
         if self.base == "query":
             reasons |= dict.fromkeys(("guide", "kind"), "base is 'query', so no guide is asked")
         if not self._counts():
-            why = "no proxy is made and gamma is fixed, so nothing counts similar keys"
-            reasons |= dict.fromkeys(("rounds", "criterion", "smoothing"), why)
+            reason = "no proxy is made and gamma is fixed, so nothing counts similar keys"
+            reasons |= dict.fromkeys(("rounds", "criterion", "smoothing"), reason)
         default = GlobalAttentionSettings()
-        return {n: why for n, why in reasons.items() if getattr(self, n) != getattr(default, n)}
+        return {
+            n: reason for n, reason in reasons.items() if getattr(self, n) != getattr(default, n)
+        }
 
     def _counts(self) -> bool:
         """Whether keys similar to a query are looked for: for the proxies, or for their number."""

@@ -81,8 +81,8 @@ class GuidedMeanKkSettings:
 def mean_tokens(tokens: list[Tensor]) -> Tensor:
     """Mean of token tensors (B, T, D) of one shape, in float32."""
     total = tokens[0].float()
-    for more in tokens[1:]:
-        total = total + more.float()
+    for block_tokens in tokens[1:]:
+        total = total + block_tokens.float()
     return total / len(tokens)
 
 

@@ -159,5 +159,5 @@ def refined_by_prompts(
         covered.cpu(), new_scores.argmax(dim=0).cpu(), torch.from_numpy(labels).long()
     )
     wide = torch.from_numpy(failed)[None, None].float()
-    inside = F.interpolate(wide, size=size, mode="nearest")[0, 0].bool().to(scores.device)
-    return out.numpy().astype(np.int32), torch.where(inside, scores, new_scores)
+    failed_pixels = F.interpolate(wide, size=size, mode="nearest")[0, 0].bool().to(scores.device)
+    return out.numpy().astype(np.int32), torch.where(failed_pixels, scores, new_scores)

@@ -164,8 +164,8 @@ class PurifySettings:
         window: int,
     ) -> Tensor:
         """Maps (C', h, w) of one window's cosines (Q, h, w)."""
-        joined = [cosines[: classes.background], classes.merged(cosines)]
-        p = (torch.cat(joined) * self.logit_scale).softmax(dim=0)
+        parts = [cosines[: classes.background], classes.merged(cosines)]
+        p = (torch.cat(parts) * self.logit_scale).softmax(dim=0)
         spread = (p - p.min()) / (p.max() - p.min()).clamp_min(1e-12)
         p, spread = p[classes.background :], spread[classes.background :]
         refined = refine_maps(spread, transition_matrix(affinity), self.box_threshold)

@@ -81,12 +81,12 @@ def save_saliency(folder: str | Path, image: np.ndarray, saliency: np.ndarray) -
     return file
 
 
-def _checked(saliency: np.ndarray, where: str) -> np.ndarray:
+def _checked(saliency: np.ndarray, source: str) -> np.ndarray:
     saliency = np.asarray(saliency)
     fits = saliency.ndim == 2 and saliency.size and saliency.dtype.kind in "fiub"
     if not fits or not 0 <= float(saliency.min()) <= float(saliency.max()) <= 1:
         raise DataError(
-            f"{where} is no saliency map: (H, W) values in [0, 1] are needed, not {saliency.shape} {saliency.dtype}"
+            f"{source} is no saliency map: (H, W) values in [0, 1] are needed, not {saliency.shape} {saliency.dtype}"
         )
     return saliency
 

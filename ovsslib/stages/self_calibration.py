@@ -143,7 +143,9 @@ class SelfCalibrationSettings:
         if not self.second_pass:
             unused |= dict.fromkeys(("fused_blocks", "second_terms"), "there is no second pass")
         usual = {f.name: f.default for f in fields(self)}
-        return {name: why for name, why in unused.items() if getattr(self, name) != usual[name]}
+        return {
+            name: reason for name, reason in unused.items() if getattr(self, name) != usual[name]
+        }
 
     def blocks(self, layers: int) -> Blocks:
         """The blocks that are read in a tower of `layers` blocks. Raises RecipeError for those it lacks."""

@@ -102,7 +102,9 @@ class SplicedAttentionSettings:
         if self.mixer == "none":
             reasons |= dict.fromkeys(("factor", "keep_negative", "halves"), "mixer is 'none'")
         default = SplicedAttentionSettings()
-        return {n: why for n, why in reasons.items() if getattr(self, n) != getattr(default, n)}
+        return {
+            n: reason for n, reason in reasons.items() if getattr(self, n) != getattr(default, n)
+        }
 
     def guide_name(self) -> str:
         """The second encoder that is needed."""

@@ -16,11 +16,13 @@ KINDS = ("blur", "gray", "black", "circle")
 RED = (255, 0, 0)
 
 
-def check_kinds(kinds: Iterable[str], where: str) -> None:
+def check_kinds(kinds: Iterable[str], setting: str) -> None:
     """Raise RecipeError for an unknown kind of prompt."""
     for kind in kinds:
         if kind not in KINDS:
-            raise RecipeError(f"{where}: unknown visual prompt {kind!r}; known: {', '.join(KINDS)}")
+            raise RecipeError(
+                f"{setting}: unknown visual prompt {kind!r}; known: {', '.join(KINDS)}"
+            )
 
 
 def grey_levels(image: np.ndarray) -> np.ndarray:
