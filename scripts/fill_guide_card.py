@@ -38,11 +38,11 @@ def collect(guide: guides.Guide, backbone: ovsslib.Backbone, pictures: int):
     for index in np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).astype(int):
         image, label, _ = dataset[int(index)]
         image, label = np.asarray(image), np.asarray(label)
-        own, clip = guide_maps(guide, image), clip_maps(backbone, image)
+        guide_features, clip = guide_maps(guide, image), clip_maps(backbone, image)
         coarse = next(iter(clip.values())).shape[1:]
         # At the places that both see: SceneCLIP's 16-pixel patches, each four of SceneDINO's.
         fine = (2 * coarse[0], 2 * coarse[1])
-        small = {kind: map_[:, : fine[0], : fine[1]] for kind, map_ in own.items()}
+        small = {kind: map_[:, : fine[0], : fine[1]] for kind, map_ in guide_features.items()}
         height, width = fine[0] * 8, fine[1] * 8
         pixels = torch.from_numpy(image[:height, :width].copy()).permute(2, 0, 1)[None] / 255
         colours = {"mean colour": F.avg_pool2d(guide.normalise(pixels), 8)[0]}
@@ -52,8 +52,8 @@ def collect(guide: guides.Guide, backbone: ovsslib.Backbone, pictures: int):
             ("SceneCLIP, its own 16-pixel patches", clip, 16),
             ("mean colour of 8 x 8 pixels", colours, 8),
         )
-        for name, found, patch in every:
-            maps.setdefault(name, []).append(found)
+        for name, features, patch in every:
+            maps.setdefault(name, []).append(features)
             labels.setdefault(name, []).append(patch_labels(label[:height, :width], patch))
     return maps, labels
 
@@ -62,7 +62,7 @@ def best_kind(maps: list, labels: list, within: bool) -> tuple[str, np.ndarray]:
     """The kind of features with the highest agreement, and the agreement of every picture."""
     shares = {
         kind: agreement(
-            [found[kind] for found in maps],
+            [features[kind] for features in maps],
             labels,
             within=within,
             queries=None if within else QUERIES,
@@ -75,10 +75,10 @@ def best_kind(maps: list, labels: list, within: bool) -> tuple[str, np.ndarray]:
 
 def table(maps: dict, labels: dict, within: bool) -> str:
     """One row per contender: its best kind of features, its agreement, SceneDINO minus it."""
-    found = {name: best_kind(maps[name], labels[name], within) for name in maps}
-    ours = found[OURS][1]
+    best = {name: best_kind(maps[name], labels[name], within) for name in maps}
+    ours = best[OURS][1]
     rows = [["patches of", "best features", "agreement, %", f"{OURS} minus it"], ["---"] * 4]
-    for name, (kind, shares) in found.items():
+    for name, (kind, shares) in best.items():
         gap = paired_difference(ours, shares)
         points = f"{100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
         rows.append([name, kind, f"{100 * shares.mean():.1f}", "" if name == OURS else points])

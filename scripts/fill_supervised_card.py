@@ -47,16 +47,16 @@ def measured(reports: dict[str, Report], stuff: np.ndarray) -> str:
     for report in reports.values():
         cells = []
         for metric in ("miou", "pixel_accuracy", "boundary_f1"):
-            found = report.interval(metric)
-            cells.append(written(found.value, found.low, found.high, ".1f"))
+            interval = report.interval(metric)
+            cells.append(written(interval.value, interval.low, interval.high, ".1f"))
         rows.append([report.dataset, str(report.images), *cells])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     iou = reports[PROFILES[0]].per_class.to_numpy()
     worst = reports[PROFILES[0]].per_class.sort_values().head(4)
-    told = ", ".join(f"{name} {value:.0f}" for name, value in worst.items())
+    listing = ", ".join(f"{name} {value:.0f}" for name, value in worst.items())
     return (
         f"{table}\n\nMean IoU of stuff and materials {iou[stuff].mean():.1f} %, of things {iou[~stuff].mean():.1f} %; "
-        f"lowest classes, %: {told}."
+        f"lowest classes, %: {listing}."
     )
 
 

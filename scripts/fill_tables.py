@@ -27,12 +27,12 @@ GROUPS = {
 
 def table() -> str:
     """Markdown: one table per group of methods, then the recipes of the thesis and this project's own."""
-    known = [Recipe.named(name) for name in recipe_names()]
-    thesis = [recipe for recipe in known if recipe.name.startswith("thesis-")]
-    ours = [recipe for recipe in known if recipe.name.startswith("ovss-")]
+    recipes = [Recipe.named(name) for name in recipe_names()]
+    thesis = [recipe for recipe in recipes if recipe.name.startswith("thesis-")]
+    ours = [recipe for recipe in recipes if recipe.name.startswith("ovss-")]
     parts = []
     for group, title in GROUPS.items():
-        rows = [r for r in known if r.group == group and r not in thesis + ours]
+        rows = [r for r in recipes if r.group == group and r not in thesis + ours]
         parts.append(_rows(title, sorted(rows, key=lambda r: (r.year or 0, r.name))))
     return "\n\n".join(
         [*parts, _rows("The thesis's phases", thesis), _rows("This project's own", ours)]
@@ -59,9 +59,9 @@ def as_csv() -> str:
 def places() -> str:
     """Markdown: per source its tables and its figures, each with a link to the place and the command."""
     parts = []
-    for source in dict.fromkeys(one.source for one in published()):
+    for source in dict.fromkeys(entry.source for entry in published()):
         for kind in KINDS:
-            rows = [one for one in published() if (one.source, one.kind) == (source, kind)]
+            rows = [entry for entry in published() if (entry.source, entry.kind) == (source, kind)]
             first = rows[0]
             title = first.source_title[0].upper() + first.source_title[1:]
             lines = [f"## {title}: {kind}s", "", f"Numbered as in {{cite}}`{first.key}`.", ""]
@@ -70,13 +70,13 @@ def places() -> str:
     return "\n\n".join(parts)
 
 
-def _place(one: Published) -> str:
-    page = f"../notebooks/{one.chapter}"
+def _place(entry: Published) -> str:
+    page = f"../notebooks/{entry.chapter}"
     # A figure is found by its name, a section by the heading's own anchor.
-    link = f"{{ref}}`{one.title} <{one.figure}>`"
-    if one.section:
-        link = f"[{one.title}]({page}.ipynb#{one.anchor})"
-    return f"| {one.kind.title()} {one.number} | {link} | {{doc}}`{page}` | `{one.command}` |"
+    link = f"{{ref}}`{entry.title} <{entry.figure}>`"
+    if entry.section:
+        link = f"[{entry.title}]({page}.ipynb#{entry.anchor})"
+    return f"| {entry.kind.title()} {entry.number} | {link} | {{doc}}`{page}` | `{entry.command}` |"
 
 
 def runs() -> str:

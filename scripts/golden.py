@@ -103,14 +103,14 @@ class Case:
 
 def features_of(content: Mapping[str, Any]) -> set[str]:
     """Features of a record's content: "pamr", "labels.closing=3", "scenes", "sceneclip/embedded"."""
-    found = {content["dataset"], content["model"]}
+    features = {content["dataset"], content["model"]}
     for stage, part in recipe_parts(recipe_of(content)).items():
-        found.add(stage)
+        features.add(stage)
         values = dict(part["settings"])
         if values.pop("words", None):  # which words they are changes no code that runs
-            found.add(f"{stage}.words")
-        found |= {f"{stage}.{field}={json.dumps(v)}" for field, v in values.items()}
-    return found
+            features.add(f"{stage}.words")
+        features |= {f"{stage}.{field}={json.dumps(v)}" for field, v in values.items()}
+    return features
 
 
 @cache
@@ -130,11 +130,11 @@ def shipped_cases() -> list[Case]:
     """Shipped records of this checkout that together have every feature of all of them, as few as is easy."""
     contents, file = shipped()[0], RecordsFile(paths.data(SHIPPED))
     features = {key: features_of(content) for key, content in contents.items()}
-    left = set().union(*features.values())
+    uncovered = set().union(*features.values())
     cases = []
-    while left:
-        key = max(features, key=lambda k: (len(features[k] & left), -len(features[k]), k))
-        left -= features[key]
+    while uncovered:
+        key = max(features, key=lambda k: (len(features[k] & uncovered), -len(features[k]), k))
+        uncovered -= features[key]
         arrays = unpack_counts(file.get(key).read_counts())
         first = {kind: arrays[kind][:IMAGES] for kind in KINDS}
         cases.append(Case(f"{key} ({contents[key]['recipe']['name']})", contents[key], first))
@@ -148,34 +148,38 @@ def wanted_contents() -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     Returns the contents by name, and by name why others cannot be measured here (a guide's weights or a table are missing).
     """
     contents = list(shipped()[0].values())
-    seen = set().union(*(features_of(c) for c in contents))
+    features = set().union(*(features_of(c) for c in contents))
     recipes = {key_of(recipe_parts(recipe_of(c))) for c in contents if c["dataset"] == "scenes"}
-    wanted = {name: _content(*rule) for name, rule in RULES.items()}
+    cases = {name: _content(*rule) for name, rule in RULES.items()}
     for name in recipe_names():
         content = _content(name, {}, "scenes")
         if key_of(recipe_parts(recipe_of(content))) not in recipes:
-            wanted[f"recipe {name}"] = content
-    seen |= set().union(*(features_of(c) for c in wanted.values()))
+            cases[f"recipe {name}"] = content
+    features |= set().union(*(features_of(c) for c in cases.values()))
     for name in stages():
-        if name not in seen:
-            wanted[f"stage {name}"] = _content("sclip", {name: True}, "scenes")
+        if name not in features:
+            cases[f"stage {name}"] = _content("sclip", {name: True}, "scenes")
     impossible = {}
-    for name, content in wanted.items():
+    for name, content in cases.items():
         try:
             segmenter_of(content)
         except OvssError as error:
             impossible[name] = str(error)
-    return {n: content for n, content in wanted.items() if n not in impossible}, impossible
+    return {n: content for n, content in cases.items() if n not in impossible}, impossible
 
 
 def _content(recipe: str, changes: Mapping[str, Any], dataset: str) -> dict[str, Any]:
-    made = Recipe.named(recipe, dataset).but(dict(changes))
+    resolved = Recipe.named(recipe, dataset).but(dict(changes))
     return {
         "model": "sceneclip/embedded",
         "dataset": dataset,
         "limit": IMAGES,
         "skipped": [],
-        "recipe": {"name": made.name, "dataset": made.dataset, "stages": made.resolved()},
+        "recipe": {
+            "name": resolved.name,
+            "dataset": resolved.dataset,
+            "stages": resolved.resolved(),
+        },
     }
 
 
@@ -198,14 +202,14 @@ def measure(contents: Sequence[Mapping[str, Any]]) -> list[Report]:
     groups: dict[tuple[str, str], list[int]] = {}
     for place, content in enumerate(contents):
         groups.setdefault((content["model"], content["dataset"]), []).append(place)
-    found: dict[int, Report] = {}
+    by_place: dict[int, Report] = {}
     with texts_anew():
         for (_, dataset), places in groups.items():
             segmenters = [segmenter_of(contents[place]) for place in places]
             pictures = dataset_of(dataset, IMAGES)[0]
             reports = evaluate(segmenters, pictures, store=False, progress=False)
-            found |= dict(zip(places, reports, strict=True))
-    return [found[place] for place in range(len(contents))]
+            by_place |= dict(zip(places, reports, strict=True))
+    return [by_place[place] for place in range(len(contents))]
 
 
 @contextmanager
@@ -255,26 +259,26 @@ def advice(failing: Sequence[Case], passing: Sequence[Case]) -> str:
             "it, or, if the new numbers are meant, raise CORE_VERSION in ovsslib/identity.py"
         )
     good = set().union(*(case.features for case in passing))
-    left, blamed = list(failing), []
-    while left:
-        guilty = [f for case in left for f in case.features if f not in good]
+    unexplained, blamed = list(failing), []
+    while unexplained:
+        guilty = [f for case in unexplained for f in case.features if f not in good]
         if not guilty:
             break
         name = max(sorted(set(guilty)), key=lambda f: (guilty.count(f), "=" not in f))
         blamed.append(name)
-        left = [case for case in left if name not in case.features]
+        unexplained = [case for case in unexplained if name not in case.features]
     lines = [f"Every case with {name} differs: mend {_place(name)}" for name in blamed]
-    if left:
+    if unexplained:
         shares = {
             name: sum(name in c.features for c in failing)
             / sum(name in c.features for c in [*failing, *passing])
-            for name in set().union(*(case.features for case in left))
+            for name in set().union(*(case.features for case in unexplained))
             if name in stages()
         }
         worst = sorted(shares, key=lambda name: (-shares[name], name))[:4]
         named = ", ".join(f"{name} ({shares[name]:.0%} of its cases)" for name in worst)
         lines.append(
-            f"For {len(left)} cases no single part stands out; most often they have {named}"
+            f"For {len(unexplained)} cases no single part stands out; most often they have {named}"
         )
     return "\n".join(lines)
 
@@ -294,35 +298,35 @@ def _place(feature: str) -> str:
 def compare(cases: Iterable[Case]) -> str | None:
     """Measure cases and say what differs and where to look, or None if all agree."""
     cases = list(cases)
-    found = [
+    problems = [
         (case, difference(case, report))
         for case, report in zip(cases, measure([c.content for c in cases]), strict=True)
     ]
-    failing = [case for case, problem in found if problem]
+    failing = [case for case, problem in problems if problem]
     if not failing:
         return None
-    lines = [f"{case.name}: {problem}" for case, problem in found if problem]
+    lines = [f"{case.name}: {problem}" for case, problem in problems if problem]
     more = [f"... and {len(lines) - 12} more"] if len(lines) > 12 else []
     head = f"{len(failing)} of {len(cases)} known results differ from what is measured now:"
     return "\n".join(
-        [head, *lines[:12], *more, advice(failing, [c for c, problem in found if not problem])]
+        [head, *lines[:12], *more, advice(failing, [c for c, problem in problems if not problem])]
     )
 
 
 def write() -> list[str]:
     """Measure the missing cases into `tests/golden.json`; returns their names. Others stay as they are."""
     kept = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
-    wanted, _ = wanted_contents()
+    contents, _ = wanted_contents()
     _, missing = kept_cases()
-    for name, report in zip(missing, measure([wanted[n] for n in missing]), strict=True):
+    for name, report in zip(missing, measure([contents[n] for n in missing]), strict=True):
         kept[name] = {
-            "key": key_of(parts_today(wanted[name])),
+            "key": key_of(parts_today(contents[name])),
             "classes": report.counts.tolist(),
             "boundary": report.boundary_counts.tolist(),
             "calibration": report.calibration_counts.tolist(),
         }
     lines = [
-        f"{json.dumps(n)}: {json.dumps(kept[n], separators=(',', ':'))}" for n in sorted(wanted)
+        f"{json.dumps(n)}: {json.dumps(kept[n], separators=(',', ':'))}" for n in sorted(contents)
     ]
     paths.write_file(FILE, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
     return missing

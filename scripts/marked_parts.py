@@ -6,19 +6,19 @@ from pathlib import Path
 from ovsslib import paths
 
 
-def refilled(text: str, begin: str, end: str, made: str) -> str:
+def refilled(text: str, begin: str, end: str, part: str) -> str:
     """A page with what stands between two of its lines made anew. Raises ValueError without these lines."""
-    found = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", flags=re.DOTALL)
-    if not found.search(text):
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", flags=re.DOTALL)
+    if not pattern.search(text):
         raise ValueError(f"the page has no marks {begin!r} and {end!r}")
-    return found.sub(lambda _: f"{begin}\n{made.strip()}\n{end}", text)
+    return pattern.sub(lambda _: f"{begin}\n{part.strip()}\n{end}", text)
 
 
-def refill(file: Path, begin: str, end: str, made: str) -> None:
+def refill(file: Path, begin: str, end: str, part: str) -> None:
     """:func:`refilled` on a file, and the new part printed. Raises ValueError without the marks."""
     try:
-        text = refilled(file.read_text(encoding="utf-8"), begin, end, made)
+        text = refilled(file.read_text(encoding="utf-8"), begin, end, part)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     paths.write_file(file, text.encode())
-    print(made.strip())
+    print(part.strip())

@@ -81,7 +81,7 @@ class _Finder(ast.NodeVisitor):
         self.file, self.source = file, source.encode()
         lines = source.encode().splitlines(keepends=True)
         self.starts = [sum(map(len, lines[:i])) for i in range(len(lines) + 1)]
-        self.found: list[Mutant] = []
+        self.mutants: list[Mutant] = []
 
     def place(self, node: ast.AST) -> tuple[int, int]:
         start = self.starts[node.lineno - 1] + node.col_offset
@@ -95,7 +95,7 @@ class _Finder(ast.NodeVisitor):
         start, end = self.place(node)
         before = self.text(node)
         if "\n" not in before:
-            self.found.append(Mutant(self.file, node.lineno, kind, start, end, before, new))
+            self.mutants.append(Mutant(self.file, node.lineno, kind, start, end, before, new))
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         if not node.name.strip("_").startswith(tuple(s.strip("_") for s in _SKIPPED)):
@@ -176,7 +176,7 @@ def mutants_of(file: str, count: int, seed: int = 0) -> list[Mutant]:
     by_kind = {
         kind: chance.sample(group, len(group))
         for kind in ("sign", "term", "constant")
-        if (group := [m for m in finder.found if m.kind == kind])
+        if (group := [m for m in finder.mutants if m.kind == kind])
     }
     chosen: list[Mutant] = []
     while len(chosen) < count and any(by_kind.values()):
@@ -203,27 +203,31 @@ def stage_files() -> dict[str, list[str]]:
             if isinstance(node, ast.ImportFrom)
             and (node.module or "").startswith("ovsslib.stages.")
         }
-    for stem, own in names.items():
-        if not own:
-            users = [user for user, used in imports.items() if stem in used and names[user]]
+    for stem, stage_names in names.items():
+        if not stage_names:
+            users = [user for user, modules in imports.items() if stem in modules and names[user]]
             names[stem] = sorted({stage for user in users for stage in names[user]})
     left_out = ("__init__", "contexts", "hooks")
-    return {f"stages/{s}.py": found for s, found in names.items() if s not in left_out and found}
+    return {
+        f"stages/{s}.py": dependents
+        for s, dependents in names.items()
+        if s not in left_out and dependents
+    }
 
 
 def unit_tests(folder: Path, file: str) -> list[str]:
     """Test files that bear the file's name or import it, the former first."""
     stem, dotted = Path(file).stem, f"ovsslib.{file.removesuffix('.py').replace('/', '.')}"
-    own, others = [], []
+    named, importing = [], []
     for path in sorted((folder / "tests").rglob("test_*.py")):
         text = path.read_text(encoding="utf-8")
         parent, _, name = dotted.rpartition(".")
         if path.stem == f"test_{stem}":
-            own.append(str(path))
+            named.append(str(path))
         elif dotted in text or f"from {parent} import {name}" in text:
-            others.append(str(path))
-    everything = own + others + [str(folder / "tests/test_methods.py")]
-    return [path for path in dict.fromkeys(everything) if "test_golden" not in path]
+            importing.append(str(path))
+    files = named + importing + [str(folder / "tests/test_methods.py")]
+    return [path for path in dict.fromkeys(files) if "test_golden" not in path]
 
 
 # -- running -------------------------------------------------------------------------------------------------------
@@ -277,9 +281,9 @@ def known_cases(target: Path) -> None:
     target.write_bytes(pickle.dumps(content))
 
 
-def chosen_cases(known: Path, stages: Sequence[str], target: Path, count: int | None) -> int:
+def chosen_cases(cases_file: Path, stages: Sequence[str], target: Path, count: int | None) -> int:
     """The cases that use one of the stages (all cases for none), those with most in them first."""
-    content = pickle.loads(known.read_bytes())
+    content = pickle.loads(cases_file.read_bytes())
     fitting = [
         (parts, features)
         for parts, features in content
@@ -299,35 +303,35 @@ def chosen_cases(known: Path, stages: Sequence[str], target: Path, count: int | 
 def ask(folder: Path, cache: Path, *arguments: str) -> tuple[bool, str]:
     """Whether a child process that measures or tests the copy found something, and the last it said."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", _CHILD, str(folder), *arguments], cwd=folder,
             env=environment(cache, folder), capture_output=True, text=True, timeout=_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return True, "it never ends"
-    said = (done.stdout + done.stderr).strip().splitlines()
-    return done.returncode != 0, said[-1] if said else ""
+    lines = (result.stdout + result.stderr).strip().splitlines()
+    return result.returncode != 0, lines[-1] if lines else ""
 
 
-def try_mutant(mutant: Mutant, folder: Path, known: Path, stages: Sequence[str]) -> str:
+def try_mutant(mutant: Mutant, folder: Path, cases_file: Path, stages: Sequence[str]) -> str:
     """Who caught a mutant: "golden", "unit", or "NOT CAUGHT"."""
     path = folder / "ovsslib" / mutant.file
-    whole = path.read_bytes()
-    path.write_bytes(whole[: mutant.start] + mutant.new.encode() + whole[mutant.end :])
+    source = path.read_bytes()
+    path.write_bytes(source[: mutant.start] + mutant.new.encode() + source[mutant.end :])
     cases = folder / "cases.pickle"
     try:
         with tempfile.TemporaryDirectory() as cache:
-            measured = chosen_cases(known, stages, cases, _CASES)
+            measured = chosen_cases(cases_file, stages, cases, _CASES)
             if measured and ask(folder, Path(cache), "golden", str(cases))[0]:
                 return "golden"
             if ask(folder, Path(cache), "unit", *unit_tests(folder, mutant.file))[0]:
                 return "unit"
         return "NOT CAUGHT"
     finally:
-        path.write_bytes(whole)
+        path.write_bytes(source)
 
 
-def wanted(options: argparse.Namespace) -> Iterator[tuple[Mutant, list[str]]]:
+def selected_mutants(options: argparse.Namespace) -> Iterator[tuple[Mutant, list[str]]]:
     """The mutants asked for, with the stages that they are in."""
     files = {**stage_files(), **{file: [] for file in FLOW}}
     files["networks/loftup.py"] = ["upsampling"]
@@ -348,30 +352,32 @@ def main() -> int:
         "--log", type=Path, help="append results here, and skip what is there already"
     )
     options = parser.parse_args()
-    mutants = list(wanted(options))
+    mutants = list(selected_mutants(options))
     if options.list:
         print(*(mutant for mutant, _ in mutants), f"{len(mutants)} mutants", sep="\n")
         return 0
-    done = {}
+    results = {}
     if options.log and options.log.is_file():
-        done = dict(
+        results = dict(
             json.loads(line) for line in options.log.read_text(encoding="utf-8").splitlines()
         )
     with tempfile.TemporaryDirectory() as temporary:
         folder = prepared(Path(temporary).resolve())
-        known = folder / "known.pickle"
-        known_cases(known)
+        cases_file = folder / "known.pickle"
+        known_cases(cases_file)
         for mutant, stages in mutants:
-            if str(mutant) in done:
+            if str(mutant) in results:
                 continue
             started = time.monotonic()
-            found = done[str(mutant)] = try_mutant(mutant, folder, known, stages)
-            print(f"{found:<11} {time.monotonic() - started:4.0f} s  {mutant}", flush=True)
+            verdict = results[str(mutant)] = try_mutant(mutant, folder, cases_file, stages)
+            print(f"{verdict:<11} {time.monotonic() - started:4.0f} s  {mutant}", flush=True)
             if options.log:
                 with open(options.log, "a", encoding="utf-8") as file:
-                    file.write(json.dumps([str(mutant), found]) + "\n")
-    missed = [str(mutant) for mutant, _ in mutants if done[str(mutant)] == "NOT CAUGHT"]
-    counts = {who: sum(v == who for v in done.values()) for who in ("golden", "unit", "NOT CAUGHT")}
+                    file.write(json.dumps([str(mutant), verdict]) + "\n")
+    missed = [str(mutant) for mutant, _ in mutants if results[str(mutant)] == "NOT CAUGHT"]
+    counts = {
+        who: sum(v == who for v in results.values()) for who in ("golden", "unit", "NOT CAUGHT")
+    }
     print(f"{len(mutants)} mutants: {counts}", *missed, sep="\n")
     return int(bool(missed))
 

@@ -25,10 +25,10 @@ def main() -> None:
     parser.add_argument(
         "--dataset", choices=VIEWS, action="append", help="this one only (all three)"
     )
-    asked = parser.parse_args()
-    count = asked.pictures
+    options = parser.parse_args()
+    count = options.pictures
     backbone = load_backbone("sceneclip")
-    for view in asked.dataset or VIEWS:
+    for view in options.dataset or VIEWS:
         # the base as it is fitted in the paper: without PAMR
         recipe = Recipe.named("naclip", view).but(pamr=False)
         pictures = (draw(SPLIT_SEEDS["train"], index).image for index in range(count))

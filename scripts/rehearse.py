@@ -82,15 +82,15 @@ _LOFTUP = "models--haiwen--loftup-clip"
 
 def label_of(scenes: ovsslib.Vocabulary, target: ovsslib.Vocabulary) -> np.ndarray:
     """(256,) uint8: label of Scenes -> label of the target by name and synonym; "background" or 255 for the rest."""
-    known = {name: place for place, name in enumerate(target.names)}
+    place_of = {name: place for place, name in enumerate(target.names)}
     for place, synonyms in enumerate(target.synonyms):
         for word in synonyms:
-            known.setdefault(word, place)
-    rest = known.get("background", 255)
+            place_of.setdefault(word, place)
+    fallback = place_of.get("background", 255)
     table = np.full(256, 255, np.uint8)
     for place, name in enumerate(scenes.names):
         ways = (name, *ALIASES.get(name, ()), *scenes.synonyms[place])
-        table[place] = next((known[word] for word in ways if word in known), rest)
+        table[place] = next((place_of[word] for word in ways if word in place_of), fallback)
     return table
 
 

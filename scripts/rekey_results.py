@@ -78,26 +78,26 @@ def main() -> int:
     target = paths.data(SHIPPED)
     parser.add_argument("source", nargs="?", type=Path, default=target)
     options = parser.parse_args()
-    made, refused = {}, []
+    records, refused = {}, []
     for content, counts in records_in(options.source):
         try:
             today = parts_today(content)
-            why = contradiction(content, today)
+            reason = contradiction(content, today)
         except (DataError, RecipeError) as error:
-            why = str(error)
-        if why:
-            refused.append(f"{content['key']} ({content['recipe']['name']}): {why}")
+            reason = str(error)
+        if reason:
+            refused.append(f"{content['key']} ({content['recipe']['name']}): {reason}")
             continue
         key = key_of(today)
         content |= {"format": FORMAT, "key": key, "parts": today}
-        if key in made:
+        if key in records:
             refused.append(f"{key} ({content['recipe']['name']}) is there twice")
-        made[key] = (key, json.dumps(content, indent=1), counts)
+        records[key] = (key, json.dumps(content, indent=1), counts)
     if refused:
         print("\n".join(refused), f"{len(refused)} records are stale: nothing is written", sep="\n")
         return 1
-    write_records(target, made.values())
-    print(f"{len(made)} records, {target.stat().st_size / 1e6:.1f} MB in {target}")
+    write_records(target, records.values())
+    print(f"{len(records)} records, {target.stat().st_size / 1e6:.1f} MB in {target}")
     return 0
 
 

@@ -88,8 +88,8 @@ def find_notebooks(names: Sequence[str] = (), root: Path = ROOT) -> list[Path]:
     every = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     missing = [name for name in names if not any(path.name.startswith(name) for path in every)]
     if missing:
-        known = ", ".join(path.stem for path in every) or "none"
-        raise ValueError(f"no notebook begins with {', '.join(missing)}; there are: {known}")
+        stems = ", ".join(path.stem for path in every) or "none"
+        raise ValueError(f"no notebook begins with {', '.join(missing)}; there are: {stems}")
     return [
         path for path in every if not names or any(path.name.startswith(name) for name in names)
     ]
@@ -126,8 +126,8 @@ def run_key(notebook: Path, parameters: Mapping[str, str], sources: str) -> str:
     content = nbformat.read(notebook, as_version=4)
     cells = [[c["cell_type"], c["source"], c["metadata"].get("tags", [])] for c in content["cells"]]
     profile = parameters.get("profile", "")
-    own = Path(profile).read_text(encoding="utf-8") if is_profile_path(profile) else ""
-    text = json.dumps([cells, dict(parameters), sources, own], sort_keys=True)
+    profile_text = Path(profile).read_text(encoding="utf-8") if is_profile_path(profile) else ""
+    text = json.dumps([cells, dict(parameters), sources, profile_text], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -163,11 +163,11 @@ def run_one(
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     if fresh is not None:
         environment["OVSSLIB_FRESH"] = str(fresh)
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     seconds = time.monotonic() - started
     error = None
-    if done.returncode:
-        error = "\n".join(done.stderr.strip().splitlines()[-25:])
+    if result.returncode:
+        error = "\n".join(result.stderr.strip().splitlines()[-25:])
     else:
         error = stray_output(nbformat.read(partial, as_version=4))
     if error:
@@ -216,9 +216,9 @@ def run_all(
         futures = []
         for path in notebooks:
             names = parameter_names(nbformat.read(path, as_version=4))
-            given = {name: value for name, value in parameters.items() if name in names}
-            output = folder / f"{path.stem}-{run_key(path, given, sources)}.ipynb"
-            futures.append(pool.submit(run_one, path, output, given, threads, results))
+            accepted = {name: value for name, value in parameters.items() if name in names}
+            output = folder / f"{path.stem}-{run_key(path, accepted, sources)}.ipynb"
+            futures.append(pool.submit(run_one, path, output, accepted, threads, results))
         for future in as_completed(futures):
             run = future.result()
             finished[run.notebook] = run

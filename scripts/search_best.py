@@ -41,8 +41,8 @@ def search(folder: Path) -> pd.DataFrame:
     rows = {}
     for name, recipe in grid.recipes.items():  # one by one: seconds are each recipe's own
         base = grid.recipes[grid.base]
-        found = measure({grid.base: base, name: recipe}, grid.profile, grid.limit, progress=False)
-        rows[name] = row(found, name, grid.base)
+        results = measure({grid.base: base, name: recipe}, grid.profile, grid.limit, progress=False)
+        rows[name] = row(results, name, grid.base)
         print(name, rows[name]["miou"], flush=True)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("trial")
 
@@ -51,16 +51,16 @@ def final(folder: Path) -> pd.DataFrame:
     """ovss-best and ITACLIP on the test split, which took part in no choice."""
     make_test_split(folder)
     profile = Profile("test", root=str(folder), split="test")
-    found = measure(named_recipes(["itaclip", "ovss-best"], profile), profile)
-    rows = {name: row(found, name, "itaclip") for name in found}
+    results = measure(named_recipes(["itaclip", "ovss-best"], profile), profile)
+    rows = {name: row(results, name, "itaclip") for name in results}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("recipe")
 
 
-def row(found: Results, name: str, base: str) -> dict[str, float | int | str]:
+def row(results: Results, name: str, base: str) -> dict[str, float | int | str]:
     """Numbers of one recipe: percent, points, seconds."""
-    report = found[name]
+    report = results[name]
     level = report.interval("miou")
-    step = report.difference(found[base], "miou")
+    step = report.difference(results[base], "miou")
     return {
         "images": report.images,
         "miou": round(float(level.value), 2),
@@ -80,10 +80,10 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        found = final(Path(folder)) if options.final else search(Path(folder))
+        table = final(Path(folder)) if options.final else search(Path(folder))
     file = FOLDER / ("ovss-best-test.csv" if options.final else "ovss-best.csv")
-    paths.write_file(file, found.to_csv(lineterminator="\n").encode())
-    print(found.to_string())
+    paths.write_file(file, table.to_csv(lineterminator="\n").encode())
+    print(table.to_string())
     return 0
 
 

@@ -41,11 +41,11 @@ def changed(before: Recorded, after: Now) -> list[str]:
     """Defaults that are others than those recorded for their version, a line each."""
     lines = []
     for stage, (version, defaults) in after.items():
-        known = before.get(stage, {}).get(str(version), {})
+        entry = before.get(stage, {}).get(str(version), {})
         for field, value in defaults.items():
-            if field in known and known[field] != value:
+            if field in entry and entry[field] != value:
                 lines.append(
-                    f"the default of {stage}.{field} was {known[field]!r} in version {version} and is {value!r}: "
+                    f"the default of {stage}.{field} was {entry[field]!r} in version {version} and is {value!r}: "
                     f"raise `version` to {version + 1} in its settings class, or take the change back"
                 )
     return lines
@@ -55,11 +55,11 @@ def problems(before: Recorded, after: Now) -> list[str]:
     """What is changed, and what is not recorded yet, a line each with the remedy."""
     lines = changed(before, after)
     for stage, (version, defaults) in after.items():
-        known = before.get(stage, {}).get(str(version))
-        if known is None:
+        entry = before.get(stage, {}).get(str(version))
+        if entry is None:
             lines.append(f"version {version} of stage {stage} is new; {_COMMAND}")
             continue
-        lines += [f"the field {stage}.{f} is new; {_COMMAND}" for f in defaults if f not in known]
+        lines += [f"the field {stage}.{f} is new; {_COMMAND}" for f in defaults if f not in entry]
     return lines
 
 

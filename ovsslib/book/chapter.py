@@ -82,22 +82,24 @@ class Chapter:
 
     def for_words(self, recipe: str | Recipe, changes: Mapping[str, Any] | None = None) -> Recipe:
         """:meth:`recipe` for words of one's own: without what needs the data set's background."""
-        made = self.recipe(recipe, changes)
+        resolved = self.recipe(recipe, changes)
         off = ("probability_threshold", "area_threshold", "background_offset")
-        made = made.but({f"labels.{name}": 0.0 for name in off if getattr(made["labels"], name)})
-        stages = made.stages.items()
+        resolved = resolved.but(
+            {f"labels.{name}": 0.0 for name in off if getattr(resolved["labels"], name)}
+        )
+        stages = resolved.stages.items()
         needy = [n for n, s in stages if "needs_background" in getattr(s, "capabilities", ())]
-        return made.but(dict.fromkeys(needy, False))
+        return resolved.but(dict.fromkeys(needy, False))
 
     def recipes(self, recipes: Sequence[str] | Mapping[str, Any]) -> dict[str, Recipe]:
         """Several: names, or a mapping from the name that tables print to a recipe or to (recipe, changes)."""
         if not isinstance(recipes, Mapping):
             recipes = {str(recipe): recipe for recipe in recipes}
-        made = {}
+        by_title = {}
         for title, entry in recipes.items():
             base, changes = entry if isinstance(entry, tuple) else (entry, None)
-            made[title] = dataclasses.replace(self.recipe(base, changes), name=title)
-        return made
+            by_title[title] = dataclasses.replace(self.recipe(base, changes), name=title)
+        return by_title
 
     def runnable(
         self, recipes: Sequence[str] | Mapping[str, Any]
@@ -109,7 +111,7 @@ class Chapter:
         able, why = {}, {}
         for title, recipe in self.recipes(recipes).items():
             try:
-                self._made(recipe)
+                self._segmenter(recipe)
                 able[title] = recipe
             except (ModelError, RecipeError, MissingPackageError) as error:
                 why[title] = str(error)
@@ -124,9 +126,9 @@ class Chapter:
         self, recipe: str | Recipe, changes: Mapping[str, Any] | None = None
     ) -> Segmenter:
         """A segmenter of the profile's model, made once."""
-        return self._made(self.recipe(recipe, changes))
+        return self._segmenter(self.recipe(recipe, changes))
 
-    def _made(self, recipe: Recipe) -> Segmenter:
+    def _segmenter(self, recipe: Recipe) -> Segmenter:
         key = recipe.key()
         if key not in self._segmenters:  # a second one would open its guide again
             self._segmenters[key] = Segmenter(self.backbone, recipe)
@@ -145,11 +147,11 @@ class Chapter:
 
         A build that measures everything again (OVSSLIB_FRESH) measures those that the ordinary store has.
         """
-        wanted = self.recipes(recipes)
-        known = stored(wanted, self.profile, store=ResultsStore.ordinary())
+        by_title = self.recipes(recipes)
+        results = stored(by_title, self.profile, store=ResultsStore.ordinary())
         if not os.environ.get(FRESH_VARIABLE):
-            return known
-        return measure({n: wanted[n] for n in known}, self.profile, progress=False)
+            return results
+        return measure({n: by_title[n] for n in results}, self.profile, progress=False)
 
     def segment(self, image: np.ndarray, recipe: str | Recipe, changes=None) -> Segmentation:
         """Segment a picture of the data set with the data set's words."""
@@ -181,7 +183,7 @@ def chapter(
     as text of the page; every other warning stays one, and a book is not built from a chapter that has any.
     """
     if warnings.showwarning is not _print_notice:
-        _others.append(warnings.showwarning)
+        _previous_showwarning.append(warnings.showwarning)
         warnings.showwarning = _print_notice
     plt.rcParams.update(figure_style())
     if not isinstance(profile, Profile):
@@ -189,7 +191,7 @@ def chapter(
     return Chapter(profile, overrides, limit, seed)
 
 
-_others: list[Callable[..., None]] = []
+_previous_showwarning: list[Callable[..., None]] = []
 
 
 def _print_notice(message, category, filename, lineno, file=None, line=None) -> None:
@@ -197,4 +199,4 @@ def _print_notice(message, category, filename, lineno, file=None, line=None) -> 
     if issubclass(category, Notice):
         print(f"Notice: {message}")
     else:
-        _others[-1](message, category, filename, lineno, file, line)
+        _previous_showwarning[-1](message, category, filename, lineno, file, line)

@@ -128,7 +128,7 @@ class PictureExplorer(ipywidgets.VBox):
         opened = self._variants(tuple(sorted(changes.items()))) if changes else self.opened
         patch = self._value("row"), self._value("column")
         block, head = self._value("block"), self._value("head")
-        asked = {
+        options = {
             "layer": block or None,
             "head": None if head < 0 else head,
             "terms": (self._switches()["attention.terms"] or None) if block else None,
@@ -136,7 +136,7 @@ class PictureExplorer(ipywidgets.VBox):
         }
         title = f"block {block}" if block else opened.segmenter.recipe.name
         title += ", changed" if changes else ""
-        maps = {title: opened.attention(patch, **asked)}
+        maps = {title: opened.attention(patch, **options)}
         figures = {"attention": attention_panel(self.opened.image, maps, patch)}
         words = words_of(self._value("words"))
         if words:

@@ -94,14 +94,14 @@ def stepped(
 
     Raises DataError for another `against`.
     """
-    made = steps(results, metric, against=against).iloc[1:]
-    return Comparison(title, _renamed(made, "step"), title_of(metric), images=results.images)
+    frame = steps(results, metric, against=against).iloc[1:]
+    return Comparison(title, _renamed(frame, "step"), title_of(metric), images=results.images)
 
 
 def effects(factorial: Factorial, title: str) -> Comparison:
     """Main effects of the switches of a factorial: the mean gain over all settings of the others."""
-    made = factorial.main_effects().set_index("switch")
-    frame = _renamed(made.rename(columns={"effect_verdict": "verdict"}), "effect")
+    table = factorial.main_effects().set_index("switch")
+    frame = _renamed(table.rename(columns={"effect_verdict": "verdict"}), "effect")
     return Comparison(title, frame, title_of(factorial.metric))
 
 
@@ -118,13 +118,13 @@ def rows_of(
     Without a column verdict it is read off the interval: better above zero, worse below. `images`: how many are behind
     it; too few for a paired interval make it NaN. None: the table has seen to that.
     """
-    made = _renamed(frame, value)
+    rows = _renamed(frame, value)
     if images is not None and images < intervals.MINIMUM_PAIRED:
-        made[["low", "high"]] = float("nan")
+        rows[["low", "high"]] = float("nan")
     if "verdict" not in frame:
-        ends = made[["low", "high"]].to_numpy(float)
-        made["verdict"] = [intervals.verdict(_between(*pair)) for pair in ends]
-    return Comparison(title, made, metric, unit)
+        ends = rows[["low", "high"]].to_numpy(float)
+        rows["verdict"] = [intervals.verdict(_between(*pair)) for pair in ends]
+    return Comparison(title, rows, metric, unit)
 
 
 def findings(
@@ -143,10 +143,10 @@ def findings(
     """
     if images is None and not isinstance(book, str):
         images = len(book.dataset)
-    parts = [said for one in comparisons if (said := told(one, images))]
-    rest = [f"- {sentence}" for sentence in also if sentence]
-    if rest:
-        parts.append("\n".join(["**Also**\n" if parts else "", *rest]).strip())
+    parts = [text for comparison in comparisons if (text := told(comparison, images))]
+    sentences = [f"- {sentence}" for sentence in also if sentence]
+    if sentences:
+        parts.append("\n".join(["**Also**\n" if parts else "", *sentences]).strip())
     parts.append(f"*{_about(book, images, bool(comparisons))}*")
     return Markdown("\n\n".join(parts))
 
@@ -163,8 +163,8 @@ def told(comparison: Comparison, images: int | None = None) -> str:
     if images is not None and comparison.images not in (None, images):
         about += f", {comparison.images} images"
     lines = [f"**{comparison.title}** ({about})\n"]
-    known = rows["low"].notna() & rows["high"].notna()
-    sure = rows[known]
+    with_interval = rows["low"].notna() & rows["high"].notna()
+    sure = rows[with_interval]
     if len(sure):
         groups = {word: sure[sure["verdict"] == word] for word in _WORDS}
         lines += _gained(groups[intervals.BETTER])
@@ -182,8 +182,8 @@ def told(comparison: Comparison, images: int | None = None) -> str:
             lines.append(f"- Worse: {_listed(worst)}.")
         elif len(sure) > 1:
             lines.append("- Nothing is shown to be worse.")
-    if not known.all():
-        few = rows[~known]
+    if not with_interval.all():
+        few = rows[~with_interval]
         lines.append(f"- Too few images for an interval, so nothing is concluded: {_listed(few)}.")
     return "\n".join(lines)
 
@@ -214,23 +214,28 @@ def pictured(
     number = number[0].upper() + number[1:]
     if not levels:
         return ""
-    seen = {name: round(float(shares[name]), 1) for name in levels}
-    best, here = (max(one, key=lambda name: one[name]) for one in (levels, seen))
+    rights = {name: round(float(shares[name]), 1) for name in levels}
+    best, top = (max(scores, key=lambda name: scores[name]) for scores in (levels, rights))
     rivals = [name for name in levels if name != best]
-    rival = here if here != best else max(rivals, key=lambda name: levels[name], default=best)
+    rival = top if top != best else max(rivals, key=lambda name: levels[name], default=best)
     gap = results[best].difference(results[rival], metric)
     if np.isnan(gap.low):  # so few images that the picture is most of the measurement
         return ""
     first = f"{best} ({levels[best]:.1f} % {title_of(metric)}, {results.images} images)"
-    if seen[best] == seen[here]:
+    if rights[best] == rights[top]:
         return (
             f"{number} agrees with the measurement: {first} is ahead in both, here with "
-            f"{seen[best]:.1f} % of the pixels right."
+            f"{rights[best]:.1f} % of the pixels right."
         )
-    told = f"here it has {seen[best]:.1f} % of the pixels right and {here} has {seen[here]:.1f} %"
+    clause = (
+        f"here it has {rights[best]:.1f} % of the pixels right and {top} has {rights[top]:.1f} %"
+    )
     if intervals.verdict(gap) != intervals.BETTER:
-        return f"{number}: {first} measures best, by no more than chance over {here}; {told}. One picture is no evidence."
-    return f"{number} misleads: {first} measures best, yet {told}. One picture is no evidence."
+        return (
+            f"{number}: {first} measures best, by no more than chance over {top}; {clause}. "
+            "One picture is no evidence."
+        )
+    return f"{number} misleads: {first} measures best, yet {clause}. One picture is no evidence."
 
 
 _WORDS = (intervals.BETTER, intervals.NOT_SHOWN, intervals.WORSE)
@@ -281,10 +286,12 @@ def _about(book: Chapter | str, images: int | None, paired: bool) -> str:
 def _renamed(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """value, low, high and verdict of a frame with columns NAME, NAME_low, NAME_high."""
     if name != "value":
-        frame = frame.drop(columns=[one for one in ("value", "low", "high") if one in frame])
+        frame = frame.drop(
+            columns=[column for column in ("value", "low", "high") if column in frame]
+        )
         names = {name: "value", f"{name}_low": "low", f"{name}_high": "high"}
         frame = frame.rename(columns=names)
-    return frame[[one for one in COLUMNS if one in frame]].copy()
+    return frame[[column for column in COLUMNS if column in frame]].copy()
 
 
 def _between(low: float, high: float) -> intervals.Interval:
@@ -299,16 +306,19 @@ def headline(book: Chapter, recipes: Sequence[str] = HEADLINE, baseline: str = "
     results = book.stored([baseline, *recipes])
     if baseline not in results.reports or len(results) < 2:
         return f"No method has a record yet of {book.backbone.name} on {book.profile.dataset}."
-    others = [name for name in results if name != baseline]
-    best = max(others, key=lambda name: results[name].miou)
+    methods = [name for name in results if name != baseline]
+    best = max(methods, key=lambda name: results[name].miou)
     levels = [results[name].interval("miou") for name in (baseline, best)]
-    plain, first = (intervals.written(one.value, one.low, one.high, ".1f", " %") for one in levels)
+    plain, first = (
+        intervals.written(interval.value, interval.low, interval.high, ".1f", " %")
+        for interval in levels
+    )
     gain = results[best].difference(results[baseline])
     ahead = {intervals.BETTER: "ahead of it", intervals.WORSE: "behind it"}.get(
         str(intervals.verdict(gain)), "no difference shown"
     )
     apart = intervals.written(gain.value, gain.low, gain.high, "+.1f", " points")
     return (
-        f"CLIP's patches as they are: **{plain}** mIoU. The best of {len(others)} training-free methods that repair "
+        f"CLIP's patches as they are: **{plain}** mIoU. The best of {len(methods)} training-free methods that repair "
         f"them, {best}: **{first}**, {ahead} by {apart}. {_about(book, None, True)}"
     )

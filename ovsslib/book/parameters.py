@@ -29,9 +29,9 @@ def name_list(given: Any, parameter: str, least: int = 1) -> list[str]:
         names = [entry.strip() for entry in read if isinstance(entry, str) and entry.strip()]
         if len(names) == len(read) >= least:
             return names
-    wanted = f"at least {least} name{'s' * (least > 1)}" if least else "names"
+    expectation = f"at least {least} name{'s' * (least > 1)}" if least else "names"
     raise RecipeError(
-        f"parameter {parameter!r} is a list of {wanted}, not {given!r}; from a shell: "
+        f"parameter {parameter!r} is a list of {expectation}, not {given!r}; from a shell: "
         f"papermill ... -y '{parameter}: [first, second]' (-p hands over text: -p {parameter} \"first, second\")"
     )
 

@@ -154,19 +154,19 @@ def audit(
     from ovsslib.text.background import audit_words
 
     backbone = load("sclip", model, pretrained).backbone
-    found = audit_words(backbone, read_words(words), background)
-    if found.unknown:
+    report = audit_words(backbone, read_words(words), background)
+    if report.unknown:
         say(
-            f"never seen by {backbone.name}: {', '.join(found.unknown)}; write others, or load a real CLIP"
+            f"never seen by {backbone.name}: {', '.join(report.unknown)}; write others, or load a real CLIP"
         )
-    if not found.pairs.empty:
+    if not report.pairs.empty:
         show(
-            found.pairs,
+            report.pairs,
             "hard to tell apart (same: put them into one class, or drop one)",
             index=False,
         )
-    if found.fine:
-        say(f"{len(found.words)} words: nothing to report")
+    if report.fine:
+        say(f"{len(report.words)} words: nothing to report")
 
 
 # -- the embedded world ------------------------------------------------------------------------------
@@ -225,9 +225,9 @@ def pretrain(
     """Train an embedded model from the settings in `data/models/`; a stopped run goes on."""
     chosen = "loftup-sceneclip" if name == "loftup" else name
     settings = paths.data(f"models/{chosen}.yaml")
-    known = sorted(path.stem for path in settings.parent.glob("*.yaml"))
-    if chosen not in known:
-        raise DataError(f"no model {name!r} can be trained; there are {', '.join(known)}")
+    models = sorted(path.stem for path in settings.parent.glob("*.yaml"))
+    if chosen not in models:
+        raise DataError(f"no model {name!r} can be trained; there are {', '.join(models)}")
     target = out if out is not None else paths.cache("pretraining") / chosen
     if chosen.startswith("loftup"):
         from ovsslib.scenes.upsampler import pretrain_upsampler, read_upsampler_settings
@@ -244,8 +244,8 @@ def pretrain(
     if chosen == "scenedino":
         from ovsslib.scenes.scenedino import pretrain_scenedino, read_scenedino_settings
 
-        wanted = read_scenedino_settings(settings)
-        say(f"written: {pretrain_scenedino(wanted, target, steps=steps, minutes=minutes)}")
+        dino_settings = read_scenedino_settings(settings)
+        say(f"written: {pretrain_scenedino(dino_settings, target, steps=steps, minutes=minutes)}")
         return
     if chosen == "deeplabv3-scenes":
         from ovsslib.scenes.supervised import pretrain_supervised, read_supervised_settings

@@ -84,16 +84,18 @@ def edit(
         "remove": remove,
         "new-background": new_background,
     }
-    asked = {name: value for name, value in edits.items() if value not in (None, False)}
-    if len(asked) != 1:
-        found = ", ".join(f"--{name}" for name in asked) or "none"
-        raise RecipeError(f"give one edit, not {found}: {', '.join(f'--{name}' for name in edits)}")
+    chosen = {name: value for name, value in edits.items() if value not in (None, False)}
+    if len(chosen) != 1:
+        listed = ", ".join(f"--{name}" for name in chosen) or "none"
+        raise RecipeError(
+            f"give one edit, not {listed}: {', '.join(f'--{name}' for name in edits)}"
+        )
     if out.suffix.lower() != ".png":
         raise DataError(
             f"an edited picture is saved without loss, as PNG: {out.name!r} must end in .png"
         )
     painting = {"negative_prompt": negative, "seed": seed, "steps": steps, "guidance": guidance}
-    if asked.keys() & {"replace", "remove", "new-background"}:
+    if chosen.keys() & {"replace", "remove", "new-background"}:
         from ovsslib.editing.diffusion import DEFAULT_MODEL, load_inpainter
 
         # loaded first: without it there is no need to segment
@@ -102,7 +104,7 @@ def edit(
     from ovsslib.editing import edits as editing
 
     mask = editing.mask_for(result, word, component, grow, feather, confidence)
-    edited = _edited(result, mask, asked, painting)
+    edited = _edited(result, mask, chosen, painting)
     from PIL import Image
 
     from ovsslib.images.export import write_png
@@ -124,11 +126,11 @@ def _segmented(image, word, words, recipe, model, pretrained, device, confidence
     return segmenter(image, offered, background, keep_scores=confidence is not None)
 
 
-def _edited(result, mask, asked: dict, painting: dict):
+def _edited(result, mask, chosen: dict, painting: dict):
     """The edit that was asked for, by its option."""
     from ovsslib.editing import edits as editing
 
-    (name, value), image = next(iter(asked.items())), result.image
+    (name, value), image = next(iter(chosen.items())), result.image
     if name == "recolour":
         return editing.recolour(image, mask, value)
     if name == "blur":

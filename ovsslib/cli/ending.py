@@ -20,12 +20,12 @@ def clearing_up() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    known = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-    numbers = [n for n in known if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+    signals = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    numbers = [n for n in signals if signal.getsignal(n) not in (signal.SIG_IGN, None)]
 
     def end(number: int, frame: Any) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
+        for signal_number in numbers:
+            signal.signal(signal_number, signal.SIG_IGN)
         sys.exit(128 + number)
 
     before = {number: signal.signal(number, end) for number in numbers}

@@ -97,16 +97,18 @@ def evaluate(
     """Measure recipes on a data set. Finished results are looked up, a stopped run goes on."""
     from ovsslib.evaluation.results import measure, named_recipes
 
-    where = _profile(profile, model, pretrained, dataset, root, device, precision).but(split=split)
-    named = named_recipes(recipe or ["sclip"], where)
+    settings = _profile(profile, model, pretrained, dataset, root, device, precision).but(
+        split=split
+    )
+    named = named_recipes(recipe or ["sclip"], settings)
     if set_:
         changes = parse_changes(set_)
-        named = {label: one.but(changes) for label, one in named.items()}
-    asked: Any = on_error  # any other word is refused there
-    found = measure(named, where, limit, fresh, workers=workers, on_error=asked)
+        named = {label: entry.but(changes) for label, entry in named.items()}
+    policy: Any = on_error  # any other word is refused there
+    results = measure(named, settings, limit, fresh, workers=workers, on_error=policy)
     # Comparisons take three columns each: one metric fits a terminal.
     usual = ["miou"] if baseline else ["miou", "pixel_accuracy", "mean_accuracy", "boundary_f1"]
-    _report(found, metric or usual, baseline, csv)
+    _report(results, metric or usual, baseline, csv)
     _leave_processes()
 
 
@@ -131,15 +133,15 @@ def _profile(
     )
 
 
-def _report(found, metrics: list[str], baseline: str | None, csv: Path | None = None) -> None:
-    show(found.table(metrics, baseline), found.provenance)
-    for label in found:
-        report = found[label]
+def _report(results, metrics: list[str], baseline: str | None, csv: Path | None = None) -> None:
+    show(results.table(metrics, baseline), results.provenance)
+    for label in results:
+        report = results[label]
         if report.skipped:
             say(f"{label}: {len(report.skipped)} images were skipped, first {report.skipped[0][1]}")
         _say_inert(label, report.recipe)
     if csv is not None and speaks():
-        paths.write_file(csv, found.numbers(metrics, baseline).to_csv(index=False).encode())
+        paths.write_file(csv, results.numbers(metrics, baseline).to_csv(index=False).encode())
 
 
 def _say_inert(label: str, recipe: Recipe) -> None:
@@ -194,27 +196,27 @@ def reproduce(
         return
     if target is None:
         raise DataError("name a published table: ovss reproduce thesis-table4.1; --list shows them")
-    found = run(target, dataset, profile, limit, workers=workers)
+    outcome = run(target, dataset, profile, limit, workers=workers)
     show(
-        found.table(),
+        outcome.table(),
         f"{target}: claimed and measured, percent where no other unit stands, 95 % intervals",
         index=False,
     )
-    measured = getattr(found, "results", None)
-    if measured is not None and not found.ledger["measured"].notna().any():
+    measured = getattr(outcome, "results", None)
+    if measured is not None and not outcome.ledger["measured"].notna().any():
         say(f"no claim of {target} is about {measured['model'].iloc[0]}; measured with it:")
-        wanted = measured[measured["metric"] == "miou"]
+        levels = measured[measured["metric"] == "miou"]
         show(
-            wanted[["dataset", "recipe", "changes", "value", "low", "high"]].round(2),
+            levels[["dataset", "recipe", "changes", "value", "low", "high"]].round(2),
             "mIoU, %",
             index=False,
         )
-    for row, why in getattr(found, "quoted", ()):
+    for row, why in getattr(outcome, "quoted", ()):
         say(f"{row} is quoted only: {one_line(why)}")
-    for model, data, recipe, why in found.failed:
+    for model, data, recipe, why in outcome.failed:
         say(f"not run: {recipe} with {model} on {data}: {one_line(why)}")
     if csv is not None:
-        paths.write_file(csv, found.ledger.to_csv(index=False).encode())
+        paths.write_file(csv, outcome.ledger.to_csv(index=False).encode())
 
 
 @app.command("recipes")
@@ -242,14 +244,14 @@ def show_recipes(
                 f"--dataset {dataset} goes with one recipe's settings; with --long, name a profile: --profile"
             )
         names = [name] if name is not None else published_methods()
-        found = methods_table(stored(names, profile), names)
-        found = found.rename(columns={"value": "measured", "published": "published_coco_stuff"})
+        table = methods_table(stored(names, profile), names)
+        table = table.rename(columns={"value": "measured", "published": "published_coco_stuff"})
         show(
-            found.fillna(""),
+            table.fillna(""),
             f"mIoU in percent; published: COCO-Stuff, ViT-B/16; measured: profile {profile}",
         )
         if csv is not None:
-            paths.write_file(csv, found.to_csv().encode())
+            paths.write_file(csv, table.to_csv().encode())
         return
     if name is None:
         show(

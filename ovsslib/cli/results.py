@@ -54,11 +54,11 @@ def import_(
     from ovsslib.errors import DataError
     from ovsslib.evaluation.contributed import import_records
 
-    found = import_records(file)
-    for key, why in found.refused.items():
-        say(f"refused {key}: {why}")
+    report = import_records(file)
+    for key, reason in report.refused.items():
+        say(f"refused {key}: {reason}")
     say(
-        f"{len(found.new)} new records, {len(found.known)} were there, {len(found.refused)} refused"
+        f"{len(report.new)} new records, {len(report.known)} were there, {len(report.refused)} refused"
     )
-    if found.refused and not found.new and not found.known:
+    if report.refused and not report.new and not report.known:
         raise DataError(f"no record of {file} can be used; the reasons stand above")

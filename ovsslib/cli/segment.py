@@ -57,7 +57,7 @@ def segment(
     from ovsslib.comparators import Comparator
     from ovsslib.segmenter import Segmenter, load
 
-    asked = read_words(words)  # before a model is loaded: the cheaper mistake first
+    word_list = read_words(words)  # before a model is loaded: the cheaper mistake first
     whole_folder = paths.is_dir(image)
     if whole_folder and out is None:
         raise DataError(f"{image} is a folder; say where its masks shall go: --out FOLDER")
@@ -77,9 +77,11 @@ def segment(
             )
         segmenter = Segmenter(segmenter.backbone, segmenter.recipe.but(parse_changes(set_)))
     if out is not None and whole_folder:
-        _folder(segmenter, image, asked, out, background, format_ or ["masks"], instances, workers)
+        _folder(
+            segmenter, image, word_list, out, background, format_ or ["masks"], instances, workers
+        )
     else:
-        _picture(segmenter, image, asked, out, background, overlay)
+        _picture(segmenter, image, word_list, out, background, overlay)
     for name, reason in segmenter.recipe.inert().items():
         say(f"{segmenter.recipe.name}: {name} cannot change the mask here: {reason}")
 

@@ -32,7 +32,7 @@ def check_dataset(
     expected = VIEWS[name][3] if name in VIEWS and split == "val" else None
     if expected is not None and len(dataset) != expected:
         problems.append(f"{name} {split} has {len(dataset)} images, expected {expected}")
-    seen, ignored = np.zeros(dataset.classes, dtype=bool), 0
+    occurring, ignored = np.zeros(dataset.classes, dtype=bool), 0
     for index in tqdm(range(len(dataset)), desc=f"check {name}", disable=not progress):
         try:
             _, label, _ = dataset[index]
@@ -40,28 +40,28 @@ def check_dataset(
             problems.append(_one_line(error))
             continue
         present = np.unique(label)
-        seen[present[present != dataset.ignore_index]] = True
+        occurring[present[present != dataset.ignore_index]] = True
         ignored += int((label == dataset.ignore_index).sum())
     problems.extend(_orphans(dataset))
-    if not problems and (unused := unused_classes(dataset.name, seen, ignored)):
+    if not problems and (unused := unused_classes(dataset.name, occurring, ignored)):
         problems.append(unused)
-    if expected is not None and len(dataset) == expected and not seen.all():
-        never = ", ".join(str(value) for value in np.flatnonzero(~seen)[:10])
+    if expected is not None and len(dataset) == expected and not occurring.all():
+        never = ", ".join(str(value) for value in np.flatnonzero(~occurring)[:10])
         problems.append(
             f"{name} {split}: labels that never occur: {never}; are the masks converted?"
         )
     return problems
 
 
-def unused_classes(name: str, seen: np.ndarray, ignored: int) -> str:
+def unused_classes(name: str, occurring: np.ndarray, ignored: int) -> str:
     """What is wrong with label maps in which classes never occur while ignored pixels do; "" if nothing is.
 
     Args:
-        seen: (C,) bool, which labels occur. ignored: number of pixels with the label that is ignored.
+        occurring: (C,) bool, which labels occur. ignored: number of pixels with the label that is ignored.
     """
-    if not seen.any():
+    if not occurring.any():
         return f"{name}: every pixel of every label map is ignored (255), so there is nothing to measure"
-    never = np.flatnonzero(~seen)
+    never = np.flatnonzero(~occurring)
     if name != "folder" or not len(never) or not ignored:
         return ""
     listed = ", ".join(str(value) for value in never[:10])
@@ -75,10 +75,10 @@ def _orphans(dataset: SegmentationDataset) -> Iterator[str]:
     """Label files of the folder data sets that no image has."""
     if dataset.name != "folder":
         return
-    known = {path for item in dataset.items for path, _ in item.masks}
-    for folder in sorted({path.parent for path in known}):
+    label_files = {path for item in dataset.items for path, _ in item.masks}
+    for folder in sorted({path.parent for path in label_files}):
         for path in sorted(folder.glob("*.png")):
-            if path not in known:
+            if path not in label_files:
                 yield f"{path} has no image"
 
 

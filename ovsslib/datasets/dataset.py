@@ -210,8 +210,10 @@ class SegmentationDataset(Sequence):
         for path, table in item.masks:
             if path.is_file():
                 return path, table
-        wanted = " or ".join(str(path) for path, _ in item.masks)
-        raise DataError(f"no label map for {item.image}: {wanted} is missing; fetch or convert it")
+        candidates = " or ".join(str(path) for path, _ in item.masks)
+        raise DataError(
+            f"no label map for {item.image}: {candidates} is missing; fetch or convert it"
+        )
 
     def _read_label(self, path: Path, table: str) -> np.ndarray:
         stored = read_mask(path)
@@ -402,14 +404,14 @@ def _lines_of(file: Path) -> list[str]:
 
 def files_below(folder: Path) -> Iterator[Path]:
     """All files below a folder, linked folders followed (each once), hidden files left out."""
-    seen = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
+    visited = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
             folders.clear()
             continue
-        seen.add(real)
-        yield from (Path(here) / name for name in names if not name.startswith("."))
+        visited.add(real)
+        yield from (Path(parent) / name for name in names if not name.startswith("."))
 
 
 def _first_folder(root: Path, names: Sequence[str], split: str) -> Path:

@@ -306,13 +306,13 @@ def _unpack_members(
     only: tuple[str, ...],
     progress: bool,
 ) -> int:
-    wanted = []
+    selection = []
     for member in members:
         parts = _safe_parts(member, archive)
         if member.kind == "file" and (not only or parts[0] in only):
-            wanted.append((member, target.joinpath(*parts)))
+            selection.append((member, target.joinpath(*parts)))
     target.mkdir(parents=True, exist_ok=True)
-    missing = [(m, path) for m, path in wanted if not _has_size(path, m.size)]
+    missing = [(m, path) for m, path in selection if not _has_size(path, m.size)]
     needed, free = sum(member.size for member, _ in missing), shutil.disk_usage(target).free
     if needed > free:
         raise DataError(
@@ -330,7 +330,7 @@ def _unpack_members(
             part.open("wb") as file,
         ):
             shutil.copyfileobj(source, file, _BLOCK)
-    return len(wanted)
+    return len(selection)
 
 
 def _safe_parts(member: _Member, archive: Path) -> tuple[str, ...]:

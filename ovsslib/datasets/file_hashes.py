@@ -23,25 +23,25 @@ _YOUNG_NANOSECONDS = 2_000_000_000
 def file_hashes(files: Iterable[Path]) -> dict[Path, str | None]:
     """SHA-256 (hexadecimal) of each file's content; None for one that is no file or cannot be read."""
     by_folder: dict[Path, list[Path]] = {}
-    wanted = list(dict.fromkeys(files))
-    for file in wanted:
+    unique = list(dict.fromkeys(files))
+    for file in unique:
         by_folder.setdefault(file.parent, []).append(file)
     hashes: dict[Path, str | None] = {}
     for folder, members in by_folder.items():
         hashes |= _of_folder(folder, members)
-    return {file: hashes[file] for file in wanted}
+    return {file: hashes[file] for file in unique}
 
 
 def _of_folder(folder: Path, files: list[Path]) -> dict[Path, str | None]:
     memory = _memory(folder)
-    known = _recall(memory)
+    remembered = _recall(memory)
     hashes: dict[Path, str | None] = {}
     learned: dict[str, list] = {}
     for file in files:
         try:
             status = file.stat()
             stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-            entry = known.get(file.name)
+            entry = remembered.get(file.name)
             if isinstance(entry, list) and len(entry) == 2 and entry[0] == stamp:
                 hashes[file] = str(entry[1])
                 continue
@@ -52,7 +52,7 @@ def _of_folder(folder: Path, files: list[Path]) -> dict[Path, str | None]:
         except OSError:
             hashes[file] = None
     if learned and memory is not None:
-        content = json.dumps({**known, **learned}).encode()
+        content = json.dumps({**remembered, **learned}).encode()
         with suppress(DataError):  # what is not kept costs only time
             paths.write_file(memory, content, make_folder=True)
     return hashes

@@ -125,13 +125,15 @@ def _write(path: Path, save: Callable[[Path], object]) -> None:
         save(part)
 
 
-def _base(root: Path, usual: Iterable[str], needed: str, what: str) -> Path:
-    """The folder that has `needed`: root or one of the usual folders in it."""
+def _base(root: Path, usual: Iterable[str], subfolder: str, title: str) -> Path:
+    """The folder that has `subfolder`: root or one of the usual folders in it."""
     root = root.expanduser()
     for candidate in [root, *(root / part for part in usual)]:
-        if (candidate / needed).is_dir():
+        if (candidate / subfolder).is_dir():
             return candidate
-    raise DataError(f"{what} is not in {root}: there is no folder {needed} in it; check the root")
+    raise DataError(
+        f"{title} is not in {root}: there is no folder {subfolder} in it; check the root"
+    )
 
 
 def _coco_jobs(name: str, root: Path, split: str) -> Iterator[_LabelFile]:

@@ -162,18 +162,18 @@ class Inpainter:
             "output_type": "np",
         }
         name = self.name or type(self.pipeline).__name__
-        known = inspect.signature(self.pipeline.__call__).parameters
-        anything = any(one.kind is one.VAR_KEYWORD for one in known.values())
-        further = {key: value for key, value in wished.items() if key in known or anything}
-        needed = [
+        parameters = inspect.signature(self.pipeline.__call__).parameters
+        anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        further = {key: value for key, value in wished.items() if key in parameters or anything}
+        missing = [
             k for k in ("num_inference_steps", "generator", "output_type") if k not in further
         ]
-        if needed:  # without them seed and steps would be ignored, or the picture's range unknown
+        if missing:  # without them seed and steps would be ignored, or the picture's range unknown
             raise RecipeError(
-                f"{name} takes no {needed[0]}; choose an inpainting pipeline of diffusers"
+                f"{name} takes no {missing[0]}; choose an inpainting pipeline of diffusers"
             )
         # Flux has the argument and follows it under a second kind of guidance only, which nobody asked for here
-        ignored = "negative_prompt" not in further or "true_cfg_scale" in known
+        ignored = "negative_prompt" not in further or "true_cfg_scale" in parameters
         if ignored:
             further.pop("negative_prompt", None)
             if negative_prompt:
@@ -184,7 +184,7 @@ class Inpainter:
         if guidance != _GUIDANCE and "guidance_scale" not in further:
             raise RecipeError(f"{name} has no guidance ({guidance}): leave it out")
         # some repaint only in part by default, and would let the object shine through
-        strength = known.get("strength")
+        strength = parameters.get("strength")
         if strength is not None and isinstance(strength.default, float) and strength.default < 0.99:
             further["strength"] = 1.0
         return further

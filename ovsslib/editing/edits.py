@@ -67,8 +67,8 @@ def mask_for(
         DataError: `confidence` without scores.
     """
     if component not in COMPONENTS:
-        known = " or ".join(map(repr, COMPONENTS))
-        raise RecipeError(f"component must be {known}, not {component!r}")
+        choices = " or ".join(map(repr, COMPONENTS))
+        raise RecipeError(f"component must be {choices}, not {component!r}")
     if not np.isfinite(grow):
         raise RecipeError(f"grow must be a number of pixels, not {grow}")
     if not 0 <= feather < np.inf:
@@ -226,18 +226,18 @@ def background(
     """
     image = read_picture(image)
     mask = _checked_mask(mask, image.shape[:2])
-    rest = 1 - mask
-    if not rest.any():
+    surroundings = 1 - mask
+    if not surroundings.any():
         raise ImageError("the mask covers the whole picture, so there is no background to change")
     if prompt is not None:
-        return replace(image, rest, prompt, **painting)
+        return replace(image, surroundings, prompt, **painting)
     if painting:
         raise RecipeError(f"{', '.join(painting)} belong to painting, which needs a prompt")
     if isinstance(fill, str) and fill == "blur":
-        return blur(image, rest)
+        return blur(image, surroundings)
     if isinstance(fill, str) and fill == "grey":
-        return grey_out(image, rest)
-    return blend(image, _backdrop(fill, image.shape[:2]), rest)
+        return grey_out(image, surroundings)
+    return blend(image, _backdrop(fill, image.shape[:2]), surroundings)
 
 
 def blend(image: np.ndarray, changed: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -74,9 +74,10 @@ def export_records(
     if problems:
         warnings.warn(f"{len(problems)} records are left out, first {problems[0]}", stacklevel=2)
     if not rows:
-        asked = [f"of {what} {name!r}" for what, name in (("data set", dataset), ("model", model)) if name]  # fmt: skip
+        filters = (("data set", dataset), ("model", model))
+        criteria = [f"of {kind} {name!r}" for kind, name in filters if name]
         raise DataError(
-            f"no record {' and '.join(asked) or 'of your own'} in {store.folder} can be exported; `ovss evaluate` "
+            f"no record {' and '.join(criteria) or 'of your own'} in {store.folder} can be exported; `ovss evaluate` "
             "makes one, and `ovss results` lists what there is"
         )
     write_records(Path(file), rows)
@@ -102,17 +103,17 @@ def import_records(file: str | Path, store: ResultsStore | None = None) -> Impor
             f"{str(file)!r} holds no records, or is damaged; give a file that `ovss results export` wrote"
         )
     before = set(store.keys())
-    new, known, refused = [], [], {}
+    new, repeated, refused = [], [], {}
     for record in records:
         problem = problem_with(record)
         if problem is not None:
             refused[record.key] = problem
         elif record.key in before:
-            known.append(record.key)
+            repeated.append(record.key)
         else:
             store.keep(record)
             new.append(record.key)
-    return Imported(tuple(new), tuple(known), refused)
+    return Imported(tuple(new), tuple(repeated), refused)
 
 
 def problem_with(record: Record) -> str | None:

@@ -80,36 +80,36 @@ def evaluate(
         RecipeError, WordsError: the recipe does not go with the data set's words.
         MemoryBudgetError: not even one window at a time fits into memory.
     """
-    wanted = listed(segmenters)
+    entries = listed(segmenters)
     if on_error not in ("stop", "skip"):
         raise DataError(f"on_error={on_error!r}: choose 'stop' or 'skip'")
     chosen = _first_images(dataset, limit)
-    if not wanted:
+    if not entries:
         return []
     keeper = ResultsStore() if store is True else (store or None)
-    parts = _key_parts(wanted, chosen, on_error)
-    reports: list[Report | None] = [None] * len(wanted)
+    parts = _key_parts(entries, chosen, on_error)
+    reports: list[Report | None] = [None] * len(entries)
     if keeper is not None and not fresh:
         reports = [_stored(keeper, key_parts, on_error) for key_parts in parts]
     # Two segmenters of equal settings are one evaluation.
     first_of: dict[str, int] = {}
     for index, report in enumerate(reports):
         if report is None:
-            first_of.setdefault(_identity(wanted[index], parts[index]), index)
+            first_of.setdefault(_identity(entries[index], parts[index]), index)
     missing = list(first_of.values())
     if missing:
         folder = _resume_root(resume_folder, keeper)
         run = Run(chosen, len(dataset), workers, progress, on_error, keeper, folder, fresh)
-        measured = run.measure([(wanted[i], parts[i]) for i in missing])
+        measured = run.measure([(entries[i], parts[i]) for i in missing])
         for index, report in zip(missing, measured, strict=True):
             reports[index] = report
     named = []
-    for segmenter, report, key_parts in zip(wanted, reports, parts, strict=True):
+    for segmenter, report, key_parts in zip(entries, reports, parts, strict=True):
         if report is None:  # equal to one that was measured
             report = reports[first_of[_identity(segmenter, key_parts)]]
         assert report is not None
         named.append(_named_as(report, segmenter))
-    return named if segmenters is not wanted[0] else named[0]
+    return named if segmenters is not entries[0] else named[0]
 
 
 def look_up(
@@ -144,8 +144,8 @@ def _first_images(dataset: Any, limit: int | None) -> Any:
 
 def _key_parts(segmenters: Sequence[Measured], dataset: Any, on_error: str) -> list[dict | None]:
     """Key parts of each segmenter; None where weights or data cannot be told from others."""
-    known = [s.backbone.weights_hash for s in segmenters]
-    data = data_fingerprint(dataset, tolerant=on_error == "skip") if any(known) else None
+    hashes = [s.backbone.weights_hash for s in segmenters]
+    data = data_fingerprint(dataset, tolerant=on_error == "skip") if any(hashes) else None
     return [parts_of(s, dataset, data) if data else None for s in segmenters]
 
 

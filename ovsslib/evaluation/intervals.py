@@ -188,20 +188,20 @@ def jackknife(counts: np.ndarray, metric: str, level: float, share: float = 1.0)
         used = (counts > 0).any(axis=1).sum(axis=0)
     # A class that only one image shows has no value without it, and no interval.
     left_out = np.where(np.isnan(left_out), value, left_out)
-    whole, without = _logit(value), _logit(left_out)
-    bias = (used - 1) * (without - whole).sum(axis=0) / np.maximum(used, 1)
+    logit, without = _logit(value), _logit(left_out)
+    bias = (used - 1) * (without - logit).sum(axis=0) / np.maximum(used, 1)
     # Images that do not show a class leave its value as it is: they add nothing to either sum.
-    mean = whole + (without - whole).sum(axis=0) / np.maximum(used, 1)
-    squares = ((without - mean) ** 2).sum(axis=0) - (images - used) * (whole - mean) ** 2
+    mean = logit + (without - logit).sum(axis=0) / np.maximum(used, 1)
+    squares = ((without - mean) ** 2).sum(axis=0) - (images - used) * (logit - mean) ** 2
     variance = np.maximum(squares, 0) * (used - 1) / np.maximum(used, 1)
     times = student.ppf((1 + level) / 2, np.maximum(used - 1, 1))
     half = times * np.sqrt(share**2 * variance + BIAS_SHARE * bias**2)
-    known = ~np.isnan(value) & (used >= minimum_images(metric))
+    valid = ~np.isnan(value) & (used >= minimum_images(metric))
     # Where nothing varies (all right, all wrong) rounding of the logit must not move the ends.
     moves = half > 1e-9
-    low = np.where(known, np.where(moves, _share(whole - bias - half), value), np.nan)
-    high = np.where(known, np.where(moves, _share(whole - bias + half), value), np.nan)
-    corrected = np.where(moves, _share(whole - bias), value)
+    low = np.where(valid, np.where(moves, _share(logit - bias - half), value), np.nan)
+    high = np.where(valid, np.where(moves, _share(logit - bias + half), value), np.nan)
+    corrected = np.where(moves, _share(logit - bias), value)
     if value.ndim == 0:
         ends = float(value), float(low), float(high)
         return Interval(*ends, level, images, float(corrected))
@@ -304,10 +304,10 @@ def _jackknifed(value: np.ndarray, without: np.ndarray, used: np.ndarray, level:
     times = student.ppf((1 + level) / 2, np.maximum(used - 1, 1))
     half = times * np.sqrt(variance + BIAS_SHARE * bias**2)
     moves = half > 1e-12  # where nothing varies rounding must not move the ends
-    known = ~np.isnan(value) & (used >= MINIMUM_PAIRED)
+    valid = ~np.isnan(value) & (used >= MINIMUM_PAIRED)
     middle = np.where(moves, value - bias, value)
-    low = np.where(known, np.where(moves, middle - half, value), np.nan)
-    high = np.where(known, np.where(moves, middle + half, value), np.nan)
+    low = np.where(valid, np.where(moves, middle - half, value), np.nan)
+    high = np.where(valid, np.where(moves, middle + half, value), np.nan)
     if np.ndim(value) == 0:
         return Interval(float(value), float(low), float(high), level, images)
     return Interval(value, low, high, level, images)

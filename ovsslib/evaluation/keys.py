@@ -125,11 +125,11 @@ def data_fingerprint(dataset: Any, tolerant: bool = False) -> str | None:
         if not tolerant:
             raise
     masks = [next((p for p, _ in item.masks if p.is_file()), None) for item in dataset.items]
-    known = file_hashes(
+    hashes = file_hashes(
         [item.image for item in dataset.items] + [m for m in masks if m is not None]
     )
     digest = hashlib.sha256(f"{dataset.name}\n{dataset.classes}\n".encode())
     for item, mask in zip(dataset.items, masks, strict=True):
-        image, label = known[item.image] or "missing", known[mask] if mask else "missing"
+        image, label = hashes[item.image] or "missing", hashes[mask] if mask else "missing"
         digest.update(f"{item.name}\t{image}\t{label or 'missing'}\n".encode())
     return f"incomplete-{digest.hexdigest()[:16]}"

@@ -64,7 +64,7 @@ class Run:
     def __init__(
         self,
         dataset: Any,
-        whole: int,
+        dataset_size: int,
         workers: int,
         progress: bool,
         on_error: str,
@@ -72,17 +72,17 @@ class Run:
         folder: Path | None,
         fresh: bool,
     ) -> None:
-        self.dataset, self.whole, self.fresh = dataset, whole, fresh
+        self.dataset, self.dataset_size, self.fresh = dataset, dataset_size, fresh
         self.workers, self.progress, self.on_error = workers, progress, on_error
         self.store, self.folder = store, folder
         self.skipped: dict[int, tuple[str, str]] = {}
         self.processes = Processes()
 
-    def measure(self, wanted: Sequence[tuple[Measured, dict | None]]) -> list[Report]:
+    def measure(self, entries: Sequence[tuple[Measured, dict | None]]) -> list[Report]:
         """Reports of the segmenters, in their order."""
-        self.processes = Processes.current(wanted[0][0].backbone.device)
-        jobs = [self._job(segmenter, parts) for segmenter, parts in wanted]
-        mine = self.processes.share(len(self.dataset))
+        self.processes = Processes.current(entries[0][0].backbone.device)
+        jobs = [self._job(segmenter, parts) for segmenter, parts in entries]
+        indices = self.processes.share(len(self.dataset))
         if self.fresh:
             if self.processes.first:
                 for job in jobs:
@@ -92,10 +92,10 @@ class Run:
         try:
             for job in jobs:
                 for record in job.log.done().values():
-                    if record.index in mine:
+                    if record.index in indices:
                         job.add(record)
             resumed = min(len(job.done) for job in jobs)
-            self._pass([i for i in mine if any(i not in job.done for job in jobs)], jobs)
+            self._pass([i for i in indices if any(i not in job.done for job in jobs)], jobs)
             for job in jobs:
                 job.log.close()
             return self._finish(jobs, time.perf_counter() - started, resumed)
@@ -240,15 +240,15 @@ class Run:
                 f"{self.dataset.name}: all {skipped} images were skipped, so there is nothing to measure; `ovss data "
                 "check` lists what is wrong with them"
             )
-        seen = counts["classes"][:, 2].sum(axis=0) > 0
+        present = counts["classes"][:, 2].sum(axis=0) > 0
         ignored = 0
-        if not seen.all() and hasattr(self.dataset, "label") and self.processes.first:
+        if not present.all() and hasattr(self.dataset, "label") and self.processes.first:
             some = np.flatnonzero(counts["done"])[:8]
             ignored = sum(
                 int((self.dataset.label(i) == self.dataset.ignore_index).sum()) for i in some
             )
-        problem = unused_classes(self.dataset.name, seen, ignored)
-        if problem and not seen.any():
+        problem = unused_classes(self.dataset.name, present, ignored)
+        if problem and not present.any():
             raise DataError(problem)
         if problem:
             warnings.warn(problem, stacklevel=6)
@@ -260,7 +260,7 @@ class Run:
         dataset, backbone = self.dataset, job.segmenter.backbone
         official = getattr(dataset, "split", "val") == "val"
         expected = VIEWS.get(dataset.name, (None,) * 4)[3] if official else None
-        expected = expected or self.whole
+        expected = expected or self.dataset_size
         origin = provenance(backbone.device)
         origin |= {
             "threads": torch.get_num_threads(),

@@ -202,14 +202,14 @@ def boundary_pixels(
         )
     if label.size == 0:
         return BoundaryPixels(*[np.zeros(label.shape, dtype=bool)] * 6)
-    known = label != ignore
-    filled, near = _fill_band(label, known, rule.band)
+    labelled = label != ignore
+    filled, near = _fill_band(label, labelled, rule.band)
     true = _boundary(filled, near)
     predicted = _boundary(prediction, near)
     near_true = _dilate(true, rule.tolerance)
     near_predicted = _dilate(predicted, rule.tolerance)
     hit = predicted & near_true
-    counted = hit | (predicted & known)
+    counted = hit | (predicted & labelled)
     return BoundaryPixels(counted, hit, true, true & near_predicted, near_true, near_predicted)
 
 
@@ -303,8 +303,8 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis of what is not NaN; NaN if nothing is left."""
-    known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1))
+    valid = ~np.isnan(values)
+    return _ratio(np.where(valid, values, 0).sum(axis=-1), valid.sum(axis=-1))
 
 
 def _boundary(labels: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -321,16 +321,16 @@ def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), disk).astype(bool)
 
 
-def _fill_band(label: np.ndarray, known: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
+def _fill_band(label: np.ndarray, labelled: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
     """Label map with ignored pixels close to a labelled one filled from it, and where it is
     valid."""
-    if known.all() or not known.any():
-        return label, known
+    if labelled.all() or not labelled.any():
+        return label, labelled
     distance, nearest = cv2.distanceTransformWithLabels(
-        (~known).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+        (~labelled).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
     # OpenCV numbers the labelled pixels; their labels are looked up by that number.
     by_number = np.zeros(int(nearest.max()) + 1, dtype=label.dtype)
-    by_number[nearest[known]] = label[known]
+    by_number[nearest[labelled]] = label[labelled]
     near = distance <= band
     return np.where(near, by_number[nearest], label), near

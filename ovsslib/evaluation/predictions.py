@@ -105,13 +105,13 @@ def predict(
         DataError: no images, or images and words that do not fit.
         ImageError, RecipeError, MemoryBudgetError: as the segmenters raise them.
     """
-    wanted = listed(segmenters)
+    entries = listed(segmenters)
     chosen = dataset if limit is None or limit >= len(dataset) else dataset[:limit]
     if not len(chosen):
         raise DataError(f"the data set {dataset.name!r} has no images")
-    known = keep and any(segmenter.backbone.weights_hash for segmenter in wanted)
-    data = data_fingerprint(chosen) if known else None
-    jobs = [_label_maps(segmenter, chosen, present_only, data) for segmenter in wanted]
+    identified = keep and any(segmenter.backbone.weights_hash for segmenter in entries)
+    data = data_fingerprint(chosen) if identified else None
+    jobs = [_label_maps(segmenter, chosen, present_only, data) for segmenter in entries]
     archives = [_stored(job.path, len(chosen)) for job in jobs]
     open_jobs = [job for job, archive in zip(jobs, archives, strict=True) if archive is None]
     groups = group_by_trunk([job.segmenter for job in open_jobs])
@@ -159,8 +159,8 @@ def _stored(path: Path | None, images: int) -> Any | None:
     try:
         content = path.read_bytes()
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            whole = archive.testzip() is None and len(archive.namelist()) == images
-        return np.load(io.BytesIO(content), allow_pickle=False) if whole else None
+            complete = archive.testzip() is None and len(archive.namelist()) == images
+        return np.load(io.BytesIO(content), allow_pickle=False) if complete else None
     except (OSError, ValueError, zipfile.BadZipFile):
         return None
 

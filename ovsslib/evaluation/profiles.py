@@ -91,9 +91,9 @@ class Profile:
                 name=path.stem, **(_beside(content, path.parent) if from_file else content)
             )
         except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
-            known = ", ".join(f.name for f in dataclasses.fields(Profile) if f.name != "name")
+            field_names = ", ".join(f.name for f in dataclasses.fields(Profile) if f.name != "name")
             raise RecipeError(
-                f"{path} is not a profile ({error}); it is a mapping of {known}"
+                f"{path} is not a profile ({error}); it is a mapping of {field_names}"
             ) from None
 
     def but(self, **changes: Any) -> "Profile":

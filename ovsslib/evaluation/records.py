@@ -265,17 +265,17 @@ def configuration(recipe: Recipe, dataset: str | None) -> tuple[str, str]:
 
 def change_texts(base: Recipe, recipe: Recipe) -> list[str]:
     """Changes "stage=false", "stage=true", "stage.field=value" that lead from one recipe to another."""
-    mine, theirs = recipe.resolved(), base.resolved()
-    texts = [f"{name}=false" for name in theirs if name not in mine]
-    for name, fields in mine.items():
-        known = theirs.get(name)
-        if known is None:
-            known = json.loads(json.dumps(dataclasses.asdict(make_settings(name))))
-            changed = [field for field in fields if fields[field] != known[field]]
+    settings, base_settings = recipe.resolved(), base.resolved()
+    texts = [f"{name}=false" for name in base_settings if name not in settings]
+    for name, fields in settings.items():
+        base_fields = base_settings.get(name)
+        if base_fields is None:
+            base_fields = json.loads(json.dumps(dataclasses.asdict(make_settings(name))))
+            changed = [field for field in fields if fields[field] != base_fields[field]]
             if not changed:
                 texts.append(f"{name}=true")
         else:
-            changed = [field for field in fields if fields[field] != known[field]]
+            changed = [field for field in fields if fields[field] != base_fields[field]]
         texts += [f"{name}.{field}={_yaml(fields[field])}" for field in changed]
     return texts
 

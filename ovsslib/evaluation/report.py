@@ -168,13 +168,17 @@ class Report:
             raise DataError(
                 f"cannot pair results on {self.dataset!r} and {other.dataset!r}: other images or classes"
             )
-        _, mine, theirs = np.intersect1d(self.indices, other.indices, return_indices=True)
+        _, places, other_places = np.intersect1d(self.indices, other.indices, return_indices=True)
         if metric == "per_image_miou":
-            a, b = (metrics.image_miou(c) for c in (self.counts[mine], other.counts[theirs]))
+            a, b = (
+                metrics.image_miou(c) for c in (self.counts[places], other.counts[other_places])
+            )
             return _mean_interval(a, b, level, resamples).percent()
         first, name, index = self.counts_for(metric)
         second, _, _ = other.counts_for(metric)
-        gain = intervals.paired_difference(first[mine], second[theirs], level, name).percent()
+        gain = intervals.paired_difference(
+            first[places], second[other_places], level, name
+        ).percent()
         return gain if index is None else gain.of_class(index)
 
     def counts_for(self, metric: str) -> tuple[np.ndarray, str, int | None]:
@@ -191,8 +195,8 @@ class Report:
         if metric in ("per_class", "per_class_iou"):
             return self.counts, "per_class_iou", None
         if metric not in METRICS:
-            known = ", ".join([*METRICS, "per_class", f"{CLASS_PREFIX}NAME"])
-            raise DataError(f"unknown metric {metric!r}; there are {known}")
+            choices = ", ".join([*METRICS, "per_class", f"{CLASS_PREFIX}NAME"])
+            raise DataError(f"unknown metric {metric!r}; there are {choices}")
         if metric == "boundary_f1":
             return self.boundary_counts, metric, None
         if metric == "calibration_error":
@@ -278,10 +282,10 @@ def _mean_interval(
     for block, start in enumerate(range(0, resamples, 250)):
         weights = intervals.draw_weights(len(first), min(250, resamples - start), 0, block)
         for side, values in zip(draws, sides, strict=True):
-            known = ~np.isnan(values)
+            valid = ~np.isnan(values)
             with np.errstate(invalid="ignore"):
                 side.append(
-                    (weights @ np.where(known, values, 0)) / (weights @ known.astype(float))
+                    (weights @ np.where(valid, values, 0)) / (weights @ valid.astype(float))
                 )
     drawn = np.concatenate(draws[0])
     value = float(np.nanmean(first)) if not np.isnan(first).all() else float("nan")
@@ -336,14 +340,14 @@ def commit() -> str:
         return ""
 
     def git(*words: str) -> str:
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(folder), *words],
             check=True,
             capture_output=True,
             text=True,
             timeout=20,
         )
-        return done.stdout.strip()
+        return result.stdout.strip()
 
     try:
         head = git("rev-parse", "--short=12", "HEAD")

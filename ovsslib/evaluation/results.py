@@ -76,9 +76,9 @@ class Results:
                 rows.append(row)
         frame = pd.DataFrame(rows)
         if base is not None:
-            wanted = ["difference"]
-            wanted += ["difference_low", "difference_high", "verdict"] if paired else []
-            frame = frame.reindex(columns=[*frame.columns[:5], *wanted])
+            columns = ["difference"]
+            columns += ["difference_low", "difference_high", "verdict"] if paired else []
+            frame = frame.reindex(columns=[*frame.columns[:5], *columns])
         return frame
 
     def table(
@@ -100,14 +100,14 @@ class Results:
             if baseline is None:
                 continue
             prefix = "" if len(names) == 1 else f"{title}: "
-            known = not pd.isna(row.get("difference"))
-            text = f"{row['difference']:+.2f} points" if known else ""
-            if known and paired:
+            compared = not pd.isna(row.get("difference"))
+            text = f"{row['difference']:+.2f} points" if compared else ""
+            if compared and paired:
                 ends = row["difference_low"], row["difference_high"]
                 text = intervals.written(row["difference"], *ends, "+.2f", " points")
             cells[f"{prefix}against {baseline}"] = text
             if paired:
-                cells[f"{prefix}verdict"] = row["verdict"] if known else ""
+                cells[f"{prefix}verdict"] = row["verdict"] if compared else ""
         frame = pd.DataFrame.from_dict(rows, orient="index")
         frame.index.name = f"{self.profile.dataset}, {self.images} images"
         return frame

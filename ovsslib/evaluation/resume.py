@@ -45,10 +45,10 @@ class ImageCounts:
 
     def to_bytes(self) -> bytes:
         """The record with its checksum; classes without a pixel are left out."""
-        used = np.flatnonzero(self.classes.any(axis=0))
+        present = np.flatnonzero(self.classes.any(axis=0))
         bins, classes = len(self.calibration), self.classes.shape[1]
-        body = _BODY.pack(self.index, len(used), classes, bins, self.seconds)
-        body += used.astype("<u2").tobytes() + self.classes[:, used].astype("<i8").tobytes()
+        body = _BODY.pack(self.index, len(present), classes, bins, self.seconds)
+        body += present.astype("<u2").tobytes() + self.classes[:, present].astype("<i8").tobytes()
         body += self.boundary.astype("<i8").tobytes() + self.calibration.astype("<i8").tobytes()
         return _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
 

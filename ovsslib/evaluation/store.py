@@ -46,8 +46,8 @@ class ResultsStore:
         if shipped is None:
             shipped = self.folder / "none.sqlite" if fresh else paths.data(SHIPPED)
         self.shipped = RecordsFile(Path(shipped))
-        others = sorted((self.shipped.path.parent / CONTRIBUTED).glob("*.sqlite"))
-        self.contributed = [RecordsFile(path) for path in others]
+        files = sorted((self.shipped.path.parent / CONTRIBUTED).glob("*.sqlite"))
+        self.contributed = [RecordsFile(path) for path in files]
 
     @staticmethod
     def ordinary() -> "ResultsStore":
@@ -67,7 +67,7 @@ class ResultsStore:
 
     def record(self, key: str) -> Record | None:
         """A record by its key, or None."""
-        places = [self._own, *(file.get for file in self._files())]
+        places = [self._own_record, *(file.get for file in self._files())]
         return next((record for place in places if (record := place(key)) is not None), None)
 
     def _files(self) -> list[RecordsFile]:
@@ -103,16 +103,16 @@ class ResultsStore:
 
     def records(self) -> Iterator[Record]:
         """All records, the user's first, each key once, in the order of the keys."""
-        seen = set()
+        keys = set()
         for key in self._own_keys():
-            record = self._own(key)
+            record = self._own_record(key)
             if record is not None:
-                seen.add(key)
+                keys.add(key)
                 yield record
         for file in self._files():
             for record in file:
-                if record.key not in seen:
-                    seen.add(record.key)
+                if record.key not in keys:
+                    keys.add(record.key)
                     yield record
 
     def reports(self) -> Iterator[Report]:
@@ -128,10 +128,10 @@ class ResultsStore:
         Columns are `COLUMNS`; `metric` also has "class_iou:NAME"; `limit` is missing where the whole data set
         was used. `recipe` and `changes` are the shipped recipe and what differs from it. `keys` restricts it.
         """
-        wanted = None if keys is None else set(keys)
+        selection = None if keys is None else set(keys)
         rows: list[dict[str, Any]] = []
         for record in self.records():
-            if wanted is None or record.key in wanted:
+            if selection is None or record.key in selection:
                 content = record.content()
                 rows.extend(_rows(_with_intervals(record, content)) if content is not None else ())
         frame = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -147,21 +147,21 @@ class ResultsStore:
         file that cannot be written.
         """
         file = self.shipped if target is None else RecordsFile(Path(target))
-        before, wanted = set(file.keys()), set(keys)
+        before, key_set = set(file.keys()), set(keys)
         rows = []
-        for key in sorted(wanted if drop_others else wanted | before):
+        for key in sorted(key_set if drop_others else key_set | before):
             record = file.get(key) or self.record(key)
             if record is None:
                 raise DataError(f"the store has no record {key}; evaluate it first")
             rows.append((key, record.text, record.read_counts()))
         if {key for key, _, _ in rows} != before:
             write_records(file.path, rows)
-        return len(wanted - before)
+        return len(key_set - before)
 
     def _own_keys(self) -> list[str]:
         return sorted(path.stem for path in self.folder.glob("*.json"))
 
-    def _own(self, key: str) -> Record | None:
+    def _own_record(self, key: str) -> Record | None:
         path = self.folder / f"{key}.json"
         try:
             text = path.read_text(encoding="utf-8")

@@ -97,8 +97,8 @@ class Positions(nn.Module):
         if self.how == "bilinear-half-always":
             return torch.zeros((), dtype=torch.bool)
         sides = torch.stack([torch.full((), n, dtype=torch.int64) for n in (*grid, *size)])
-        wanted = torch.tensor([*self.base])
-        same_grid = (sides[:2] == wanted).all()
+        base = torch.tensor([*self.base])
+        same_grid = (sides[:2] == base).all()
         if self.how == "bilinear-half":
             return same_grid & (sides[2:] == torch.tensor([*self.native])).all()
         square = sides[2] == sides[3]
@@ -190,12 +190,12 @@ class _KnownTokens(nn.Module):
     place: Tensor
     rows: Tensor
 
-    def __init__(self, table: Tensor, known: Tensor):
+    def __init__(self, table: Tensor, ids: Tensor):
         super().__init__()
-        place = torch.full((len(table),), len(known), dtype=torch.int32)
-        place[known] = torch.arange(len(known), dtype=torch.int32)
+        place = torch.full((len(table),), len(ids), dtype=torch.int32)
+        place[ids] = torch.arange(len(ids), dtype=torch.int32)
         self.register_buffer("place", place)
-        rows = torch.cat([table[known], table.new_zeros(1, table.shape[1])])
+        rows = torch.cat([table[ids], table.new_zeros(1, table.shape[1])])
         self.register_buffer("rows", rows)
 
     def forward(self, token_ids: Tensor) -> Tensor:

@@ -72,9 +72,9 @@ class OnnxBackbone:
         )
         self.device, self.dtype, self.precision = torch.device("cpu"), torch.float32, "fp32"
         self.batch_of_windows = 1
-        known = folder / KNOWN_TOKENS
+        file = folder / KNOWN_TOKENS
         self.known_token_ids = (
-            torch.tensor(json.loads(known.read_text(encoding="utf-8"))) if known.is_file() else None
+            torch.tensor(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
         )
         self.times_read: dict[int, int] = {}  # an exported folder does not say
         self._tokenizer = open_clip.SimpleTokenizer()
@@ -144,16 +144,16 @@ class ExportedBlock:
 
     def __init__(self, backbone: OnnxBackbone, recipe: Recipe):
         self.backbone, self.recipe = backbone, recipe
-        wanted, has = graph_settings(recipe), backbone.about["graph"]
+        settings, has = graph_settings(recipe), backbone.about["graph"]
         self.switches: dict[str, Tensor] = {}
         if backbone.about["switches"]:
             attention = recipe["attention"]
             if why := why_not_switched(recipe):
                 raise RecipeError(f"recipe {recipe.name!r} cannot run on {backbone.folder}: {why}")
             self.switches = switches_of(attention)
-            wanted, has = {**wanted, "attention": None}, {**has, "attention": None}
-        if wanted != has:
-            differ = [key for key in {**wanted, **has} if wanted.get(key) != has.get(key)]
+            settings, has = {**settings, "attention": None}, {**has, "attention": None}
+        if settings != has:
+            differ = [key for key in {**settings, **has} if settings.get(key) != has.get(key)]
             raise RecipeError(
                 f"recipe {recipe.name!r} cannot run on {backbone.folder}, which was exported with other settings of "
                 f"{', '.join(sorted(differ))}; export it: ovss export onnx --recipe {recipe.name}"
@@ -202,10 +202,10 @@ class ExportedBlock:
 def why_not_switched(recipe: Recipe) -> str | None:
     """Why a recipe's last block is none that a graph with switches computes; None if it is."""
     attention = recipe["attention"]
-    others = [name for name, _ in recipe.at("attention") if name != "attention"]
-    if others or recipe.at("trunk"):
-        others += [name for name, _ in recipe.at("trunk")]
-        return f"its stages {', '.join(others)} are no setting of the last block"
+    names = [name for name, _ in recipe.at("attention") if name != "attention"]
+    if names or recipe.at("trunk"):
+        names += [name for name, _ in recipe.at("trunk")]
+        return f"its stages {', '.join(names)} are no setting of the last block"
     if attention.terms == "neighbour":
         return "attention.terms='neighbour' is no sum of similarities"
     if attention.combine == "joint" and "+" in attention.terms:

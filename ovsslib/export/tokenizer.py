@@ -23,5 +23,5 @@ def write_tokenizer(folder: Path, backbone: Any) -> None:
     numbers = {_MARKERS.get(token, token): number for token, number in tokenizer.encoder.items()}
     (folder / VOCABULARY).write_text(json.dumps(numbers, ensure_ascii=False), encoding="utf-8")
     if backbone.known_token_ids is not None:
-        known = backbone.known_token_ids.flatten().tolist()
-        (folder / KNOWN_TOKENS).write_text(json.dumps(known), encoding="utf-8")
+        ids = backbone.known_token_ids.flatten().tolist()
+        (folder / KNOWN_TOKENS).write_text(json.dumps(ids), encoding="utf-8")

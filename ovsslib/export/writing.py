@@ -254,8 +254,8 @@ def _compare(segmenter: Any, part: Path, folder: Path, weights: str, pictures: i
         files = sorted(paths.data("scenes/images/val").glob("*.jpg"))[:pictures]
         for file in files:
             image = read_picture(file)
-            theirs = exported.segment(image, exported_text).mask
-            equal_here = theirs == segmenter.segment(image, text).mask
+            mask = exported.segment(image, exported_text).mask
+            equal_here = mask == segmenter.segment(image, text).mask
             same, total = same + int(equal_here.sum()), total + equal_here.size
             equal += bool(equal_here.all())
             pixels = segmenter.prepare(image)[None]
@@ -274,6 +274,6 @@ def _compare(segmenter: Any, part: Path, folder: Path, weights: str, pictures: i
     return report
 
 
-def _relative(actual: torch.Tensor, wanted: torch.Tensor) -> float:
+def _relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """max|a - b| / max|b|."""
-    return float((actual - wanted).abs().max() / wanted.abs().max())
+    return float((actual - expected).abs().max() / expected.abs().max())

@@ -196,11 +196,11 @@ def suppressed(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     chosen = []
     while len(order):
-        first, rest = order[0], order[1:]
+        first, candidates = order[0], order[1:]
         chosen.append(int(first))
-        least = torch.maximum(boxes[first, :2], boxes[rest, :2])
-        most = torch.minimum(boxes[first, 2:], boxes[rest, 2:])
+        least = torch.maximum(boxes[first, :2], boxes[candidates, :2])
+        most = torch.minimum(boxes[first, 2:], boxes[candidates, 2:])
         shared = (most - least).clamp(min=0).prod(1)
-        union = area[first] + area[rest] - shared
-        order = rest[~(shared / union > overlap)]
+        union = area[first] + area[candidates] - shared
+        order = candidates[~(shared / union > overlap)]
     return torch.tensor(chosen, dtype=torch.int64)

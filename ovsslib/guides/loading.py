@@ -199,8 +199,8 @@ def fetch_folder(hub: str) -> Path:
     Raises ModelError when the hub cannot be reached or does not have it: it says what to download where.
     """
     try:  # asked once, so that a machine without a connection need not wait for retries
-        there = {entry.rfilename for entry in HfApi().model_info(hub, timeout=10).siblings or ()}
-        weights = _WEIGHTS if _WEIGHTS in there else _WEIGHT_FILES[1]
+        files = {entry.rfilename for entry in HfApi().model_info(hub, timeout=10).siblings or ()}
+        weights = _WEIGHTS if _WEIGHTS in files else _WEIGHT_FILES[1]
         return Path(snapshot_download(hub, allow_patterns=["*.json", weights]))
     except Exception as error:  # noqa: BLE001 - hub clients raise their transport's own errors
         raise ModelError(
@@ -284,11 +284,11 @@ def _need_transformers(name: str, config: dict) -> None:
 
 
 def _check_network(width: int | None, patch: int | None, known: Known, origin: str) -> None:
-    for what, actual, expected in (
+    for trait, actual, expected in (
         ("width", width, known.width),
         ("patches of", patch, known.patch),
     ):
         if actual != expected:
             raise ModelError(
-                f"{origin} has {what} {actual}, expected {expected} of {known.hub}; it is another network, choose its folder"
+                f"{origin} has {trait} {actual}, expected {expected} of {known.hub}; it is another network, choose its folder"
             )

@@ -197,21 +197,21 @@ def load(name: str = "felzenszwalb", **settings: Any) -> MaskProposer:
         RecipeError: unknown name or setting, value out of range.
         ModelError: weights missing, of another model, hub not reachable. MissingPackageError: no transformers.
     """
-    known = defaults(name)
+    usual = defaults(name)
     places = ("model", "device") if name not in ("felzenszwalb", "slic") else ()
-    unknown = sorted(set(settings) - set(known) - set(places))
+    unknown = sorted(set(settings) - set(usual) - set(places))
     if unknown:
         raise RecipeError(
-            f"mask proposer {name!r} has no setting {unknown[0]!r}; it has {', '.join((*known, *places))}"
+            f"mask proposer {name!r} has no setting {unknown[0]!r}; it has {', '.join((*usual, *places))}"
         )
-    values = {**known, **{key: value for key, value in settings.items() if key in known}}
+    values = {**usual, **{key: value for key, value in settings.items() if key in usual}}
     for key, value in values.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if isinstance(known[key], bool) != isinstance(value, bool) or not (
+        if isinstance(usual[key], bool) != isinstance(value, bool) or not (
             isinstance(value, bool) or (number and value >= 0)
         ):
             raise RecipeError(
-                f"{name}: {key}={value!r}: give a value like the default, {known[key]!r}, not negative"
+                f"{name}: {key}={value!r}: give a value like the default, {usual[key]!r}, not negative"
             )
     least = {"longest": 16, "segments": 1, "points_per_side": 1}
     for key, value in least.items():
@@ -301,5 +301,5 @@ def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _nearest(wanted: int, size: int) -> np.ndarray:
-    return ((np.arange(wanted) + 0.5) * size / wanted).astype(int)
+def _nearest(count: int, size: int) -> np.ndarray:
+    return ((np.arange(count) + 0.5) * size / count).astype(int)

@@ -54,8 +54,8 @@ def distance_from_scenes(backbone: Backbone, image: np.ndarray) -> float | None:
 
     None for a model that is not an embedded one as shipped.
     """
-    known = _scenes_plane(backbone.name) if backbone.pretrained == "embedded" else None
-    if known is None:
+    plane = _scenes_plane(backbone.name) if backbone.pretrained == "embedded" else None
+    if plane is None:
         return None
-    mean, directions, threshold = known
+    mean, directions, threshold = plane
     return float(plane_distance(class_feature(backbone, image)[None], mean, directions)) / threshold

@@ -81,8 +81,8 @@ def _lab(rgb: np.ndarray, vision: np.ndarray) -> np.ndarray:
     """(N, 3) sRGB in 0..255 -> (N, 3) CIELAB (D65) as the given vision sees it."""
     encoded = rgb / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    seen = np.clip(linear @ vision.T, 0, 1)
-    ratio = seen @ _RGB_TO_XYZ.T / _WHITE
+    visible = np.clip(linear @ vision.T, 0, 1)
+    ratio = visible @ _RGB_TO_XYZ.T / _WHITE
     root = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = root.T
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
@@ -125,8 +125,8 @@ def search(count: int) -> np.ndarray:
     """(count, 3) uint8: Okabe and Ito's colours, then the farthest candidate each time. Needs scikit-image."""
     candidates = _candidates()
     # White, black and the background's grey are never near a class colour either.
-    taken = np.array([*_OKABE_ITO, BACKGROUND, (255, 255, 255), (0, 0, 0)], dtype=float)
-    distance = separation(candidates, taken).min(1)
+    reserved = np.array([*_OKABE_ITO, BACKGROUND, (255, 255, 255), (0, 0, 0)], dtype=float)
+    distance = separation(candidates, reserved).min(1)
     chosen = [np.array(colour, dtype=float) for colour in _OKABE_ITO]
     while len(chosen) < count:
         best = int(np.argmax(distance))
@@ -153,16 +153,16 @@ def _places(names: Sequence[str], known: Sequence[str]) -> list[int]:
     # The first 40 colours are far apart from each other; a longer list needs more of them.
     table = 40 if len(names) <= 28 else max(64, len(names))
     places: dict[str, int] = {}
-    taken: set[int] = set()
+    occupied: set[int] = set()
     rank = {name: place for place, name in enumerate(known)}
     for name in sorted(dict.fromkeys(names), key=lambda name: (name not in rank, name)):
         place = rank.get(name)
         if place is None:
             place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % table
-        while place in taken:
+        while place in occupied:
             place = (place + 1) % table
         places[name] = place
-        taken.add(place)
+        occupied.add(place)
     return [places[name] for name in names]
 
 

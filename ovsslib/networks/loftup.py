@@ -94,8 +94,8 @@ class _Attention(nn.Module):
         """(B, N, width) patches -> keys, values, each (B, heads, N, width / heads)."""
         width = patches.shape[-1]
         weight, bias = self.attention.in_proj_weight[width:], self.attention.in_proj_bias[width:]
-        both = F.linear(self.norm_kv(patches), weight, bias)
-        k, v = both.unflatten(-1, (2 * _HEADS, -1)).transpose(1, 2).chunk(2, 1)
+        projected = F.linear(self.norm_kv(patches), weight, bias)
+        k, v = projected.unflatten(-1, (2 * _HEADS, -1)).transpose(1, 2).chunk(2, 1)
         return k, v
 
     def forward(self, pixels: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -226,11 +226,13 @@ class _Upsampler(nn.Module):
         )
 
 
-def _convolve(layer: nn.Conv2d, rows: Tensor, first_row: int, wanted: slice, height: int) -> Tensor:
-    """Rows `wanted` of a 3x3 convolution with zero padding, given the input's rows from
+def _convolve(
+    layer: nn.Conv2d, rows: Tensor, first_row: int, target_rows: slice, height: int
+) -> Tensor:
+    """Rows `target_rows` of a 3x3 convolution with zero padding, given the input's rows from
     `first_row` on.
     """
-    above, below = wanted.start - 1, wanted.stop + 1
+    above, below = target_rows.start - 1, target_rows.stop + 1
     part = rows[:, :, max(above, 0) - first_row : min(below, height) - first_row]
     part = F.pad(part, (1, 1, max(-above, 0), max(below - height, 0)))
     return F.conv2d(part, layer.weight, layer.bias)
@@ -340,8 +342,8 @@ class LoftUp(nn.Module):
         )
         batch, _, height, width = guidance.shape
         # Batch statistics need all rows at once, and gradients keep them all anyway.
-        whole = self.training or self._records(features)
-        step = height if whole else max(1, _STRIP_PIXELS // (batch * width))
+        at_once = self.training or self._records(features)
+        step = height if at_once else max(1, _STRIP_PIXELS // (batch * width))
         for start in range(0, height, step):
             stop = min(start + step, height)
             yield slice(start, stop), self.upsampler.queries(guidance, start, stop), kv

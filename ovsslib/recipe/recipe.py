@@ -48,15 +48,15 @@ class Recipe:
     licence: str = ""
 
     def __post_init__(self):
-        given = dict(self.stages)
+        by_name = dict(self.stages)
         for required in ALWAYS_ON:
-            given.setdefault(required, make_settings(required))
-        for name, settings in given.items():
+            by_name.setdefault(required, make_settings(required))
+        for name, settings in by_name.items():
             if not isinstance(settings, stage_info(name).settings):
                 raise RecipeError(
                     f"stage {name!r} takes {stage_info(name).settings.__name__}, not {settings!r}"
                 )
-        ordered = {name: given[name] for name in stages() if name in given}
+        ordered = {name: by_name[name] for name in stages() if name in by_name}
         object.__setattr__(self, "stages", MappingProxyType(ordered))
         for hook in ONE_OF_A_KIND:
             rivals = [n for n, s in ordered.items() if callable(getattr(type(s), hook, None))]
@@ -148,11 +148,11 @@ class Recipe:
 
     def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
         """Dotted fields in which two recipes differ: {field: (here, there)}; an absent stage is None."""
-        mine, theirs = _flat(self.resolved()), _flat(other.resolved())
+        fields, other_fields = _flat(self.resolved()), _flat(other.resolved())
         return {
-            key: (mine.get(key), theirs.get(key))
-            for key in sorted({*mine, *theirs})
-            if mine.get(key) != theirs.get(key)
+            key: (fields.get(key), other_fields.get(key))
+            for key in sorted({*fields, *other_fields})
+            if fields.get(key) != other_fields.get(key)
         }
 
     def inert(self) -> dict[str, str]:
@@ -238,7 +238,7 @@ class Recipe:
         content = yaml.safe_load(paths.data("thesis.yaml").read_text(encoding="utf-8"))
         switches, strategies = content["switches"], content["template_strategy"]
         recipe = Recipe.named(content["base"], dataset)
-        known = [*switches, "template_strategy"]
+        keys = [*switches, "template_strategy"]
         for key, value in config.items():
             if key == "template_strategy":
                 if value not in strategies:
@@ -247,7 +247,7 @@ class Recipe:
                     )
                 recipe = recipe.but({"text.prompts": strategies[value]})
             elif key not in switches:
-                raise RecipeError(f"unknown thesis setting {key!r}{did_you_mean(key, known)}")
+                raise RecipeError(f"unknown thesis setting {key!r}{did_you_mean(key, keys)}")
             elif not isinstance(value, bool):
                 raise RecipeError(f"{key}={value!r}: must be true or false")
             else:
@@ -275,22 +275,22 @@ def _grouped(changes: Mapping[str, Any]) -> dict[str, Any]:
     return grouped
 
 
-def _both_mappings(one: Any, other: Any) -> bool:
-    return isinstance(one, Mapping) and isinstance(other, Mapping)
+def _both_mappings(first: Any, second: Any) -> bool:
+    return isinstance(first, Mapping) and isinstance(second, Mapping)
 
 
 def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
     """Apply one change of :meth:`Recipe.but` to a dictionary of settings, in place."""
     if isinstance(value, (list, tuple)) and key in POINTS:
-        wanted = [str(name) for name in value]
-        for name in wanted:
+        names = [str(name) for name in value]
+        for name in names:
             if stage_info(name).point != key:
                 raise RecipeError(
-                    f"{key}={tuple(wanted)}: {name!r} stands at {stage_info(name).point!r}"
+                    f"{key}={tuple(names)}: {name!r} stands at {stage_info(name).point!r}"
                 )
-        for name in [n for n in settings if stage_info(n).point == key and n not in wanted]:
+        for name in [n for n in settings if stage_info(n).point == key and n not in names]:
             del settings[name]
-        for name in wanted:
+        for name in names:
             settings.setdefault(name, make_settings(name))
         return
     info = stage_info(key)

@@ -49,9 +49,9 @@ def stage(name: str, point: str, summary: str, order: int = 50):
         decorated: Any = settings  # __dataclass_params__ is no part of the type
         if not dataclasses.is_dataclass(settings) or not decorated.__dataclass_params__.frozen:
             raise RecipeError(f"stage {name!r}: its settings must be a frozen dataclass")
-        known = _REGISTRY.get(name)
-        if known is not None and known.settings.__qualname__ != settings.__qualname__:
-            raise RecipeError(f"stage {name!r} is registered already, by {known.settings}")
+        registered = _REGISTRY.get(name)
+        if registered is not None and registered.settings.__qualname__ != settings.__qualname__:
+            raise RecipeError(f"stage {name!r} is registered already, by {registered.settings}")
         _check_hooks(name, point, settings)
         _REGISTRY[name] = StageInfo(name, point, order, summary, settings)
         return settings

@@ -56,9 +56,9 @@ def choose(rng: np.random.Generator, options):
 def jitter(rng: np.random.Generator, colour: Colour, spread: float = 9.0) -> Colour:
     """`colour` moved at random: mostly in brightness, a little in hue."""
     shift = rng.normal(0, spread)
-    own = rng.normal(0, spread * 0.5, 3)
+    hue_shift = rng.normal(0, spread * 0.5, 3)
     red, green, blue = (
-        min(255.0, max(0.0, c + shift + o)) for c, o in zip(colour, own, strict=True)
+        min(255.0, max(0.0, c + shift + o)) for c, o in zip(colour, hue_shift, strict=True)
     )
     return red, green, blue
 

@@ -123,10 +123,10 @@ def visible(labels: np.ndarray, instances: np.ndarray, objects: Sequence[SceneOb
     stuff = [
         name for name, count in zip(STUFF, counts, strict=False) if count >= _STUFF_SHARE * total
     ]
-    seen = np.bincount(instances.ravel(), minlength=1)
+    areas = np.bincount(instances.ravel(), minlength=1)
     things: dict[str, list] = {}
     for thing in objects:
-        pixels = seen[thing.instance] if thing.instance < len(seen) else 0
+        pixels = areas[thing.instance] if thing.instance < len(areas) else 0
         # A thing is named if it covers enough of the crop and more than a sliver of it is in view.
         if pixels >= _THING_SHARE * total and pixels * _STEP**2 >= 0.12 * thing.pixels:
             mask = instances == thing.instance
@@ -183,9 +183,9 @@ def caption(
             text += link + joined([_stuff_phrase(rng, name, words) for name in stuff[1:]])
     if not frame:
         return text
-    drawn = rng.random()
-    if drawn < 0.45:
+    chance = rng.random()
+    if chance < 0.45:
         return f"a photo of {text}."
-    if drawn < 0.65:
+    if chance < 0.65:
         return f"a picture of {text}"
     return text

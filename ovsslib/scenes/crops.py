@@ -53,20 +53,20 @@ def _around_stuff(rng, scene: Scene) -> tuple[int, int, int]:
     """A window that is mostly of one material, the best of four random ones."""
     height, width = scene.labels.shape
     present = np.flatnonzero(np.bincount(scene.labels.ravel(), minlength=len(STUFF))[: len(STUFF)])
-    wanted = STUFF[int(present[rng.integers(len(present))])] if len(present) else None
+    material = STUFF[int(present[rng.integers(len(present))])] if len(present) else None
     longest = min(height, width)
     best, best_share = None, -1.0
     for _ in range(4):
         side = int(rng.uniform(0.3, 0.85) * longest)
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         view = scene.labels[top : top + side : 4, left : left + side : 4]
-        share = float((view == CLASS_INDEX[wanted]).mean()) if wanted else 0.0
+        share = float((view == CLASS_INDEX[material]).mean()) if material else 0.0
         if share > best_share:
             best, best_share = (top, left, side), share
     return cast("tuple[int, int, int]", best)
 
 
-def _whole(rng, scene: Scene) -> tuple[int, int, int]:
+def _largest_square(rng, scene: Scene) -> tuple[int, int, int]:
     height, width = scene.labels.shape
     side = min(height, width)
     return int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side
@@ -85,7 +85,9 @@ def crops_of(
         kind = rng.random()
         window = _around_thing(rng, scene) if kind < 0.48 else None
         if window is None:
-            window = _around_stuff(rng, scene) if 0.48 <= kind < 0.68 else _whole(rng, scene)
+            window = (
+                _around_stuff(rng, scene) if 0.48 <= kind < 0.68 else _largest_square(rng, scene)
+            )
         top, left, side = window
         view = slice(top, top + side), slice(left, left + side)
         text = caption(rng, scene.labels[view], scene.instances[view], scene.objects)
@@ -98,11 +100,11 @@ def crops_of(
             pairs.append((image, text))
             continue
         look = choose_look(rng)
-        seen = scene.labels[view], scene.instances[view], scene.objects, scene.parts[view]
-        others = [wording(rng, *seen, look) for _ in range(wordings)]
+        contents = scene.labels[view], scene.instances[view], scene.objects, scene.parts[view]
+        texts = [wording(rng, *contents, look) for _ in range(wordings)]
         if rng.random() < _PLAIN:
-            others[0] = text
-        pairs.append((in_look(image, look, rng), tuple(others)))
+            texts[0] = text
+        pairs.append((in_look(image, look, rng), tuple(texts)))
     return pairs
 
 

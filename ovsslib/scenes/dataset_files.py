@@ -67,23 +67,23 @@ def balanced_indices(seed: int, count: int, minimum: int) -> list[int]:
     """
     if minimum == 0:
         return list(range(count))
-    shown = np.zeros(len(CLASSES), int)
-    taken: list[int] = []
+    counts = np.zeros(len(CLASSES), int)
+    indices: list[int] = []
     for index in range(_GIVE_UP_AFTER * count):
-        if len(taken) == count:
+        if len(indices) == count:
             break
-        seen = _classes_seen(draw(seed, index))
-        short = shown < minimum
-        if not short.any() or (seen & short).any():
-            taken.append(index)
-            shown += seen
-    if len(taken) < count or shown.min() < minimum:
-        name = CLASSES[int(shown.argmin())]
+        classes = _classes_seen(draw(seed, index))
+        short = counts < minimum
+        if not short.any() or (classes & short).any():
+            indices.append(index)
+            counts += classes
+    if len(indices) < count or counts.min() < minimum:
+        name = CLASSES[int(counts.argmin())]
         raise DataError(
-            f"{count} pictures of seed {seed} show {name!r} only {shown.min()} times, "
+            f"{count} pictures of seed {seed} show {name!r} only {counts.min()} times, "
             f"not {minimum}; ask for more pictures or a smaller minimum"
         )
-    return taken
+    return indices
 
 
 def _encode(array: np.ndarray, form: str) -> bytes:
@@ -123,13 +123,13 @@ def _describe(seed: int, index: int, file: str, scene: Scene) -> str:
 
 
 def _write_picture(folder: Path, split: str, file: str, scene: Scene) -> None:
-    wanted = (
+    files = (
         ("images", ".jpg", scene.image, "JPEG"),
         ("annotations", ".png", scene.labels, "PNG"),
         ("instances", ".png", scene.instances, "PNG"),
         ("parts", ".png", scene.parts, "PNG"),
     )
-    for kind, ending, array, form in wanted:
+    for kind, ending, array, form in files:
         path = folder / kind / split / (file + ending)
         if not path.exists():
             with paths.replacing(path, make_folder=True, sync=False) as part:
@@ -190,12 +190,12 @@ def write_split(
     for number, index in enumerate(chosen):
         file = f"{number:06d}"
         scene = draw(seed, index)
-        found = {"file": file, "index": index, **_fingerprint(scene)}
+        entry = {"file": file, "index": index, **_fingerprint(scene)}
         if expected is not None:
-            rounded += _differs(found, expected["pictures"][number])
+            rounded += _differs(entry, expected["pictures"][number])
         _write_picture(folder, split, file, scene)
         shown += _classes_seen(scene)
-        pictures.append(found)
+        pictures.append(entry)
         lines.append(_describe(seed, index, file, scene))
         if progress is not None:
             progress(number + 1, len(chosen))
@@ -221,18 +221,18 @@ def drawn_with() -> dict[str, str]:
     return {"numpy": np.__version__, "pillow": PIL.__version__, "opencv": cv2.__version__}
 
 
-def _differs(found: dict, expected: dict) -> bool:
+def _differs(entry: dict, expected: dict) -> bool:
     """False if a picture is the expected one byte for byte, True if it is up to rounding."""
-    if found["image"] == expected["image"] and found["masks"] == expected["masks"]:
+    if entry["image"] == expected["image"] and entry["masks"] == expected["masks"]:
         return False
     if (
-        found["masks"] != expected["masks"]
-        or abs(found["mean"] - expected["mean"]) > _MEAN_TOLERANCE
+        entry["masks"] != expected["masks"]
+        or abs(entry["mean"] - expected["mean"]) > _MEAN_TOLERANCE
     ):
         raise DataError(
-            f"picture {found['file']} (index {found['index']}) is not the one in the manifest: "
-            f"mean {found['mean']} against {expected['mean']}, masks "
-            f"{'differ' if found['masks'] != expected['masks'] else 'agree'}; "
+            f"picture {entry['file']} (index {entry['index']}) is not the one in the manifest: "
+            f"mean {entry['mean']} against {expected['mean']}, masks "
+            f"{'differ' if entry['masks'] != expected['masks'] else 'agree'}; "
             f"install {PINNED} (drawn here with {drawn_with()})"
         )
     return True

@@ -196,10 +196,13 @@ def sharpen_blocks(
     """
     tower: Any = model.visual
     x, _ = embed(model, pixels, torch.Generator())
-    both = slice(0, 2 * x.shape[-1])
+    queries_and_keys = slice(0, 2 * x.shape[-1])
     for number, block in enumerate(tower.transformer.resblocks, start=1):
         if number in factors:
-            weight, bias = block.attn.in_proj_weight[both], block.attn.in_proj_bias[both]
+            weight, bias = (
+                block.attn.in_proj_weight[queries_and_keys],
+                block.attn.in_proj_bias[queries_and_keys],
+            )
             bias -= F.linear(_norm(x[:, 1:], block.ln_1), weight, bias).mean((0, 1))
             weight *= factors[number] ** 0.5
             bias *= factors[number] ** 0.5

@@ -109,22 +109,22 @@ def _outdoor(rng, labels: np.ndarray) -> Layout:
     ground = choose(rng, GROUNDS)
     labels[:] = CLASS_INDEX["sky"]
     edge = horizon + _wobble(rng, width, choose(rng, (0.0, 0.0, 0.015)) * height)
-    behind = rng.random()
-    if behind < 0.38:
+    backdrop = rng.random()
+    if backdrop < 0.38:
         peaks = horizon - rng.uniform(0.08, 0.26) * height + _wobble(rng, width, 0.06 * height)
         labels[rows > peaks] = CLASS_INDEX["mountain"]
-    if 0.28 < behind < 0.66:
+    if 0.28 < backdrop < 0.66:
         tops = horizon - rng.uniform(0.05, 0.2) * height + _wobble(rng, width, 0.03 * height)
         labels[rows > tops] = CLASS_INDEX["bush"]
-    elif behind > 0.9:
+    elif backdrop > 0.9:
         labels[int(horizon - rng.uniform(0.1, 0.25) * height) :] = CLASS_INDEX[choose(rng, WALLS)]
     labels[rows > edge] = CLASS_INDEX[ground]
     second = rng.random()
     if second < 0.3:
-        other = choose(rng, [name for name in GROUNDS if name != ground])
+        second_ground = choose(rng, [name for name in GROUNDS if name != ground])
         line = horizon + rng.uniform(0.15, 0.4) * height + _slope(rng, width, 0.15)
         labels[rows > line + _wobble(rng, width, choose(rng, (0.01, 0.02, 0.04)) * height)] = (
-            CLASS_INDEX[other]
+            CLASS_INDEX[second_ground]
         )
     elif second < 0.45 and ground != "road":
         start, target = rng.uniform(0.25, 0.75, 2) * width
@@ -143,14 +143,14 @@ def _indoor(rng, labels: np.ndarray) -> Layout:
     wall, ground = choose(rng, WALLS), choose(rng, FLOORS)
     labels[:] = CLASS_INDEX[wall]
     if rng.random() < 0.2:
-        other = choose(rng, [name for name in WALLS if name != wall])
-        labels[:, int(rng.uniform(0.25, 0.75) * width) :] = CLASS_INDEX[other]
+        second_wall = choose(rng, [name for name in WALLS if name != wall])
+        labels[:, int(rng.uniform(0.25, 0.75) * width) :] = CLASS_INDEX[second_wall]
     edge = horizon + _slope(rng, width, 0.05)
     labels[rows > edge] = CLASS_INDEX[ground]
     if rng.random() < 0.15:
-        other = choose(rng, [name for name in FLOORS if name != ground])
+        second_floor = choose(rng, [name for name in FLOORS if name != ground])
         labels[(rows > edge) & (rows > horizon + 0.2 * height + _slope(rng, width, 0.3))] = (
-            CLASS_INDEX[other]
+            CLASS_INDEX[second_floor]
         )
     return Layout("indoor", horizon, ground)
 
@@ -253,6 +253,6 @@ def place_things(
         share = float(np.exp(rng.uniform(np.log(low), np.log(high))))
         placed.append(_place(rng, layout, name, share, height, width, central=False))
     rugs = [p for p in placed if p.name == "rug"]
-    others = [p for p in placed if p.name != "rug"]
-    reach = {id(p): p.y + p.scale * (p.figure.bounds[3] - p.figure.bounds[1]) / 2 for p in others}
-    return rugs + sorted(others, key=lambda p: reach[id(p)])
+    things = [p for p in placed if p.name != "rug"]
+    reach = {id(p): p.y + p.scale * (p.figure.bounds[3] - p.figure.bounds[1]) / 2 for p in things}
+    return rugs + sorted(things, key=lambda p: reach[id(p)])

@@ -37,9 +37,9 @@ def _wood(rng) -> tuple[str, Colour]:
     return word, jitter(rng, _WOOD[word], 8)
 
 
-def _lit(colour: Colour, more: float) -> Colour:
+def _lit(colour: Colour, amount: float) -> Colour:
     """`colour` with `more` light in every channel."""
-    red, green, blue = (min(255.0, c + more) for c in colour)
+    red, green, blue = (min(255.0, c + amount) for c in colour)
     return red, green, blue
 
 

@@ -88,7 +88,7 @@ def make_optimisers(
 
     Only matrices (not gains, biases, embeddings of tokens and positions, the class token, the logit scale) decay.
     """
-    blocks, matrices, others = [], [], []
+    blocks, matrices, without_decay = [], [], []
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
             continue
@@ -97,10 +97,10 @@ def make_optimisers(
         elif name in ("visual.conv1.weight", "visual.proj", "text_projection"):
             matrices.append(weight)
         else:
-            others.append(weight)
+            without_decay.append(weight)
     groups = [
         {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": without_decay, "weight_decay": 0.0},
     ]
     return [
         MatrixMomentum(blocks, lr, weight_decay=weight_decay),

@@ -127,7 +127,7 @@ class PretrainingSettings:
 
 def read_settings(path: Path) -> PretrainingSettings:
     """Settings from a YAML file. Raises DataError for unknown names, without a model, and for values out of range."""
-    mix = {name: lambda given: TokenMix(**given) for name in ("mix", "final_mix")}
+    mix = {name: lambda values: TokenMix(**values) for name in ("mix", "final_mix")}
     return settings_from(path, PretrainingSettings, **mix)
 
 
@@ -156,9 +156,9 @@ def _start_from(model: Any, file: Path, shrink: int) -> None:
     table = model.token_embedding.weight.detach().clone()
     table[kept] = state["token_embedding.weight"][kept]
     state["token_embedding.weight"] = table
-    own = model.state_dict()
+    model_state = model.state_dict()
     for key, value in state.items():
-        if key not in own or own[key].shape != value.shape:
+        if key not in model_state or model_state[key].shape != value.shape:
             raise ModelError(
                 f"{file} does not fit the settings' model: {key} is {tuple(value.shape)}"
             )
@@ -186,11 +186,11 @@ class Trainer(TrainingRun):
         self.token_counts = torch.zeros(words, dtype=torch.int64)
         for token, count in (token_counts(start) if start else {}).items():
             self.token_counts[token] = count  # what the start has read counts as well
-        self.known = torch.zeros(words, dtype=torch.bool)
+        self.known_tokens = torch.zeros(words, dtype=torch.bool)
         self.teacher: nn.Module | None = None
         if start and (settings.text_only or settings.anchor):
-            self.known[load_sceneclip_state(start)[1]] = True
-            self.known[0] = True  # padding
+            self.known_tokens[load_sceneclip_state(start)[1]] = True
+            self.known_tokens[0] = True  # padding
         if settings.anchor:
             self.teacher = copy.deepcopy(self.model).requires_grad_(False)
             del self.teacher.visual
@@ -236,12 +236,12 @@ class Trainer(TrainingRun):
         scale = self._scale()
         tellings = texts.split(len(images))  # several captions of every picture
         loss = sum(
-            (contrastive_loss(features, told, scale, weights) for told in tellings),
+            (contrastive_loss(features, telling, scale, weights) for telling in tellings),
             texts.new_zeros(()),
         ) / len(tellings)
         if self.teacher is not None:
             loss = loss + settings.anchor * self._moved(tokens, texts)
-        self.token_counts += torch.bincount(tokens.flatten(), minlength=len(self.known))
+        self.token_counts += torch.bincount(tokens.flatten(), minlength=len(self.known_tokens))
         self.images += len(images)
         return loss, [self.images]
 
@@ -251,7 +251,7 @@ class Trainer(TrainingRun):
 
     def _moved(self, tokens: Tensor, texts: Tensor) -> Tensor:
         """Mean of 1 - cosine between a caption's feature now and at the start, over the captions readable at the start."""
-        readable = self.known[tokens].all(dim=1).to(texts.device)
+        readable = self.known_tokens[tokens].all(dim=1).to(texts.device)
         if not bool(readable.any()):
             return texts.new_zeros(())
         with torch.no_grad():
@@ -300,11 +300,11 @@ class Trainer(TrainingRun):
         state = enlarge_patches(
             {key: value.detach().cpu() for key, value in weights.items()}, self.settings.shrink
         )
-        seen = self.known | (self.token_counts > 0)
-        seen[0] = (
+        token_mask = self.known_tokens | (self.token_counts > 0)
+        token_mask[0] = (
             False  # padding stands behind the end of the text, where a causal tower never looks
         )
-        kept = seen.nonzero()[:, 0]
+        kept = token_mask.nonzero()[:, 0]
         about = {**self.about(), "images": str(self.images)}
         save_sceneclip_state(file, state, kept, about, self.token_counts[kept])
         text = json.dumps(self.settings.model, indent=2) + "\n"

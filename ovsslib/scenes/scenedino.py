@@ -81,15 +81,15 @@ class SceneDinoSettings:
             raise DataError(
                 f"hidden {self.hidden} and dropped {self.dropped} are shares and must leave some patches"
             )
-        seen = (self.size // self.patch) ** 2
+        patches = (self.size // self.patch) ** 2
         if self.batch > self.pool or self.batch < 2:
             raise DataError(
                 f"batch {self.batch} must be at least 2 and at most the pool of {self.pool} pictures"
             )
-        if not 1 <= self.places <= seen - round(self.dropped * seen):
+        if not 1 <= self.places <= patches - round(self.dropped * patches):
             raise DataError(
                 f"places {self.places} must be at least 1 and at most the patches that a student sees of a view, "
-                f"{seen - round(self.dropped * seen)}"
+                f"{patches - round(self.dropped * patches)}"
             )
 
 
@@ -128,36 +128,36 @@ def waves(side: int, width: int) -> Tensor:
     return torch.cat([rows, columns], dim=-1).reshape(side * side, -1)
 
 
-def contrast(said: Tensor, wanted: Tensor, settings: SceneDinoSettings) -> tuple[Tensor, float]:
+def contrast(answers: Tensor, targets: Tensor, settings: SceneDinoSettings) -> tuple[Tensor, float]:
     """The loss of N places, and the share of places whose best answer is their own.
 
-    said, wanted: (N, head) the student's and the teacher's answers for the same places, in the same order. What all places
+    answers, targets: (N, head) the student's and the teacher's for the same places, in the same order. What all places
     share is taken out of both.
     """
-    said, wanted = (F.normalize(x - x.mean(0), dim=-1) for x in (said, wanted))
-    logits = said @ wanted.T / settings.temperature
-    similar = (wanted @ wanted.T / settings.teacher_temperature).softmax(1)
-    own = torch.arange(len(logits))
-    same = (logits.argmax(1) == own).float().mean().item()
-    sharp = F.cross_entropy(logits, own)
+    answers, targets = (F.normalize(x - x.mean(0), dim=-1) for x in (answers, targets))
+    logits = answers @ targets.T / settings.temperature
+    similar = (targets @ targets.T / settings.teacher_temperature).softmax(1)
+    places = torch.arange(len(logits))
+    agreement = (logits.argmax(1) == places).float().mean().item()
+    sharp = F.cross_entropy(logits, places)
     soft = -(similar * logits.log_softmax(1)).sum(1).mean()
-    return (1 - settings.soft) * sharp + settings.soft * soft, same
+    return (1 - settings.soft) * sharp + settings.soft * soft, agreement
 
 
 def optimisers_of(learner: Learner, settings: SceneDinoSettings) -> list[torch.optim.Optimizer]:
     """Orthogonalised momentum for the matrices of the blocks, AdamW for the rest; gains, biases and tables don't decay."""
-    blocks, matrices, others = [], [], []
+    blocks, matrices, without_decay = [], [], []
     for name, weight in learner.named_parameters():
         if weight.ndim == 2 and ".blocks." in name:
             blocks.append(weight)
         elif name.endswith("weight") and weight.ndim > 1:
             matrices.append(weight)
         else:
-            others.append(weight)
+            without_decay.append(weight)
     decay = settings.weight_decay
     groups = [
         {"params": matrices, "weight_decay": decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": without_decay, "weight_decay": 0.0},
     ]
     return [
         MatrixMomentum(blocks, settings.lr, weight_decay=decay, dtype=torch.float32),
@@ -222,32 +222,34 @@ class SceneDinoTrainer(TrainingRun):
     def loss(self, progress: float, generator: torch.Generator) -> tuple[Tensor, list[float]]:
         """The loss of one batch, and the share of places that find themselves (see :func:`contrast`)."""
         s = self.settings
-        target, seen = self._views(generator)
+        target, student_views = self._views(generator)
         side = s.size // s.patch
         with torch.no_grad():
             answers, _ = self._tokens(self.teacher, target, generator, whole=True)
             answers = answers.transpose(1, 2).unflatten(2, (side, side))
             places = token_places(side)[None].expand(s.batch, -1, -1, -1)
-            places = target.from_picture(seen.to_picture(places))
+            places = target.from_picture(student_views.to_picture(places))
             inside = (places.abs() < 1 - 0.5 / side).all(-1).flatten(1)
             answers = F.grid_sample(answers, places, align_corners=False).flatten(2).transpose(1, 2)
-        tokens, kept = self._tokens(self.student, seen, generator, whole=False)
+        tokens, kept = self._tokens(self.student, student_views, generator, whole=False)
         order = torch.rand(kept.shape, generator=generator) - 2 * (~inside.gather(1, kept)).float()
         chosen = order.topk(s.places, dim=1)
         valid = chosen.values > 0
-        said = tokens.gather(1, chosen.indices[..., None].expand(-1, -1, s.head))[valid]
+        student_answers = tokens.gather(1, chosen.indices[..., None].expand(-1, -1, s.head))[valid]
         places = kept.gather(1, chosen.indices)
-        wanted = answers.gather(1, places[..., None].expand(-1, -1, s.head))[valid]
-        loss, same = contrast(said, wanted, s)
-        return loss, [same]
+        targets = answers.gather(1, places[..., None].expand(-1, -1, s.head))[valid]
+        loss, agreement = contrast(student_answers, targets, s)
+        return loss, [agreement]
 
     def after_step(self, progress: float) -> None:
         """The teacher moves towards the student."""
         s = self.settings
         keep = s.start_memory + (s.memory - s.start_memory) * min(1.0, progress)
         with torch.no_grad():
-            for mean, own in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-                mean.lerp_(own, 1 - keep)
+            for mean, weight in zip(
+                self.teacher.parameters(), self.student.parameters(), strict=True
+            ):
+                mean.lerp_(weight, 1 - keep)
 
     def export(self, file: Path) -> Path:
         """Write the teacher's network as float16 safetensors in DINO's names, and `config.json` beside it."""

@@ -45,7 +45,7 @@ class CaptionedBatches(IterableDataset):
                 self.seed, first, pictures, self.size, self.crops, wordings=self.wordings
             )
         )
-        return [pairs[which :: self.crops] for which in range(self.crops)]
+        return [pairs[number :: self.crops] for number in range(self.crops)]
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, list[str]]]:
         worker = get_worker_info()
@@ -56,19 +56,21 @@ class CaptionedBatches(IterableDataset):
         # Chunk t gives its first crops to batch t and its crop number j to batch t - 12 j: a window of chunks slides.
         reach = _SPREAD // stride * (self.crops - 1)
         step = self.first + index
-        window = deque(self._draw(step + ahead * stride) for ahead in range(reach))
+        window = deque(self._draw(step + offset * stride) for offset in range(reach))
         while True:
             window.append(self._draw(step + reach * stride))
             pairs = [
                 pair
-                for which in range(self.crops)
-                for pair in window[which * _SPREAD // stride][which]
+                for number in range(self.crops)
+                for pair in window[number * _SPREAD // stride][number]
             ]
             captions = [caption for _, caption in pairs]
             # a crop has one caption, or with `wordings` a tuple of them
             texts = cast("list[str]", captions)
             if self.wordings:
-                texts = [told[which] for which in range(self.wordings) for told in captions]
+                texts = [
+                    wordings[number] for number in range(self.wordings) for wordings in captions
+                ]
             yield torch.from_numpy(np.stack([image for image, _ in pairs])), texts
             window.popleft()
             step += stride

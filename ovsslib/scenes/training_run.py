@@ -50,11 +50,11 @@ def settings_from(path: Path, kind: type[Settings], **makers: Any) -> Settings:
     Raises DataError for unknown names, for missing ones, and for values out of range.
     """
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    known = {entry.name for entry in fields(kind)}
-    unknown = sorted(set(values) - known)
+    names = {entry.name for entry in fields(kind)}
+    unknown = sorted(set(values) - names)
     if unknown:
         raise DataError(
-            f"{path}: unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}"
+            f"{path}: unknown setting {unknown[0]!r}; known: {', '.join(sorted(names))}"
         )
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     values |= {name: make(values[name]) for name, make in makers.items() if name in values}
@@ -220,8 +220,8 @@ class TrainingRun(ABC):
             optimiser.step()
         self.after_step(progress)
         self.step += 1
-        told = [round(float(number), 4) for number in numbers]
-        self.log.append([self.step, round(self.seconds, 1), rate, round(loss.item(), 6), *told])
+        figures = [round(float(number), 4) for number in numbers]
+        self.log.append([self.step, round(self.seconds, 1), rate, round(loss.item(), 6), *figures])
         return loss.item()
 
     def run(self, steps: int, minutes: float | None = None) -> None:
@@ -254,8 +254,8 @@ class TrainingRun(ABC):
 
     def about(self) -> dict[str, str]:
         """Short texts for the header of the weights."""
-        told = {"steps": self.step, "seconds": round(self.seconds), "seed": self.settings.seed}
-        return {name: str(value) for name, value in told.items()}
+        facts = {"steps": self.step, "seconds": round(self.seconds), "seed": self.settings.seed}
+        return {name: str(value) for name, value in facts.items()}
 
     def carry_out(self, resume: bool = True, minutes: float | None = None) -> Path:
         """The whole of a run: go on if there is something, train, export. Returns `out/model.safetensors`.

@@ -46,29 +46,29 @@ _SIZES = {
 @cache
 def training_templates() -> dict[str | None, tuple[str, ...]]:
     """Templates of all shipped prompt strategies without :data:`HELD_OUT`, by the look they name (None: any picture)."""
-    found: dict[str | None, list[str]] = {}
+    by_look: dict[str | None, list[str]] = {}
     for name in sorted(PROMPTS):
         strategy = PROMPTS[name]
         for template in (*strategy.thing, *strategy.stuff):
             held_out = any(word in template.lower() for word in HELD_OUT)
-            group = found.setdefault(look_of(template), [])
+            group = by_look.setdefault(look_of(template), [])
             if not held_out and template not in group and template.strip(" .") != "{}":
                 group.append(template)
-    return {look: tuple(templates) for look, templates in found.items() if templates}
+    return {look: tuple(templates) for look, templates in by_look.items() if templates}
 
 
 @cache
-def _told() -> dict[str, tuple[str, str, str]]:
+def _class_words() -> dict[str, tuple[str, str, str]]:
     """Class name -> (group, definition, synonym), as the vocabulary and the auxiliary texts of Scenes have them."""
     vocabulary = Vocabulary.named("scenes")
     definitions = auxiliary_texts(vocabulary, "definitions")
     synonyms = auxiliary_texts(vocabulary, "synonyms")
     rows = zip(vocabulary.canonical, vocabulary.groups, definitions, synonyms, strict=True)
-    told = {}
+    words_of = {}
     for name, group, text, word in rows:
         assert text is not None and word is not None  # Scenes has no background class
-        told[name] = (group or name, text, word)
-    return told
+        words_of[name] = (group or name, text, word)
+    return words_of
 
 
 def choose_look(rng: np.random.Generator) -> str | None:
@@ -100,7 +100,7 @@ def _fits(template: str, share: float, number: int, thing: bool) -> bool:
         "medium": thing and SMALL <= share <= LARGE,
         "many": thing and number >= 3,
     }
-    if any(word in text for said, words in _SIZES.items() if not truth[said] for word in words):
+    if any(word in text for size, words in _SIZES.items() if not truth[size] for word in words):
         return False
     return number < 3 or "one {}" not in text
 
@@ -147,7 +147,7 @@ def wording(
         raise DataError(f"unknown look {look!r}; there are {', '.join(LOOKS)}")
     things, _ = visible(labels, instances, objects)
     name, share, number = _main(rng, labels, things)
-    group, definition, synonym = _told()[name]
+    group, definition, synonym = _class_words()[name]
     thing = name not in STUFF
     templates = training_templates()
     say = look if look is not None and rng.random() < 0.5 else None
@@ -159,8 +159,8 @@ def wording(
         return choose(rng, _MATERIAL_FRAMES).replace(
             "{}", choose(rng, (noun, _MATERIALS[name], SPOKEN[name]))
         )
-    if say is None and name == "person" and kind < 0.1 and (seen := _parts(labels, parts)):
-        return f"{joined(seen)} of {with_article(noun)}"
+    if say is None and name == "person" and kind < 0.1 and (body_parts := _parts(labels, parts)):
+        return f"{joined(body_parts)} of {with_article(noun)}"
     if kind < 0.30:  # a noun alone, as a classifier is asked
         return _filled(template, noun, number)
     if kind < 0.45:

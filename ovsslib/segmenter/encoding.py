@@ -117,8 +117,8 @@ class EncodedPicture:
         """(Q + G,) bool: words that are in the picture, by the stages at "words"; None without such a stage."""
         kept = None
         for settings in self.segmenter.recipe.stages_with("keep_words"):
-            mine = settings.keep_words(self._whole_context(words, size, kept)).cpu()
-            kept = mine if kept is None else kept & mine
+            selection = settings.keep_words(self._whole_context(words, size, kept)).cpu()
+            kept = selection if kept is None else kept & selection
         if kept is None:
             return None
         return torch.cat([kept, kept.new_ones(len(words.rows) - words.queries)])
@@ -172,10 +172,10 @@ class EncodedPicture:
         if self._trunks or any(recipe.stages_with(hook) for hook in _READ_THE_WINDOW):
             return
         for chunk in self._features:
-            old, none = chunk.context, chunk.maps[0].new_zeros(0)
-            trunk = TrunkOutput(none, old.trunk.grid)
+            old, empty = chunk.context, chunk.maps[0].new_zeros(0)
+            trunk = TrunkOutput(empty, old.trunk.grid)
             chunk.context = WindowContext(
-                old.backbone, trunk, none, old.coarse, self.picture_class_token,
+                old.backbone, trunk, empty, old.coarse, self.picture_class_token,
                 self.picture_class_token,
             )  # fmt: skip
         self.picture.kept.clear()
@@ -249,10 +249,10 @@ class EncodedPicture:
         if features is None:
             features = self._encode(*self._trunks[0], words.rows[: words.queries])
         coarse = features.context.coarse
-        kept["patches"], now = coarse[0].float().cpu(), coarse
+        kept["patches"], maps = coarse[0].float().cpu(), coarse
         for name, settings in self.segmenter.recipe.at("features"):
-            now = settings.on_features(now, features.context)
-            kept[name] = now[0].float().cpu()
+            maps = settings.on_features(maps, features.context)
+            kept[name] = maps[0].float().cpu()
         plain = cosine_logits(features.maps[0], words.rows)
         return plain, self._compare(features, words), (coarse.shape[-2], coarse.shape[-1])
 
@@ -328,20 +328,20 @@ class EncodedPicture:
         """Recipes whose windows see each other."""
         segmenter, stage = self.segmenter, self.segmenter.whole_picture
         context = self._picture_context(words)
-        whole = one_window(size) if segmenter.windows.in_one_resize else self.grid.whole()
+        picture_grid = one_window(size) if segmenter.windows.in_one_resize else self.grid.whole()
         tokens = segmenter.last_block.project(stage.replace_windows(context))
-        grid = whole if tokens.whole or segmenter.windows.in_one_resize else self.grid
+        grid = picture_grid if tokens.whole or segmenter.windows.in_one_resize else self.grid
         window = self.picture.pixels[None] if tokens.whole else context.windows
         if tokens.whole and tokens.direct:
             grid = one_window(size)
-        now = self._context(tokens, context.trunk, window, self.picture.kept)
+        window_context = self._context(tokens, context.trunk, window, self.picture.kept)
         if tokens.whole and tokens.class_token is None:
             # the trunk's class tokens belong to windows, of which none is left
-            now.class_token_of = lambda: self.picture_class_token()[None]
-        now.features = now.coarse
+            window_context.class_token_of = lambda: self.picture_class_token()[None]
+        window_context.features = window_context.coarse
         for _, settings in segmenter.recipe.at("features"):
-            now.features = settings.on_features(now.features, now)
-        features = WindowFeatures([now.features], now)
+            window_context.features = settings.on_features(window_context.features, window_context)
+        features = WindowFeatures([window_context.features], window_context)
         logits = self._compare(features, self._calibrated([features], words))
         return Stitched(logits if tokens.whole else self._together(logits), grid, size)
 
@@ -402,10 +402,10 @@ def encode_pictures(
     """
     first = segmenters[0]
     backbone = first.backbone
-    for other in segmenters[1:]:
-        if other.trunk_key() != first.trunk_key():
+    for segmenter in segmenters[1:]:
+        if segmenter.trunk_key() != first.trunk_key():
             raise RecipeError(
-                f"recipes {first.recipe.name!r} and {other.recipe.name!r} differ in windows, views or stages in "
+                f"recipes {first.recipe.name!r} and {segmenter.recipe.name!r} differ in windows, views or stages in "
                 "the trunk and cannot share a trunk pass"
             )
     taps = set().union(*(s.taps for s in segmenters))
@@ -413,7 +413,7 @@ def encode_pictures(
     words = [None if w is None else w.to(backbone.device) for w in words]
     grid = first.windows.boxes(*picture.pixels.shape[-2:])
     encoded = [EncodedPicture(s, picture, grid, w) for s, w in zip(segmenters, words, strict=True)]
-    by_windows = [each for each in encoded if not each.segmenter.without_windows]
+    by_windows = [encoding for encoding in encoded if not encoding.segmenter.without_windows]
     if not by_windows:
         return encoded
     with torch.no_grad(), memory_errors():
@@ -424,7 +424,7 @@ def encode_pictures(
             views = [chunk] if first.views is None else first.views.views(chunk)
             joint = first.trunk(torch.cat(views), taps, inputs)
             trunks = [joint[i * size : (i + 1) * size] for i in range(len(views))]
-            for each in by_windows:
-                each.add(trunks, views)
+            for encoding in by_windows:
+                encoding.add(trunks, views)
             start += size
     return encoded

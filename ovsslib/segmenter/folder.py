@@ -100,7 +100,7 @@ def segment_folder(
         report.done.append(name)
         if progress is not None:
             progress(len(report.kept) + len(report.done) + len(run.failed), len(pictures))
-    report.failed = {name_of[path]: why for path, why in run.failed.items()}
+    report.failed = {name_of[path]: reason for path, reason in run.failed.items()}
     finished = [n for n in pictures if n not in report.failed]
     _join(out, [_record(out, files[name], key, pictures[name]) for name in finished], formats)
     return report
@@ -123,10 +123,10 @@ def _files_of(pictures: dict[str, Path]) -> dict[str, str]:
     """Name of each picture's files without their ending: its own without suffix, with it where two would be equal."""
     plain = {}
     for name, path in pictures.items():
-        below = Path(name) if not Path(name).is_absolute() else Path(path.name)
+        relative_path = Path(name) if not Path(name).is_absolute() else Path(path.name)
         plain[name] = (
-            below.with_suffix("").as_posix().replace("../", ""),
-            below.as_posix().replace("../", ""),
+            relative_path.with_suffix("").as_posix().replace("../", ""),
+            relative_path.as_posix().replace("../", ""),
         )
     counts: dict[str, int] = {}
     for short, _ in plain.values():
@@ -143,12 +143,12 @@ def _key(
     segmenter: "Segmenter", words: Any, background: Any, formats: Sequence[str], components: bool
 ) -> str:
     """Hash of everything that decides the files of a picture."""
-    asked = [words.words, words.usual] if isinstance(words, WordsByPicture) else words
+    word_lists = [words.words, words.usual] if isinstance(words, WordsByPicture) else words
     return key_of(
         {
             "recipe": recipe_parts(segmenter.recipe),
             "model": model_parts(segmenter.backbone),
-            "words": repr(asked),
+            "words": repr(word_lists),
             "background": repr(background),
             "formats": sorted(formats),
             "components": components,
@@ -207,8 +207,8 @@ def _write(
     if "cutouts" in formats:
         result.cutouts(place("cutouts", ""))
     if "polygons" in formats:
-        drawn = {"names": result.names, "pieces": result.to_polygons()}
-        write_file(place("polygons", ".json"), json.dumps(drawn).encode())
+        polygons = {"names": result.names, "pieces": result.to_polygons()}
+        write_file(place("polygons", ".json"), json.dumps(polygons).encode())
     if "coco" in formats:
         record["coco"] = result.to_coco(file_name=name, components=components)
     if "label-studio" in formats:
@@ -218,13 +218,13 @@ def _write(
 
 def _join(out: Path, records: Sequence[dict[str, Any] | None], formats: Sequence[str]) -> None:
     """The files that hold all pictures, from their records."""
-    known = [record for record in records if record is not None]
+    entries = [record for record in records if record is not None]
     if "coco" in formats:
         write_file(
-            out / "coco.json", json.dumps(join_coco([r["coco"] for r in known])).encode(), True
+            out / "coco.json", json.dumps(join_coco([r["coco"] for r in entries])).encode(), True
         )
     if "label-studio" in formats:
-        tasks = [record["label_studio"] for record in known]
+        tasks = [record["label_studio"] for record in entries]
         write_file(out / "label_studio.json", json.dumps(tasks).encode(), True)
 
 

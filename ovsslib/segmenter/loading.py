@@ -85,13 +85,13 @@ def _exported(
     dataset: str | None,
 ) -> Segmenter:
     """A folder of ONNX graphs. Raises ModelError for an argument that it would ignore."""
-    asked = {"pretrained": pretrained, "device": device, "precision": precision, "dataset": dataset}
-    if precision == AUTO:
-        del asked["precision"]
+    arguments = {"pretrained": pretrained, "device": device, "dataset": dataset}
+    if precision != AUTO:
+        arguments["precision"] = precision
     usual = {"device": "cpu", "precision": "fp32"}
     if model != "auto":
-        asked["model"] = str(model)
-    for name, value in asked.items():
+        arguments["model"] = str(model)
+    for name, value in arguments.items():
         if value is not None and value != usual.get(name):
             raise ModelError(
                 f"{name}={value!r}: {folder} was exported with its model and settings and runs on the CPU; leave "
@@ -127,11 +127,11 @@ def _refuse_ignored(
         raise ModelError(
             f"pretrained={pretrained!r}: the given backbone has its weights; leave pretrained out"
         )
-    for name, asked, has in (
+    for name, value, has in (
         ("device", device, str(backbone.device)),
         ("precision", precision, backbone.precision),
     ):
-        if asked not in (None, AUTO) and str(asked) != has:
+        if value not in (None, AUTO) and str(value) != has:
             raise ModelError(
-                f"{name}={asked!r}: the given backbone has {name} {has!r}; load it with load_backbone(..., {name}={asked!r})"
+                f"{name}={value!r}: the given backbone has {name} {has!r}; load it with load_backbone(..., {name}={value!r})"
             )

@@ -46,10 +46,10 @@ def find_pictures(source: str | os.PathLike | Iterable[str | os.PathLike]) -> di
         raise DataError(f"{folder} does not exist; give a folder of pictures, or a list of paths")
     pictures_below = {}
     for path in sorted(folder.rglob("*")):
-        below = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in below.parts)
+        relative_path = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in relative_path.parts)
         if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-            pictures_below[below.as_posix()] = path
+            pictures_below[relative_path.as_posix()] = path
     if not pictures_below:
         raise DataError(
             f"{folder} holds no picture ({', '.join(sorted(SUFFIXES))}); give another folder"
@@ -113,9 +113,9 @@ class Many:
         if workers < 1:
             raise DataError(f"workers={workers}: at least one thread must read pictures")
         self.segmenter, self.keep_scores, self.workers = segmenter, keep_scores, workers
-        done = set(skip)
+        skipped = set(skip)
         every = find_pictures(source)
-        self.pictures = {n: p for n, p in every.items() if n not in done}
+        self.pictures = {n: p for n, p in every.items() if n not in skipped}
         self.names = list(self.pictures)
         self.failed: dict[str, str] = {}
         self._by_picture = isinstance(words, WordsByPicture)
@@ -191,8 +191,8 @@ class WordsByPicture:
 
     def unused(self, names: Iterable[str]) -> list[str]:
         """Listed pictures that are none of these."""
-        used = {self._key(name) for name in names}
-        return [key for key in self.words if key not in used]
+        keys = {self._key(name) for name in names}
+        return [key for key in self.words if key not in keys]
 
     def _key(self, name: str) -> str | None:
         keys = (name, Path(name).name, Path(name).stem)

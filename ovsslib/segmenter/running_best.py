@@ -29,8 +29,8 @@ class RunningBest:
         for logits, label in zip(scaled, classes, strict=True):
             if self._second is not None:
                 # what is pushed out by another class, or does not reach the best, may be the second
-                rest = torch.minimum(logits, self.best).clamp_(min=self._second)
-                self._second = torch.where(self.labels == label, self._second, rest)
+                runner_up = torch.minimum(logits, self.best).clamp_(min=self._second)
+                self._second = torch.where(self.labels == label, self._second, runner_up)
             self.labels.masked_fill_(logits > self.best, label)
             torch.maximum(self.best, logits, out=self.best)
         if self._total is not None:

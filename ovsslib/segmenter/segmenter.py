@@ -147,8 +147,8 @@ class Segmenter:
         """The same for recipes whose stage takes all windows at once: each picture is one window."""
         parts = []
         for index, single in enumerate(pixels):
-            known = {} if regions is None else {self._proposer(): regions[index]}
-            picture = PictureInput(single, regions=known)
+            proposals = {} if regions is None else {self._proposer(): regions[index]}
+            picture = PictureInput(single, regions=proposals)
             parts.append(EncodedPicture.of_whole(self, picture).tokens(text))
         tokens = [m.class_token for m in parts if m.class_token is not None]
         token = torch.cat(tokens) if tokens else None
@@ -222,8 +222,8 @@ class Segmenter:
         given, maps = text_features, []
         words = given if isinstance(given, Words) else Words(given, len(given))
         for index, image in enumerate(pixels.to(self.backbone.device)):
-            known = {} if regions is None else {self._proposer(): regions[index]}
-            encoded = encode_pictures([self], PictureInput(image, regions=known), [words])[0]
+            proposals = {} if regions is None else {self._proposer(): regions[index]}
+            encoded = encode_pictures([self], PictureInput(image, regions=proposals), [words])[0]
             with torch.no_grad():
                 maps.append(encoded.logits(words.to(image.device), tuple(image.shape[-2:])).full())
         return torch.stack(maps)
@@ -351,13 +351,13 @@ class Segmenter:
         rows = [text.features]
         for stage in self.recipe.stages_with("group_features"):
             rows.append(stage.group_features(self.backbone, text, self.recipe["text"]))
-        joined = torch.cat([row.to(self.backbone.device).float() for row in rows])
+        features = torch.cat([row.to(self.backbone.device).float() for row in rows])
         texts = {
             stage: stage.further_texts(self.backbone, text, self.recipe["text"])
             for stage in self.recipe.stages_with("further_texts")
         }
         queries, background = text.query_class, text.vocabulary.background
-        return Words(joined, len(queries), queries, background, texts)
+        return Words(features, len(queries), queries, background, texts)
 
     def finish(
         self,

@@ -86,16 +86,16 @@ def _segmented(
         picture = PictureInput(segmenter.prepare(image), image)
         encoded = encode_pictures([segmenter], picture, [rows])[0]
         with torch.no_grad(), memory_errors():
-            now = encoded.logits(rows, tuple(image.shape[:2]))
+            logits = encoded.logits(rows, tuple(image.shape[:2]))
             if smoothing and past is not None:
-                if past.size != now.size:
+                if past.size != logits.size:
                     raise ImageError(
-                        f"a frame of {now.size[0]} x {now.size[1]} pixels follows one of {past.size[0]} x "
+                        f"a frame of {logits.size[0]} x {logits.size[1]} pixels follows one of {past.size[0]} x "
                         f"{past.size[1]}: smoothing needs frames of one size"
                     )
-                now.mix(past, smoothing)
-            past = now
-            finished = segmenter.finish(now, image, picture, text, confidence=True)
+                logits.mix(past, smoothing)
+            past = logits
+            finished = segmenter.finish(logits, image, picture, text, confidence=True)
         yield Segmentation(
             mask=finished.labels, names=list(text.vocabulary.names), image=image, recipe=segmenter.recipe.name,
             model=segmenter.backbone.name, confidence=finished.confidence, margin=finished.margin,

@@ -65,8 +65,8 @@ def component_boxes(
     """
     levels = (255 * values).astype(np.uint8)
     binary = levels > int(threshold * levels.max())
-    found, _ = scipy.ndimage.label(binary, structure=EIGHT)
-    spans = list(scipy.ndimage.find_objects(found))
+    components, _ = scipy.ndimage.label(binary, structure=EIGHT)
+    spans = list(scipy.ndimage.find_objects(components))
     if holes:
         spans += _hole_spans(binary)
     height, width = values.shape

@@ -85,20 +85,20 @@ class ArchiveFeatures:
             key = key_of(
                 parts | {"archive": self.archive.fingerprint, "side": self.backbone.image_size[0]}
             )
-        found = _recall(key, len(self.archive)) if key else None
-        if found is None:
-            found = self._embed()
+        tokens = _recall(key, len(self.archive)) if key else None
+        if tokens is None:
+            tokens = self._embed()
             if key:
-                _store(key, found)
-        return found.to(self.backbone.device)
+                _store(key, tokens)
+        return tokens.to(self.backbone.device)
 
     def _embed(self) -> Tensor:
-        made = []
+        batches = []
         for start in range(0, len(self.archive), _BATCH):
             places = range(start, min(start + _BATCH, len(self.archive)))
             tokens = self.backbone.encode_image(self._pixels(places).to(self.backbone.device))
-            made.append(F.normalize(tokens, dim=-1).cpu())
-        return torch.cat(made)
+            batches.append(F.normalize(tokens, dim=-1).cpu())
+        return torch.cat(batches)
 
     def _pixels(self, places: Sequence[int]) -> Tensor:
         side = self.backbone.image_size[0]
@@ -122,12 +122,12 @@ class ArchiveFeatures:
             pixels = self._pixels([place])
             features, dense = self.of_pixels(pixels)
             self._kept[place] = (features.cpu(), dense.cpu())
-        found = [self._kept[place] for place in places]
-        size = sum(part.nbytes for part in found[0])
+        pairs = [self._kept[place] for place in places]
+        size = sum(part.nbytes for part in pairs[0])
         while len(self._kept) * size > max(_MOST_BYTES, len(places) * size):
             self._kept.popitem(last=False)
         features, dense = (
-            torch.cat(parts).to(self.backbone.device) for parts in zip(*found, strict=True)
+            torch.cat(parts).to(self.backbone.device) for parts in zip(*pairs, strict=True)
         )
         return features, dense
 
@@ -148,10 +148,10 @@ def _recall(key: str, count: int) -> Tensor | None:
     """Embeddings from the user's cache; None where there are none, or damaged ones."""
     try:
         content = (paths.cache("archives") / f"{key}.safetensors").read_bytes()
-        found = safetensors.torch.load(content)["embeddings"]
+        embeddings = safetensors.torch.load(content)["embeddings"]
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
-    return found if len(found) == count else None
+    return embeddings if len(embeddings) == count else None
 
 
 def _store(key: str, embeddings: Tensor) -> None:

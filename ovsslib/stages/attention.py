@@ -70,18 +70,18 @@ class AttentionSettings:
         """Fields that were changed and have no part, where another stage takes their place."""
         unused: tuple[str, ...] = ()
         if recipe.has("ignores_attention"):
-            why, unused = (
+            reason, unused = (
                 "another stage computes the last block by itself",
                 tuple(f.name for f in fields(self)),
             )
         # further stages at this point may ask for the recipe's own attention in other blocks
         elif recipe.has("replaces_weights") and len(recipe.stages_with("on_weights")) == 1:
-            why, unused = (
+            reason, unused = (
                 "another stage gives the weights by itself",
                 ("terms", "combine", "gaussian_std"),
             )
         changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
-        return {name: why for name in changed if name in unused}
+        return {name: reason for name in changed if name in unused}
 
     @property
     def is_identity(self) -> bool:

@@ -104,10 +104,10 @@ class CamScores:
         stuff = stuff_classes(vocabulary, self.stuff)
         things = [c for c in words if c not in stuff]
         self._pass(maps, stuff, vocabulary.background, scores, context)
-        over = torch.zeros_like(scores)
-        left = self._pass(maps, things, None, over, context)
-        shown = over.amax(dim=0) > left  # ties go to the background, which stands first
-        return torch.where(shown, over, scores)
+        thing_scores = torch.zeros_like(scores)
+        row = self._pass(maps, things, None, thing_scores, context)
+        shown = thing_scores.amax(dim=0) > row  # ties go to the background, which stands first
+        return torch.where(shown, thing_scores, scores)
 
     def _pass(
         self,
@@ -119,17 +119,17 @@ class CamScores:
     ) -> Tensor:
         """Write the scores of some classes, and of the background; gives the background's row (H, W)."""
         alive = [c for c in words if bool(maps[c].amax() > 0)]
-        chosen = maps[alive].half() if self.half else maps[alive]
-        made = with_background(chosen, self.power).float()
+        values = maps[alive].half() if self.half else maps[alive]
+        rows = with_background(values, self.power).float()
         if background is None and not self.row and alive:
-            made = made[1:]
-        if self.crf and len(made) > 1:
-            seen = crf_image(context.image, self.image)
-            refined = densecrf(seen, made, self.crf, tolerance=0)
-            made = torch.from_numpy(refined).to(maps)
-        row = made[0] if len(made) > len(alive) else torch.zeros_like(maps[0])
+            rows = rows[1:]
+        if self.crf and len(rows) > 1:
+            picture = crf_image(context.image, self.image)
+            refined = densecrf(picture, rows, self.crf, tolerance=0)
+            rows = torch.from_numpy(refined).to(maps)
+        row = rows[0] if len(rows) > len(alive) else torch.zeros_like(maps[0])
         if alive:
-            scores[alive] = made[len(made) - len(alive) :]
+            scores[alive] = rows[len(rows) - len(alive) :]
         if background is not None:
             scores[background] = row
         return row

@@ -89,14 +89,15 @@ def boxes_of(maps: Tensor, threshold: float, lower: bool = False) -> Tensor:
 
     `lower`: where a map has no cell above the threshold, it falls by 0.1 until one has, or it is gone (CaR).
     """
-    made = []
+    masks = []
     for values in maps.cpu().numpy():
         level = threshold
         while lower and level > 0 and not _any_above(values, level):
             level -= 0.1
-        made.append(box_mask(values, level))
+        masks.append(box_mask(values, level))
     shape = (0, *maps.shape[1:])
-    return torch.from_numpy(np.stack(made) if made else np.zeros(shape, dtype=bool)).to(maps.device)
+    boxes = np.stack(masks) if masks else np.zeros(shape, dtype=bool)
+    return torch.from_numpy(boxes).to(maps.device)
 
 
 def _any_above(values: np.ndarray, level: float) -> bool:
@@ -132,13 +133,13 @@ def word_maps(
     empty = (raw <= 0).all(dim=1)
     fell_back = empty if fall_back else torch.zeros_like(empty)
     if fell_back.any():
-        _, alone = softmax_gradcam(backbone, reading.tokens, words, count, logit_scale)
-        raw = torch.where(fell_back[:, None], alone, raw)
+        _, lone_maps = softmax_gradcam(backbone, reading.tokens, words, count, logit_scale)
+        raw = torch.where(fell_back[:, None], lone_maps, raw)
     # Twice: once for each layer, once behind the mean over the one layer there is.
     cams = stretched(stretched(raw, eps), eps)
     boxes = boxes_of(cams.unflatten(1, grid), box_threshold, lower=fall_back)
-    inside = cams * boxes.flatten(1)
-    refined = inside @ reading.affinity.T
+    peaks = cams * boxes.flatten(1)
+    refined = peaks @ reading.affinity.T
     parts = (cams, boxes.flatten(1), refined, stretched(refined, eps))
     activations, boxed, spread, maps = (part.unflatten(1, grid) for part in parts)
     return WordMaps(probabilities, activations, boxed, spread, maps, fell_back)

@@ -92,10 +92,10 @@ class ClassDistributionSettings:
         words = RELEASED_WORDS if self.words == "released" else self.words
         if not words:
             return torch.zeros(0, backbone.dim, device=backbone.device)
-        known = _rows.setdefault(backbone, {})
-        if (words, text_settings) not in known:
-            known[words, text_settings] = encode_texts(backbone, words, text_settings)
-        return known[words, text_settings]
+        cache = _rows.setdefault(backbone, {})
+        if (words, text_settings) not in cache:
+            cache[words, text_settings] = encode_texts(backbone, words, text_settings)
+        return cache[words, text_settings]
 
     def second_weights(self, logits: Tensor, context: AttentionContext) -> Tensor:
         """Cosines (B, C', h, w) of the first pass, further words included -> weights (B, heads, T,
@@ -110,8 +110,8 @@ class ClassDistributionSettings:
             )
         weights = torch.stack(
             [
-                class_distribution_weights(one, self.temperature, self.sharpness, self.scales)
-                for one in logits
+                class_distribution_weights(cosines, self.temperature, self.sharpness, self.scales)
+                for cosines in logits
             ]
         )
         weights = F.pad(weights, (1, 0, 1, 0)).to(context.trunk.tokens.dtype)
@@ -152,8 +152,8 @@ def jensen_shannon(distributions: Tensor) -> Tensor:
     rows = distributions.T.contiguous()
     count, words = rows.shape
     floor = words * _LOG_FLOOR
-    own = (rows * (rows * words + floor).log()).sum(dim=1)
-    out = rows.new_empty(count, count)
+    negative_entropy = (rows * (rows * words + floor).log()).sum(dim=1)
+    divergences = rows.new_empty(count, count)
     step = (
         max(1, _BLOCK // (count * words))
         if rows.device.type == "cpu"
@@ -161,12 +161,12 @@ def jensen_shannon(distributions: Tensor) -> Tensor:
     )
     for start in range(0, count, step):
         stop = min(start + step, count)
-        both = rows[start:stop, None] + rows[None, start:]
-        joint = (both * (both * (words / 2) + floor).log_()).sum(dim=-1)
-        block = (own[start:stop, None] + own[None, start:] - joint) / 2
-        out[start:stop, start:] = block
-        out[start:, start:stop] = block.T
-    return out
+        sums = rows[start:stop, None] + rows[None, start:]
+        joint = (sums * (sums * (words / 2) + floor).log_()).sum(dim=-1)
+        block = (negative_entropy[start:stop, None] + negative_entropy[None, start:] - joint) / 2
+        divergences[start:stop, start:] = block
+        divergences[start:, start:stop] = block.T
+    return divergences
 
 
 def resize_pairs(matrix: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:

@@ -140,38 +140,44 @@ class ClipAsRnn:
         (B, D), and "stuff" (Q,) which queries count as stuff.
         """
         vocabulary, scorer = text.vocabulary, self._scorer(backbone)
-        own = TextSettings(prompts=self.map_prompts)
+        map_settings = TextSettings(prompts=self.map_prompts)
         stuff = torch.isin(
             text.query_class.cpu(),
             torch.tensor(stuff_classes(vocabulary, self.stuff), dtype=torch.long),
         )
         if self.passes == "one":
             stuff[:] = False
-        behind = text.query_class.cpu() == (
+        in_background = text.query_class.cpu() == (
             -1 if vocabulary.background is None else vocabulary.background
         )
-        in_play = [q for q, out in zip(vocabulary.queries, stuff | behind, strict=True) if not out]
+        in_play = [
+            q
+            for q, excluded in zip(vocabulary.queries, stuff | in_background, strict=True)
+            if not excluded
+        ]
         rows = [
             encode_texts(scorer, vocabulary.queries, TextSettings(templates=(template,)))
             for template in PROMPTS[self.score_prompts].thing
         ]
         return {
-            "maps": encode_texts(backbone, vocabulary.queries, own),
+            "maps": encode_texts(backbone, vocabulary.queries, map_settings),
             "templates": torch.cat(rows),
-            "background": background_rows(backbone, text, own, self.background_words, in_play),
+            "background": background_rows(
+                backbone, text, map_settings, self.background_words, in_play
+            ),
             "stuff": stuff,
         }
 
     def picture_logits(self, context: WholePictureContext) -> Tensor:
         """(Q, h, w) maps in [0, 1] of the words that are left; zero for all others, and for the background's."""
-        made = None
+        total = None
         for words, rounds in self.loops(context):
-            left, maps = last_maps(rounds)
-            part = spread_out(maps, words[left], len(context.text))
-            made = part if made is None else made + part
-        if made is None:
+            places, maps = last_maps(rounds)
+            part = spread_out(maps, words[places], len(context.text))
+            total = part if total is None else total + part
+        if total is None:
             return torch.zeros(len(context.text), 1, 1, device=context.backbone.device)
-        return made
+        return total
 
     def loops(self, context: WholePictureContext) -> list[tuple[Tensor, list[Round]]]:
         """Per loop the places of its queries (n,), and its rounds; a loop without words is left out."""
@@ -186,8 +192,8 @@ class ClipAsRnn:
             (words[stuff[words]], self.stuff_prompts, stuff),
         )
         return [
-            (part, self._rounds(context, reading, part, prompts, over))
-            for part, prompts, over in parts
+            (part, self._rounds(context, reading, part, prompts, stuff_mask))
+            for part, prompts, stuff_mask in parts
             if len(part)
         ]
 
@@ -205,12 +211,12 @@ class ClipAsRnn:
         image = context.image
         if image is None:
             image = denormalise(context.pixels, *backbone.normalisation)
-        later = texts.get("maps", text)
-        first = later if self.same_text else text
+        later_rows = texts.get("maps", text)
+        first_rows = later_rows if self.same_text else text
         templates = texts.get("templates", text).unflatten(0, (-1, len(text)))
         competing = further_rows(context, self, "background")
         if stuff is not None:
-            competing = later[~stuff & ~context.words.in_background()]
+            competing = later_rows[~stuff & ~context.words.in_background()]
         settings = RoundSettings(
             self.confidence, self.mask_threshold, self.box_threshold, prompts, self.logit_scale,
             self.score_scale, self.skip_last_block,
@@ -218,7 +224,7 @@ class ClipAsRnn:
 
         def step(number: int, playing: Tensor) -> Round:
             queries = words[playing]
-            rows = later if number else first
+            rows = later_rows if number else first_rows
             return one_round(
                 backbone,
                 scorer,

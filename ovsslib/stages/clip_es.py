@@ -91,12 +91,12 @@ class ClipEs:
 
     def picture_logits(self, context: WholePictureContext) -> Tensor:
         """(Q, h, w) maps in [0, 1] of the words; zero for words that are out, and for the background's."""
-        words, behind = rows_in_play(context)
+        words, background = rows_in_play(context)
         blocks = averaged_blocks(context.backbone.layers, self.blocks, self.leave_last_out)
         reading = read_whole_picture(context.backbone, own_pixels(context, self.short_side), blocks)
-        competing = torch.cat([context.text[behind], further_rows(context, self, "background")])
-        made = word_maps(
+        competing = torch.cat([context.text[background], further_rows(context, self, "background")])
+        activation = word_maps(
             context.backbone, reading, context.text[words], competing,
             box_threshold=self.box_threshold, logit_scale=self.logit_scale, eps=self.eps,
         )  # fmt: skip
-        return spread_out(made.maps, words, len(context.text))
+        return spread_out(activation.maps, words, len(context.text))

@@ -101,19 +101,24 @@ def cluster_map(
     """
     from sklearn.cluster import DBSCAN  # late: importing it takes longer than most recipes do
 
-    found = DBSCAN(eps=eps, min_samples=min_samples).fit_predict(relation.numpy())
-    names = [name for name in np.unique(found) if name >= 0]
+    clusters = DBSCAN(eps=eps, min_samples=min_samples).fit_predict(relation.numpy())
+    names = [name for name in np.unique(clusters) if name >= 0]
     if not names:
         return None
-    means = torch.stack([relation[torch.from_numpy(found == name)].mean(dim=0) for name in names])
+    means = torch.stack(
+        [relation[torch.from_numpy(clusters == name)].mean(dim=0) for name in names]
+    )
     maps = means.reshape(1, len(names), *grid)
     larger = [side * enlarge for side in grid]
     fine = F.interpolate(maps, size=larger, mode="bilinear", align_corners=False)[0].numpy()
-    filtered = np.stack([scipy.ndimage.median_filter(one, size=2 * enlarge - 1) for one in fine])
+    filtered = np.stack(
+        [scipy.ndimage.median_filter(values, size=2 * enlarge - 1) for values in fine]
+    )
     best, index = None, np.zeros(size, dtype=np.int32)
-    for number, one in enumerate(filtered):  # one map at a time: memory does not grow with clusters
+    for number, values in enumerate(filtered):
+        # one map at a time: memory does not grow with clusters
         full = F.interpolate(
-            torch.from_numpy(one)[None, None], size=size, mode="bilinear", align_corners=False
+            torch.from_numpy(values)[None, None], size=size, mode="bilinear", align_corners=False
         )[0, 0].numpy()
         if best is None:
             best = full

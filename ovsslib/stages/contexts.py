@@ -80,8 +80,8 @@ class Words:
     def to(self, device: torch.device) -> "Words":
         """The same on a device, rows in float32."""
         texts = {
-            owner: {name: rows.to(device) for name, rows in made.items()}
-            for owner, made in self.texts.items()
+            owner: {name: rows.to(device) for name, rows in named_rows.items()}
+            for owner, named_rows in self.texts.items()
         }
         rows = self.rows.to(device).float()
         return Words(rows, self.queries, self.query_class, self.background, texts)
@@ -387,9 +387,9 @@ def guide_reading(
             guide.read(guide.normalise(plain[start : start + step]))
             for start in range(0, len(plain), step)
         ]
-        joined: dict[str, Any] = {
+        readings: dict[str, Any] = {
             name: torch.cat([getattr(part, name) for part in parts])
             for name in ("last", "penultimate", "q", "k", "v")
         }
-        kept[guide.weights_hash] = replace(parts[0], **joined)
+        kept[guide.weights_hash] = replace(parts[0], **readings)
     return kept[guide.weights_hash]

@@ -78,7 +78,7 @@ def attention_rows(q: Tensor, k: Tensor, prefix: int) -> Rows:
     scale = q.shape[-1] ** -0.5
 
     def rows_of(rows: slice) -> Tensor:
-        asked = q[:, prefix:][:, rows].float() * scale
-        return (asked @ k.float().transpose(1, 2)).softmax(dim=-1)[:, :, prefix:]
+        queries = q[:, prefix:][:, rows].float() * scale
+        return (queries @ k.float().transpose(1, 2)).softmax(dim=-1)[:, :, prefix:]
 
     return rows_of

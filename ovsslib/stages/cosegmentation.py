@@ -28,16 +28,16 @@ def text_attention(
     dense: Tensor, row: Tensor, size: tuple[int, int], scale: float = 10.0
 ) -> Tensor:
     """(B, h, w) in (0, 1): where dense CLIP features (B, D, h', w') resemble a text row; bilinear to `size`."""
-    made = (scale * cosine_map(dense, row)).sigmoid()
-    return F.interpolate(made[:, None], size=size, mode="bilinear")[:, 0]
+    attention = (scale * cosine_map(dense, row)).sigmoid()
+    return F.interpolate(attention[:, None], size=size, mode="bilinear")[:, 0]
 
 
 def context_elimination(features: Tensor, references: Tensor) -> Tensor:
     """(B, h, w): product over context references (c, W) of 1 - sigma(cosine); each factor lies in [0.27, 0.73]."""
-    left = torch.ones_like(features[:, 0])
+    product = torch.ones_like(features[:, 0])
     for reference in references:
-        left = left * (1 - cosine_map(features, reference).sigmoid())
-    return left
+        product = product * (1 - cosine_map(features, reference).sigmoid())
+    return product
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ def cosegment(features: Tensor, weights: Tensor, released_slices: bool = True) -
     """
     count, _, height, width = features.shape
     unit = F.normalize(features, dim=1).flatten(2).transpose(1, 2)  # (k, hw, W)
-    everything, weight = unit.flatten(0, 1), weights.flatten()
+    patches, weight = unit.flatten(0, 1), weights.flatten()
     places = []
-    for own in unit:
-        best = ((own @ everything.T) * weight).unflatten(1, (count, height * width)).amax(dim=2)
+    for picture in unit:
+        best = ((picture @ patches.T) * weight).unflatten(1, (count, height * width)).amax(dim=2)
         if released_slices:
             best = torch.stack([best[:, n : 2 * n + 1].amax(dim=1) for n in range(count)], dim=1)
         places.append(best.mean(dim=1).argmax())
@@ -99,11 +99,13 @@ def reference_scores(
     Both maps are enlarged apart, bilinear.
     """
     unit = F.normalize(features, dim=1)
-    seen = torch.einsum("bdhw,qd->bqhw", unit, F.normalize(references.to(unit), dim=1)).sigmoid()
-    made = F.interpolate(seen, size=size, mode="bilinear")[0]
+    resemblance = torch.einsum(
+        "bdhw,qd->bqhw", unit, F.normalize(references.to(unit), dim=1)
+    ).sigmoid()
+    scores = F.interpolate(resemblance, size=size, mode="bilinear")[0]
     if dense is None:
-        return made
-    told = torch.einsum(
+        return scores
+    cosines = torch.einsum(
         "bdhw,qd->bqhw", F.normalize(dense, dim=1), F.normalize(rows.to(dense), dim=1)
     )
-    return made * F.interpolate((scale * told).sigmoid(), size=size, mode="bilinear")[0]
+    return scores * F.interpolate((scale * cosines).sigmoid(), size=size, mode="bilinear")[0]

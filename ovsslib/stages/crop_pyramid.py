@@ -46,22 +46,22 @@ def crops_of(image: np.ndarray, crop: int, steps: int) -> tuple[list[np.ndarray]
         )
     step = max(1, crop // steps)
     tops, lefts = crop_starts(height, crop, step), crop_starts(width, crop, step)
-    made = [image[top : top + crop, left : left + crop] for top in tops for left in lefts]
-    return made, (len(tops), len(lefts))
+    crops = [image[top : top + crop, left : left + crop] for top in tops for left in lefts]
+    return crops, (len(tops), len(lefts))
 
 
 @torch.no_grad()
 def crop_cosines(backbone: Backbone, crops: Sequence[np.ndarray], rows: Tensor) -> Tensor:
     """Cosines (N, Q) of the class tokens of crops (p, p, 3) uint8 with unit text rows (Q, D)."""
-    made = []
+    cosines = []
     for start in range(0, len(crops), _BATCH):
         part = [
             clip_pixels(bicubic(c, backbone.image_size), backbone.pixel_mean, backbone.pixel_std)
             for c in crops[start : start + _BATCH]
         ]
         tokens = F.normalize(backbone.encode_image(torch.stack(part)), dim=-1)
-        made.append(tokens @ rows.to(tokens).T)
-    return torch.cat(made)
+        cosines.append(tokens @ rows.to(tokens).T)
+    return torch.cat(cosines)
 
 
 def averaged_maps(
@@ -126,8 +126,8 @@ class CropPyramid:
     @property
     def capabilities(self) -> frozenset[str]:
         """With a side of its own, `windows` has no part."""
-        own = frozenset({"ignores_attention"})
-        return own | {"ignores_windows"} if self.side else own
+        capabilities = frozenset({"ignores_attention"})
+        return capabilities | {"ignores_windows"} if self.side else capabilities
 
     def refuse(self, recipe: "Recipe") -> str | None:
         """Stages of the windows' flow would never run."""

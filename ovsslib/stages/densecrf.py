@@ -53,8 +53,8 @@ class DenseCRF:
         base = crf_parameters(self.parameters)
         values = {}
         for name in CRFParameters.__dataclass_fields__:
-            own = getattr(self, name)
-            values[name] = getattr(base, name) if own is None else own
+            override = getattr(self, name)
+            values[name] = getattr(base, name) if override is None else override
         return CRFParameters(**values)
 
     def inert(self, recipe: object) -> str | None:

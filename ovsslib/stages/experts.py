@@ -92,13 +92,17 @@ class ExpertsSettings:
             )
         table = TemplateTable.load(self.table)
         top = table.top(text.vocabulary, self.count)
-        used = sorted({index for one in top for index in one})
+        indices = sorted({index for templates in top for index in templates})
         words = text.vocabulary.queries
         check_rows(len(top) * len(words), text.features.shape[1])
-        prompts = [table.templates[index].replace("{}", word) for index in used for word in words]
+        prompts = [
+            table.templates[index].replace("{}", word) for index in indices for word in words
+        ]
         plain = dataclasses.replace(settings, templates=("{}",), material_rules=False)
-        rows = encode_texts(backbone, prompts, plain).unflatten(0, (len(used), len(words)))
-        return torch.cat([expert_rows(rows, [used.index(index) for index in one]) for one in top])
+        rows = encode_texts(backbone, prompts, plain).unflatten(0, (len(indices), len(words)))
+        return torch.cat(
+            [expert_rows(rows, [indices.index(index) for index in templates]) for templates in top]
+        )
 
     def on_window_text(self, text: Tensor, context: WindowContext) -> Tensor:
         """Rows (..., Q + C Q, D) -> (..., Q, D): the experts' own rows are compared one expert at a time."""
@@ -116,14 +120,16 @@ class ExpertsSettings:
                 "(Segmenter.__call__ or .segment), not with bare text features"
             )
         features = F.normalize(context.features.float(), dim=1)
-        shown = context.window if self.at == "pixels" else features
-        size = (shown.shape[-2], shown.shape[-1])
+        target = context.window if self.at == "pixels" else features
+        size = (target.shape[-2], target.shape[-1])
         fused = []
-        for default, one in zip(logits[:, :queries], features, strict=True):
+        for default, feature_map in zip(logits[:, :queries], features, strict=True):
             p = (default * self.logit_scale).softmax(dim=0)
             if tuple(p.shape[-2:]) != tuple(size):
                 p = F.interpolate(p[None], size=size, mode="bilinear")[0]
-            answers = self._answers(one, rows.unflatten(0, (-1, queries)), index.tolist(), size)
+            answers = self._answers(
+                feature_map, rows.unflatten(0, (-1, queries)), index.tolist(), size
+            )
             fused.append(fuse(p.flatten(1), answers).unflatten(1, size))
         return torch.stack(fused)
 
@@ -132,13 +138,13 @@ class ExpertsSettings:
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Query by query (query, pixels (n,), probabilities (Q, n)) of the experts, where they may be claimed."""
         members: dict[int, list[int]] = {}
-        for query, one in enumerate(query_class):
-            members.setdefault(one, []).append(query)
+        for query, owner in enumerate(query_class):
+            members.setdefault(owner, []).append(query)
         grid = Bilinear.between((features.shape[-2], features.shape[-1]), size, features.device)
-        for one, mine in members.items():
-            cosines = torch.einsum("qd,dhw->qhw", rows[one], features)
+        for owner, queries in members.items():
+            cosines = torch.einsum("qd,dhw->qhw", rows[owner], features)
             p = (cosines * self.logit_scale).softmax(dim=0)
-            for query in mine:
+            for query in queries:
                 pixels = grid.pixels(can_be_claimed(p, query))
                 if len(pixels):
                     yield query, pixels, grid.at(p, pixels)
@@ -211,8 +217,8 @@ def can_be_claimed(p: Tensor, query: int) -> Tensor:
     nothing else is interpolated.
     """
     # a share above rounding; where the query's own probability is 0 it counts as beaten, by itself
-    ahead = F.pad((p - p[query] * (1 + 1e-5))[None], (0, 1, 0, 1), mode="replicate")
-    least = -F.max_pool2d(-ahead, 2, stride=1)[0]
+    lead = F.pad((p - p[query] * (1 + 1e-5))[None], (0, 1, 0, 1), mode="replicate")
+    least = -F.max_pool2d(-lead, 2, stride=1)[0]
     return ~(least >= 0).any(dim=0)
 
 
@@ -248,8 +254,8 @@ def choose_templates(entropy: Tensor, share: Tensor, count: int) -> list[list[in
         per class its templates, best first; none for a class that no template predicts.
     """
     chosen = []
-    for mean, seen in zip(entropy.T, share.T, strict=True):
-        order = [t for t in mean.argsort(stable=True).tolist() if seen[t] > 0]
+    for mean, shares in zip(entropy.T, share.T, strict=True):
+        order = [t for t in mean.argsort(stable=True).tolist() if shares[t] > 0]
         chosen.append(order[:count])
     return chosen
 

@@ -38,8 +38,8 @@ def choose_anchors(
         members = (label == value).nonzero().flatten()
         # The number of values at or above the interpolated quantile; ranks are safe against
         # rounding.
-        below = math.ceil(quantile * (len(members) - 1) - 1e-9)
-        anchors[members[confidence[members].topk(len(members) - below).indices]] = True
+        count_below = math.ceil(quantile * (len(members) - 1) - 1e-9)
+        anchors[members[confidence[members].topk(len(members) - count_below).indices]] = True
     return anchors & (confidence >= least)
 
 
@@ -75,7 +75,7 @@ def semantic_feedback(
     logits: Tensor,
     features: Tensor,
     coarse_grid: tuple[int, int],
-    others: Sequence[Tensor] = (),
+    passes: Sequence[Tensor] = (),
     iterations: int = 2,
     quantile: float = 0.75,
     temperature: float = 0.07,
@@ -92,7 +92,7 @@ def semantic_feedback(
     Args:
         logits: (B, Q, h, w) cosines on the upsampled grid. features: (B, D, h, w), of any length.
         coarse_grid: (h0, w0) patches of the tower, at most (h, w).
-        others: coarse logits `(B, Q, *, *)` of passes at other image scales, averaged in.
+        passes: coarse logits `(B, Q, *, *)` of further passes at other image scales, averaged in.
         iterations, quantile, temperature, step: as in :func:`choose_anchors` and
             :func:`pull_to_anchors`.
         logit_scale: of the softmax that gives the coarse probabilities.
@@ -108,7 +108,9 @@ def semantic_feedback(
     unit = F.normalize(features.float(), dim=1)
     small = F.normalize(F.adaptive_avg_pool2d(unit, coarse_grid), dim=1).flatten(2).transpose(1, 2)
     unit = unit.flatten(2).transpose(1, 2)
-    extra = [F.interpolate(one.float(), coarse_grid, mode="bilinear") for one in others]
+    extra = [
+        F.interpolate(scale_logits.float(), coarse_grid, mode="bilinear") for scale_logits in passes
+    ]
     for _ in range(iterations):
         coarse = F.adaptive_avg_pool2d(refined, coarse_grid)
         coarse = (coarse + sum(extra)) / (1 + len(extra)) if extra else coarse
@@ -190,7 +192,7 @@ class Feedback:
         (optional) the number of words among the Q rows.
         Raises RecipeError if further passes are wanted and cannot be had.
         """
-        others: list[Tensor] = []
+        passes: list[Tensor] = []
         if self.scales == "multi":
             at: Callable[[float], Tensor] | None = context.coarse_logits_at
             if at is None:
@@ -198,12 +200,12 @@ class Feedback:
                     "feedback.scales='multi' needs passes at other image scales, which are not to "
                     "be had here; set it to 'single'"
                 )
-            others = [at(scale) for scale in self.extra_scales]
+            passes = [at(scale) for scale in self.extra_scales]
         return semantic_feedback(
             logits,
             context.features,
             context.coarse_grid,
-            others,
+            passes,
             self.iterations,
             self.quantile,
             self.temperature,

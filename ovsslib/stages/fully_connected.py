@@ -90,23 +90,24 @@ def mean_field(
 def _joined(
     image: np.ndarray, probabilities: np.ndarray, active: np.ndarray, parameters: CRFParameters
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean field over `active` labels (K,) and, joined into one more, the rest.
+    """Mean field over `active` labels (K,) and, joined into one more, the remainder.
 
-    Returns the result (K + 1, H, W), and the rest's probability that went in (H, W), both float32.
+    Returns the result (K + 1, H, W), and the remainder's probability that went in (H, W), both
+    float32.
     """
     joined = np.empty((len(active) + 1, *probabilities.shape[1:]), np.float32)
     np.clip(probabilities[active], _FLOOR, 1, out=joined[:-1])
     # Label by label, so that a large input is never copied whole.
-    rest = np.full(joined.shape[1:], _FLOOR, np.float32)
+    remainder = np.full(joined.shape[1:], _FLOOR, np.float32)
     for label in np.setdiff1d(np.arange(len(probabilities)), active):
-        rest += np.clip(probabilities[label], _FLOOR, 1)
-    joined[-1] = rest
+        remainder += np.clip(probabilities[label], _FLOOR, 1)
+    joined[-1] = remainder
     attraction = np.ones(len(joined), np.float32)
-    # Each of the many labels in the rest would be drawn to its own small probability only; next to
-    # that of the active ones this is nothing, whereas a joined label would be drawn to the sum of
-    # all of them.
+    # Each of the many labels in the remainder would be drawn to its own small probability only; next
+    # to that of the active ones this is nothing, whereas a joined label would be drawn to the sum
+    # of all of them.
     attraction[-1] = 0
-    return mean_field(image, -np.log(joined), parameters, attraction), rest
+    return mean_field(image, -np.log(joined), parameters, attraction), remainder
 
 
 def labels_that_matter(
@@ -154,8 +155,8 @@ def labels_that_matter(
     size = max(4, int((np.sort(area)[::-1].cumsum() < (1 - tolerance) * winners.size).sum()) + 1)
     while size < len(candidates):
         active = np.sort(ranked[:size])
-        own, _ = _joined(small_image, small, active, coarse)
-        if (active[own[:-1].argmax(0)] != winners).mean() <= tolerance:
+        trial, _ = _joined(small_image, small, active, coarse)
+        if (active[trial[:-1].argmax(0)] != winners).mean() <= tolerance:
             return active
         size = int(size * _GROWTH) + 1
     return candidates
@@ -195,23 +196,23 @@ def densecrf(
     check_values(parameters, scale, tolerance)
     if isinstance(probabilities, Tensor):
         probabilities = probabilities.detach().float().cpu().numpy()
-    found: np.ndarray = np.asarray(probabilities, np.float32)
-    _check_input(image, found)
-    count = len(found)
+    values: np.ndarray = np.asarray(probabilities, np.float32)
+    _check_input(image, values)
+    count = len(values)
     if scale != 1:
-        found = scale * found + np.float32((1 - scale) / count)
+        values = scale * values + np.float32((1 - scale) / count)
     if tolerance > 0 and count > _FEW_LABELS:
-        active = labels_that_matter(image, found, parameters, tolerance)
+        active = labels_that_matter(image, values, parameters, tolerance)
         if len(active) < count - 1:
-            refined, rest = _joined(image, found, active, parameters)
-            share = refined[-1] / rest
-            result = np.empty_like(found)
+            refined, remainder = _joined(image, values, active, parameters)
+            share = refined[-1] / remainder
+            result = np.empty_like(values)
             for label in range(count):
-                # The rest keeps its proportions.
-                np.multiply(np.clip(found[label], _FLOOR, 1), share, out=result[label])
+                # The remainder keeps its proportions.
+                np.multiply(np.clip(values[label], _FLOOR, 1), share, out=result[label])
             result[active] = refined[:-1]
             return result
-    unary = -np.log(np.clip(found, _FLOOR, 1))
+    unary = -np.log(np.clip(values, _FLOOR, 1))
     return mean_field(image, unary, parameters, np.ones(count, np.float32))
 
 

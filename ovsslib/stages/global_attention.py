@@ -90,10 +90,12 @@ class GlobalAttentionSettings:
         if self.base == "query":
             reasons |= dict.fromkeys(("guide", "kind"), "base is 'query', so no guide is asked")
         if not self._counts():
-            why = "no proxy is made and gamma is fixed, so nothing counts similar keys"
-            reasons |= dict.fromkeys(("rounds", "criterion", "smoothing"), why)
+            reason = "no proxy is made and gamma is fixed, so nothing counts similar keys"
+            reasons |= dict.fromkeys(("rounds", "criterion", "smoothing"), reason)
         default = GlobalAttentionSettings()
-        return {n: why for n, why in reasons.items() if getattr(self, n) != getattr(default, n)}
+        return {
+            n: reason for n, reason in reasons.items() if getattr(self, n) != getattr(default, n)
+        }
 
     def _counts(self) -> bool:
         """Whether keys similar to a query are looked for: for the proxies, or for their number."""
@@ -218,19 +220,19 @@ def neighbour_mean(
     return total / count.clamp_min(1)[..., None]
 
 
-def proxies(start: Tensor, keys: Tensor, own: slice, anchors: Anchors) -> tuple[Tensor, Tensor]:
+def proxies(start: Tensor, keys: Tensor, places: slice, anchors: Anchors) -> tuple[Tensor, Tensor]:
     """Step 2 for some rows: queries after the rounds of averaging, and their numbers of matches.
 
     Args:
         start: (S, C) unit queries.
         keys: (N, C) unit keys of all windows.
-        own: where these rows stand among the keys.
+        places: where these rows stand among the keys.
 
     Returns:
         queries (S, C), matches (S, 1); as float32.
     """
     queries = start
-    diagonal = torch.arange(own.start, own.stop, device=keys.device)[:, None]
+    diagonal = torch.arange(places.start, places.stop, device=keys.device)[:, None]
     for turn in range(max(anchors.rounds, 1)):
         match = queries @ keys.T > anchors.criterion
         alone = ~match.any(dim=1, keepdim=True)
@@ -238,7 +240,7 @@ def proxies(start: Tensor, keys: Tensor, own: slice, anchors: Anchors) -> tuple[
         count = match.sum(dim=1, keepdim=True).float()
         if turn < anchors.rounds:
             queries = F.normalize(match.to(keys.dtype) @ keys / (count + 1e-6), dim=-1)
-    return (queries if anchors.replace else keys[own]), count
+    return (queries if anchors.replace else keys[places]), count
 
 
 def global_weights(
@@ -246,22 +248,26 @@ def global_weights(
     keys: Tensor,
     matches: Tensor,
     windows: int,
-    how: Normalisation,
+    normalisation: Normalisation,
     mean: Tensor | None,
 ) -> Tensor:
     """Steps 2 and 3 for some rows: attention weights (S, N) over the patches of all windows.
 
     Args:
-        mean: of all scores, where `how.by_row` is False.
+        mean: of all scores, where `normalisation.by_row` is False.
     """
     scores = queries @ keys.T
-    if how.by_row:
-        beta = 1 + BETA_GROWTH * math.log(1 + windows) if how.beta is None else how.beta
-        gamma = 1 + GAMMA_GROWTH / matches if how.gamma is None else how.gamma
+    if normalisation.by_row:
+        beta = (
+            1 + BETA_GROWTH * math.log(1 + windows)
+            if normalisation.beta is None
+            else normalisation.beta
+        )
+        gamma = 1 + GAMMA_GROWTH / matches if normalisation.gamma is None else normalisation.gamma
         scores = (scores - scores.mean(dim=1, keepdim=True).clamp_min(0) * beta) * gamma
     else:
-        beta = FIXED_BETA if how.beta is None else how.beta
-        gamma = FIXED_GAMMA if how.gamma is None else how.gamma
+        beta = FIXED_BETA if normalisation.beta is None else normalisation.beta
+        gamma = FIXED_GAMMA if normalisation.gamma is None else normalisation.gamma
         assert mean is not None
         scores = (scores - mean * beta) * gamma
     cut = scores.amax(dim=1, keepdim=True).clamp_max(0)
@@ -269,7 +275,7 @@ def global_weights(
 
 
 def attend_to_all(
-    start: Tensor, keys: Tensor, values: Tensor, anchors: Anchors, how: Normalisation
+    start: Tensor, keys: Tensor, values: Tensor, anchors: Anchors, normalisation: Normalisation
 ) -> tuple[Tensor, Tensor]:
     """Attention of all windows' patches over all windows' patches, window by window.
 
@@ -285,14 +291,14 @@ def attend_to_all(
     start = F.normalize(start.float(), dim=-1)
     flat, value = keys.float().flatten(0, 1), values.float().flatten(0, 1)
     rows = [slice(i * size, (i + 1) * size) for i in range(windows)]
-    found = [proxies(start[i], flat, own, anchors) for i, own in enumerate(rows)]
+    pairs = [proxies(start[i], flat, places, anchors) for i, places in enumerate(rows)]
     mean = None
-    if not how.by_row:
+    if not normalisation.by_row:
         # the mean of all products is the product of the means
-        centre = torch.stack([queries.double().mean(dim=0) for queries, _ in found]).mean(dim=0)
+        centre = torch.stack([queries.double().mean(dim=0) for queries, _ in pairs]).mean(dim=0)
         mean = (centre @ flat.double().mean(dim=0)).float()
     mixed = [
-        global_weights(queries, flat, matches, windows, how, mean) @ value
-        for queries, matches in found
+        global_weights(queries, flat, matches, windows, normalisation, mean) @ value
+        for queries, matches in pairs
     ]
-    return torch.stack(mixed), torch.stack([matches for _, matches in found])
+    return torch.stack(mixed), torch.stack([matches for _, matches in pairs])

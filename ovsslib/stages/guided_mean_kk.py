@@ -81,8 +81,8 @@ class GuidedMeanKkSettings:
 def mean_tokens(tokens: list[Tensor]) -> Tensor:
     """Mean of token tensors (B, T, D) of one shape, in float32."""
     total = tokens[0].float()
-    for more in tokens[1:]:
-        total = total + more.float()
+    for block_tokens in tokens[1:]:
+        total = total + block_tokens.float()
     return total / len(tokens)
 
 
@@ -114,11 +114,11 @@ def key_attention(k: Tensor, scale: float) -> Tensor:
     return ((k * scale) @ k.transpose(-2, -1)).float().softmax(dim=-1)
 
 
-def patch_attention(others: Tensor, k: Tensor, scale: float, blocks: int) -> Tensor:
+def patch_attention(earlier: Tensor, k: Tensor, scale: float, blocks: int) -> Tensor:
     """Mean over all blocks, class row and column cut and nothing renormalised: (B, heads, P, P).
 
     Args:
-        others: sum (B, heads, T, T) of the key-key attention of the blocks before the last. k: the
+        earlier: sum (B, heads, T, T) of the key-key attention of the blocks before the last. k: the
             last one's keys.
     """
-    return ((others + key_attention(k, scale)) / blocks)[..., 1:, 1:]
+    return ((earlier + key_attention(k, scale)) / blocks)[..., 1:, 1:]

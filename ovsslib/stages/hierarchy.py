@@ -65,9 +65,9 @@ class HierarchySettings:
 
     def membership(self, text: TextFeatures) -> tuple[list[str], np.ndarray]:
         """Names of the groups and the group index of every class (C,). Raises RecipeError if there are none."""
-        own = text.vocabulary.groups
+        groups = text.vocabulary.groups
         complete = all(
-            group is not None for i, group in enumerate(own) if i != text.vocabulary.background
+            group is not None for i, group in enumerate(groups) if i != text.vocabulary.background
         )
         if self.groups == "vocabulary" and not complete:
             raise RecipeError(
@@ -75,9 +75,9 @@ class HierarchySettings:
                 "groups='clusters'"
             )
         if self.groups != "clusters" and complete:
-            named = [group or "background" for group in own]
-            names = list(dict.fromkeys(named))
-            return names, np.array([names.index(group) for group in named])
+            class_groups = [group or "background" for group in groups]
+            names = list(dict.fromkeys(class_groups))
+            return names, np.array([names.index(group) for group in class_groups])
         if self.text == "name":
             raise RecipeError(
                 f"hierarchy.text='name': the groups of {text.vocabulary.name!r} are clusters without a name; use "
@@ -90,10 +90,10 @@ class HierarchySettings:
         from sklearn.cluster import AgglomerativeClustering  # late: slow to import, seldom needed
 
         means = class_means(text).cpu().numpy()
-        found = AgglomerativeClustering(count, metric="cosine", linkage="average").fit_predict(
+        clusters = AgglomerativeClustering(count, metric="cosine", linkage="average").fit_predict(
             means
         )
-        _, index = np.unique(found, return_inverse=True)
+        _, index = np.unique(clusters, return_inverse=True)
         return [f"cluster {i + 1}" for i in range(index.max() + 1)], index
 
     def group_features(self, backbone, text: TextFeatures, text_settings) -> Tensor:

@@ -74,9 +74,13 @@ def merge_views(
     """
     if len(features) != len(views):
         raise RecipeError(f"{len(features)} feature maps for {len(views)} views {tuple(views)}")
-    in_place = [one for one, view in zip(features, views, strict=True) if view in IN_PLACE]
+    in_place = [
+        feature_map for feature_map, view in zip(features, views, strict=True) if view in IN_PLACE
+    ]
     flipped = [
-        one.flip(FLIPS[view]) for one, view in zip(features, views, strict=True) if view in FLIPS
+        feature_map.flip(FLIPS[view])
+        for feature_map, view in zip(features, views, strict=True)
+        if view in FLIPS
     ]
     if in_place and flipped:
         mixed = weight * _mean(in_place) + (1 - weight) * _mean(flipped)

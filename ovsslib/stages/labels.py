@@ -186,8 +186,8 @@ def _thin(labels: np.ndarray, mask: np.ndarray, window: np.ndarray) -> np.ndarra
     """Pixels outside a mask whose own class does not survive an opening by the window: gaps, not regions."""
     thin = np.zeros_like(mask)
     for name in np.unique(labels[~mask]):
-        other = labels == name
-        padded = np.pad(other, window.shape[0], mode="edge")
+        region = labels == name
+        padded = np.pad(region, window.shape[0], mode="edge")
         size = window.shape[0]
-        thin |= other & ~scipy.ndimage.binary_opening(padded, window)[size:-size, size:-size]
+        thin |= region & ~scipy.ndimage.binary_opening(padded, window)[size:-size, size:-size]
     return thin

@@ -107,12 +107,12 @@ def propagate(
     size, words = logits.shape[-2:], len(text)
     coupling = text_coupling(text.float(), text_temperature, diagonal)
     out = []
-    for one, picture in zip(logits.float(), pixels.float(), strict=True):
-        small, picture = (block_mean(maps, grid) for maps in (one, picture))
-        known = small[:words].softmax(dim=0)
-        supported = support(coupling, known, couple)
-        trust = trust_of(known, supported)
-        across, down = edge_weights(picture, known, supported, edge)
+    for cosines, picture in zip(logits.float(), pixels.float(), strict=True):
+        small, picture = (block_mean(maps, grid) for maps in (cosines, picture))
+        probabilities = small[:words].softmax(dim=0)
+        supported = support(coupling, probabilities, couple)
+        trust = trust_of(probabilities, supported)
+        across, down = edge_weights(picture, probabilities, supported, edge)
         solved = torch.cat(
             [
                 solve(part, trust, across, down, iterations)
@@ -141,29 +141,30 @@ def block_mean(maps: Tensor, grid: int) -> Tensor:
     return maps if block == (1, 1) else F.avg_pool2d(maps[None], block)[0]
 
 
-def support(coupling: Tensor, known: Tensor, couple: str) -> Tensor:
+def support(coupling: Tensor, probabilities: Tensor, couple: str) -> Tensor:
     """G p of probabilities (Q, h, w), or G's diagonal times p, as released."""
     if couple == "full":
-        return torch.einsum("qr,rhw->qhw", coupling, known)
-    return coupling.diagonal()[:, None, None] * known
+        return torch.einsum("qr,rhw->qhw", coupling, probabilities)
+    return coupling.diagonal()[:, None, None] * probabilities
 
 
-def trust_of(known: Tensor, supported: Tensor) -> Tensor:
+def trust_of(probabilities: Tensor, supported: Tensor) -> Tensor:
     """Weight u (h, w) of the data: the best probability squared (at least 0.05 of it), raised by
     agreeing words.
     """
-    agreement = (known * supported).sum(dim=0).clamp(0, 1)
-    return known.amax(dim=0).clamp_min(_TRUST_FLOOR).square() * (1 + agreement)
+    agreement = (probabilities * supported).sum(dim=0).clamp(0, 1)
+    return probabilities.amax(dim=0).clamp_min(_TRUST_FLOOR).square() * (1 + agreement)
 
 
 def edge_weights(
-    picture: Tensor, known: Tensor, supported: Tensor, edge: float
+    picture: Tensor, probabilities: Tensor, supported: Tensor, edge: float
 ) -> tuple[Tensor, Tensor]:
     """Weights of horizontal (h, w - 1) and vertical (h - 1, w) neighbours, in [0, 1].
 
     Args:
-        picture: (3, h, w) normalised colours. known, supported: p and G p (Q, h, w). edge: see the
-            settings.
+        picture: (3, h, w) normalised colours.
+        probabilities, supported: p and G p (Q, h, w).
+        edge: see the settings.
     """
     grey = sum(weight * channel for weight, channel in zip(_GREY, picture, strict=True))
 
@@ -172,9 +173,9 @@ def edge_weights(
         difference = grey.diff(dim=dim).abs()
         if length < 2:
             return difference
-        here = known.narrow(dim, 1, length - 1)
-        there = supported.narrow(dim, 0, length - 1)
-        gain = 1 + (here * there).sum(dim=0).clamp(0, 1)
+        cells = probabilities.narrow(dim, 1, length - 1)
+        neighbours = supported.narrow(dim, 0, length - 1)
+        gain = 1 + (cells * neighbours).sum(dim=0).clamp(0, 1)
         return (torch.exp(-edge * difference / (difference.mean() + _EPSILON)) * gain).clamp(0, 1)
 
     return weights(-1), weights(-2)

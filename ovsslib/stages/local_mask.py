@@ -40,8 +40,8 @@ class LocalMaskSettings:
 
     def refuse(self, recipe) -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
-        others = [s for s in recipe.stages_with("on_weights") if s is not self]
-        if recipe["attention"].is_identity and not others:
+        stages = [s for s in recipe.stages_with("on_weights") if s is not self]
+        if recipe["attention"].is_identity and not stages:
             return "attention.terms='value' lets each patch see only itself, so a local mask changes nothing"
         return None
 

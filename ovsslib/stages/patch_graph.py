@@ -26,8 +26,8 @@ def patch_places(corners: Sequence[tuple[int, int]], grid: tuple[int, int], patc
         patch: side of a patch in pixels.
     """
     rows, columns = (torch.arange(n) * patch + patch // 2 for n in grid)
-    here = torch.cartesian_prod(rows, columns)
-    return torch.cat([here + torch.tensor(corner) for corner in corners]).float()
+    centres = torch.cartesian_prod(rows, columns)
+    return torch.cat([centres + torch.tensor(corner) for corner in corners]).float()
 
 
 def patch_laplacian(
@@ -83,8 +83,8 @@ def conjugate_gradient(
         apply: function (Q, ...) -> (Q, ...), A on every row; A symmetric and positive.
     """
 
-    def dot(left: Any, other: Any) -> Any:
-        return (left * other).reshape(len(left), -1).sum(-1)
+    def dot(first: Any, second: Any) -> Any:
+        return (first * second).reshape(len(first), -1).sum(-1)
 
     def wide(values: Any) -> Any:
         return values.reshape(len(values), *[1] * (right.ndim - 1))

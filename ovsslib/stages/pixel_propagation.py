@@ -104,16 +104,16 @@ def pixel_edges(colours: Tensor, reach: int, tau: float) -> list[Edge]:
         for right in range(-half if down else 1, half + 1):
             if down >= height or abs(right) >= width:
                 continue
-            here = (slice(0, height - down), slice(max(0, -right), width - max(0, right)))
-            there = (slice(down, height), slice(max(0, right), width + min(0, right)))
-            gap = scaled[:, here[0], here[1]] - scaled[:, there[0], there[1]]
+            pixels = (slice(0, height - down), slice(max(0, -right), width - max(0, right)))
+            neighbours = (slice(down, height), slice(max(0, right), width + min(0, right)))
+            gap = scaled[:, pixels[0], pixels[1]] - scaled[:, neighbours[0], neighbours[1]]
             weights = torch.exp(-gap.square().sum(0).sqrt() / tau)
-            degree[here] += weights
-            degree[there] += weights
-            edges.append((here, there, weights))
+            degree[pixels] += weights
+            degree[neighbours] += weights
+            edges.append((pixels, neighbours, weights))
     scale = torch.where(degree == 0, 1, degree).rsqrt()
-    for here, there, weights in edges:
-        weights.mul_(scale[here]).mul_(scale[there])
+    for pixels, neighbours, weights in edges:
+        weights.mul_(scale[pixels]).mul_(scale[neighbours])
     return edges
 
 
@@ -137,10 +137,10 @@ def spread(
 
     def apply(x: Tensor) -> Tensor:
         out = x.clone()
-        for here, there, weights in edges:
+        for pixels, neighbours, weights in edges:
             wide = weights.double() * -alpha
-            out[:, here[0], here[1]].addcmul_(wide, x[:, there[0], there[1]])
-            out[:, there[0], there[1]].addcmul_(wide, x[:, here[0], here[1]])
+            out[:, pixels[0], pixels[1]].addcmul_(wide, x[:, neighbours[0], neighbours[1]])
+            out[:, neighbours[0], neighbours[1]].addcmul_(wide, x[:, pixels[0], pixels[1]])
         return out
 
     parts = [

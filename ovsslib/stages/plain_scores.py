@@ -46,7 +46,7 @@ class PlainScoresSettings:
         scores = merge_queries(logits, context.text.query_class, len(vocabulary)).clamp(0, 1)
         index = vocabulary.background
         if self.background == "complement" and index is not None and len(scores) > 1:
-            others = torch.cat([scores[:index], scores[index + 1 :]])
+            word_scores = torch.cat([scores[:index], scores[index + 1 :]])
             scores = scores.clone()
-            scores[index] = 1 - others.amax(dim=0)
+            scores[index] = 1 - word_scores.amax(dim=0)
         return scores

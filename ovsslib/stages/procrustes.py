@@ -60,8 +60,8 @@ class ProcrustesSettings:
 
     def refuse(self, recipe: Recipe) -> str | None:
         """Why these settings cannot work with the rest of a recipe."""
-        for name, other in recipe.at("attention"):
-            if other in recipe.stages_with("feed_back"):
+        for name, settings in recipe.at("attention"):
+            if settings in recipe.stages_with("feed_back"):
                 return f"its weights take the place of the scores that {name} would feed back into"
         return None
 
@@ -74,10 +74,10 @@ class ProcrustesSettings:
     def on_weights(self, weights: Tensor, context: AttentionContext) -> Tensor:
         """Weights (B, heads, T, T) of the last block; those handed in are not looked at."""
         tap = context.trunk.taps[context.backbone.layers - 1]
-        own = procrustes_weights(
+        attention = procrustes_weights(
             tap.q, tap.k, context.backbone.scale, self.alpha, self.solver, self.iterations
         )
-        return own.to(tap.v.dtype)
+        return attention.to(tap.v.dtype)
 
 
 def procrustes_weights(

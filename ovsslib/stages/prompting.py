@@ -47,17 +47,19 @@ def regions_of_class(mask: np.ndarray, sureness: np.ndarray, least: int) -> Regi
     Args:
         sureness: (H, W) float; a region's point is where it is largest, the first of equals.
     """
-    _, numbers, found, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    areas = found[:, cv2.CC_STAT_AREA]
+    _, numbers, statistics, _ = cv2.connectedComponentsWithStats(
+        mask.astype(np.uint8), connectivity=8
+    )
+    areas = statistics[:, cv2.CC_STAT_AREA]
     chosen = np.flatnonzero(areas >= least)
     chosen = chosen[chosen > 0]
-    left, top, width, height = found[chosen, :4].T
+    left, top, width, height = statistics[chosen, :4].T
     boxes = np.stack([left, top, left + width - 1, top + height - 1], axis=1)
     order = np.argsort(-sureness, axis=None, kind="stable")
-    first = np.full(len(found), -1)
+    first = np.full(len(statistics), -1)
     ranked = numbers.ravel()[order]
-    known, places = np.unique(ranked, return_index=True)
-    first[known] = order[places]
+    ids, places = np.unique(ranked, return_index=True)
+    first[ids] = order[places]
     rows, columns = np.divmod(first[chosen], mask.shape[1])
     points = np.stack([columns, rows], axis=1)
     return Regions(
@@ -131,29 +133,31 @@ def refined_by_prompts(
     small, half = half_size(labels, scores, least_score)
     rows, columns = fitted(tuple(small.shape), FRAME, square)
     scale = np.array([columns / small.shape[1], rows / small.shape[0]], np.float32)
-    new, taken = torch.zeros_like(scores), 0
+    new_scores, count = torch.zeros_like(scores), 0
     failed = np.zeros(small.shape, bool)
     for index in range(len(scores)):
         if float(half[index].max()) < least_score:
             continue
-        found = regions_of_class(small == index, half[index].cpu().numpy(), least_area)
+        regions = regions_of_class(small == index, half[index].cpu().numpy(), least_area)
         prompt = mask_prompt(half[index].float().cpu(), least_score, square)
-        for start in range(0, len(found.chosen), PROMPTS_AT_ONCE):
+        for start in range(0, len(regions.chosen), PROMPTS_AT_ONCE):
             part = slice(start, start + PROMPTS_AT_ONCE)
-            points = torch.from_numpy(found.points[part] * scale)
-            boxes = torch.from_numpy(found.boxes[part] * np.tile(scale, 2))
+            points = torch.from_numpy(regions.points[part] * scale)
+            boxes = torch.from_numpy(regions.boxes[part] * np.tile(scale, 2))
             logits, iou = predict(points, boxes, prompt)
             kept = iou > least_iou
-            failed |= np.isin(found.numbers, found.chosen[part][~kept.numpy()])
-            for one in logits[kept]:  # one at a time: each is as large as the picture
-                answer = full_size(one[None], size, square)[0].to(scores)
+            failed |= np.isin(regions.numbers, regions.chosen[part][~kept.numpy()])
+            for mask_logits in logits[kept]:  # one at a time: each is as large as the picture
+                answer = full_size(mask_logits[None], size, square)[0].to(scores)
                 answer = answer.sigmoid() * scores[index] * (answer > 0)
-                new[index] = torch.maximum(new[index], answer)
-                taken += 1
-    if not taken:
+                new_scores[index] = torch.maximum(new_scores[index], answer)
+                count += 1
+    if not count:
         return labels, scores
-    covered = new.sum(dim=0) > 0
-    out = torch.where(covered.cpu(), new.argmax(dim=0).cpu(), torch.from_numpy(labels).long())
+    covered = new_scores.sum(dim=0) > 0
+    out = torch.where(
+        covered.cpu(), new_scores.argmax(dim=0).cpu(), torch.from_numpy(labels).long()
+    )
     wide = torch.from_numpy(failed)[None, None].float()
-    inside = F.interpolate(wide, size=size, mode="nearest")[0, 0].bool().to(scores.device)
-    return out.numpy().astype(np.int32), torch.where(inside, scores, new)
+    failed_pixels = F.interpolate(wide, size=size, mode="nearest")[0, 0].bool().to(scores.device)
+    return out.numpy().astype(np.int32), torch.where(failed_pixels, scores, new_scores)

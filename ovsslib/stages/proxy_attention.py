@@ -74,7 +74,7 @@ class ProxyAttentionSettings:
         tap = context.trunk.taps[backbone.layers - 1]
         values, means = values_on(tap.v, context.grid, grid), mean_similarity(features)
         mixed = [
-            guided_attention(one, value, float(mean), self.beta, self.gamma)
-            for one, value, mean in zip(features, values, means, strict=True)
+            guided_attention(patches, value, float(mean), self.beta, self.gamma)
+            for patches, value, mean in zip(features, values, means, strict=True)
         ]
         return DenseTokens(out_projection(backbone, torch.stack(mixed)), grid)

@@ -108,10 +108,12 @@ class PurifySettings:
         )
         if self.votes != "words":
             texts = auxiliary_texts(text.vocabulary, self.votes, skip_missing=True)
-            own = dataclasses.replace(settings, templates=("{}",), truncate=True)
-            known = {index: sentence for index, sentence in enumerate(texts) if sentence}
-            if known:
-                rows[list(known)] = encode_texts(backbone, list(known.values()), own).to(rows)
+            sentence_settings = dataclasses.replace(settings, templates=("{}",), truncate=True)
+            sentences = {index: sentence for index, sentence in enumerate(texts) if sentence}
+            if sentences:
+                rows[list(sentences)] = encode_texts(
+                    backbone, list(sentences.values()), sentence_settings
+                ).to(rows)
         keep = [c for c in range(len(rows)) if c != text.vocabulary.background]
         return rows[keep]
 
@@ -129,8 +131,8 @@ class PurifySettings:
         out = torch.zeros_like(logits)
         for index, cosines in enumerate(logits):
             maps = self._purified(cosines, affinity[index], classes, context, index)
-            for members, one in zip(classes.members, maps, strict=True):
-                out[index, members] = one
+            for members, class_map in zip(classes.members, maps, strict=True):
+                out[index, members] = class_map
         return out
 
     def _classes(self, context: WindowContext) -> "Classes":
@@ -162,8 +164,8 @@ class PurifySettings:
         window: int,
     ) -> Tensor:
         """Maps (C', h, w) of one window's cosines (Q, h, w)."""
-        joined = [cosines[: classes.background], classes.merged(cosines)]
-        p = (torch.cat(joined) * self.logit_scale).softmax(dim=0)
+        parts = [cosines[: classes.background], classes.merged(cosines)]
+        p = (torch.cat(parts) * self.logit_scale).softmax(dim=0)
         spread = (p - p.min()) / (p.max() - p.min()).clamp_min(1e-12)
         p, spread = p[classes.background :], spread[classes.background :]
         refined = refine_maps(spread, transition_matrix(affinity), self.box_threshold)
@@ -205,8 +207,8 @@ class Classes:
         """
         maps = []
         for members in self.members:
-            one = cosines[members].mean(dim=0)
-            maps.append(one / self.text[members].mean(dim=0).norm() if len(members) > 1 else one)
+            mean = cosines[members].mean(dim=0)
+            maps.append(mean / self.text[members].mean(dim=0).norm() if len(members) > 1 else mean)
         return torch.stack(maps)
 
 
@@ -233,7 +235,7 @@ def refine_maps(probabilities: Tensor, transition: Tensor, threshold: float) -> 
         (K, h, w) in [0, 1].
     """
     values = probabilities.cpu().numpy()
-    masks = torch.from_numpy(np.stack([box_mask(one, threshold) for one in values]))
+    masks = torch.from_numpy(np.stack([box_mask(class_map, threshold) for class_map in values]))
     cut = (probabilities * masks.to(probabilities.device)).flatten(1)
     return unit_range((transition @ cut.T).T).unflatten(1, probabilities.shape[1:])
 
@@ -243,15 +245,18 @@ def redundancy(probabilities: Tensor, refined: Tensor) -> Tensor:
 
     The released code's measure: the intersection is not taken off the denominator.
     """
-    both = (probabilities * refined).flatten(1).sum(1)
-    return both / (probabilities.flatten(1).sum(1) + refined.flatten(1).sum(1) + 1e-8)
+    intersection = (probabilities * refined).flatten(1).sum(1)
+    return intersection / (probabilities.flatten(1).sum(1) + refined.flatten(1).sum(1) + 1e-8)
 
 
 def soft_iou(maps: Tensor) -> Tensor:
     """sum min(R_a, R_b) / sum max(R_a, R_b) for all pairs of maps (K, h, w): (K, K)."""
     flat = maps.flatten(1)
     # one class against all at a time: K maps at once, not K x K
-    rows = [torch.minimum(one, flat).sum(1) / torch.maximum(one, flat).sum(1) for one in flat]
+    rows = [
+        torch.minimum(class_map, flat).sum(1) / torch.maximum(class_map, flat).sum(1)
+        for class_map in flat
+    ]
     return torch.stack(rows)
 
 

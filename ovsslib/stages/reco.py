@@ -112,12 +112,12 @@ class ReCo:
         context = text.features[:0]
         if self.context:
             context = encode_texts(backbone, self.context, settings)
-        found, shared = self.references(backbone, text.features, context)
-        known = {word_key(word): index for index, word in enumerate(self.context)}
+        references, shared = self.references(backbone, text.features, context)
+        places = {word_key(word): index for index, word in enumerate(self.context)}
         rows = []
-        for query, row in zip(text.vocabulary.queries, found, strict=True):
-            index = known.get(
-                word_key(SHARED.get(word_key(query), query)), known.get(word_key(query))
+        for query, row in zip(text.vocabulary.queries, references, strict=True):
+            index = places.get(
+                word_key(SHARED.get(word_key(query), query)), places.get(word_key(query))
             )
             rows.append(row if index is None else shared[index])
         return {"references": torch.stack(rows)}
@@ -136,15 +136,17 @@ class ReCo:
         key = (self, rows_digest(rows, context))
         if key in features.references:
             return features.references[key]
-        before: list[Tensor] = []
-        for found in self.cosegments(features, context, before, grow=True):
-            before.append(found.reference)
-        shared = torch.stack(before) if before else rows.new_zeros(0)
-        own = torch.stack([found.reference for found in self.cosegments(features, rows, before)])
-        features.references[key] = (own, shared)
+        eliminated: list[Tensor] = []
+        for segment in self.cosegments(features, context, eliminated, grow=True):
+            eliminated.append(segment.reference)
+        shared = torch.stack(eliminated) if eliminated else rows.new_zeros(0)
+        references = torch.stack(
+            [segment.reference for segment in self.cosegments(features, rows, eliminated)]
+        )
+        features.references[key] = (references, shared)
         while len(features.references) > _MOST_LISTS:
             features.references.popitem(last=False)
-        return own, shared
+        return references, shared
 
     def cosegments(
         self,
@@ -164,10 +166,10 @@ class ReCo:
                 f"reco.pictures={self.pictures}: the archive {features.archive.name!r} has {count} pictures; ask for "
                 "fewer, or name a larger archive"
             )
-        found = retrieved(features.embeddings(), rows, self.pictures)
+        pictures = retrieved(features.embeddings(), rows, self.pictures)
         fixed = None if grow or not eliminated else torch.stack(list(eliminated))
         for row, places in zip(
-            rows.to(features.backbone.device).float(), found.tolist(), strict=True
+            rows.to(features.backbone.device).float(), pictures.tolist(), strict=True
         ):
             yield self._cosegment(features, row, places, fixed if not grow else list(eliminated))
 

@@ -69,7 +69,7 @@ def class_tokens(
 
     `skip_last_block`: the tower stops before its last block (released; the evident intention is the whole tower).
     """
-    side, made = backbone.image_size[0], []
+    side, parts = backbone.image_size[0], []
     for start in range(0, len(pictures), _BATCH):
         batch = [
             clip_pixels(centre_square(p, side), backbone.pixel_mean, backbone.pixel_std)
@@ -78,8 +78,8 @@ def class_tokens(
         tokens = backbone.encode_image(
             torch.stack(batch), positions="bilinear-half-always", skip_last_block=skip_last_block
         )
-        made.append(F.normalize(tokens, dim=-1))
-    return torch.cat(made)
+        parts.append(F.normalize(tokens, dim=-1))
+    return torch.cat(parts)
 
 
 def word_shares(tokens: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
@@ -147,12 +147,12 @@ def recur(step: Callable[[int, Tensor], Round], count: int) -> list[Round]:
     words, kept_before = torch.arange(count), 0
     rounds: list[Round] = []
     while True:
-        done = step(len(rounds), words)
-        rounds.append(done)
-        kept = int(done.kept.sum())
+        turn = step(len(rounds), words)
+        rounds.append(turn)
+        kept = int(turn.kept.sum())
         if kept == kept_before:
             return rounds
-        kept_before, words = kept, words[done.kept.cpu()]
+        kept_before, words = kept, words[turn.kept.cpu()]
 
 
 def last_maps(rounds: Sequence[Round]) -> tuple[Tensor, Tensor]:
@@ -160,10 +160,10 @@ def last_maps(rounds: Sequence[Round]) -> tuple[Tensor, Tensor]:
 
     The released code takes all maps of an earlier round then, whatever the words; here each word keeps its own.
     """
-    left = rounds[-1].words[rounds[-1].kept.cpu()]
-    for done in reversed(rounds):
-        place = {int(word): index for index, word in enumerate(done.words)}
-        maps = done.maps.maps[[place[int(word)] for word in left]]
+    words = rounds[-1].words[rounds[-1].kept.cpu()]
+    for turn in reversed(rounds):
+        place = {int(word): index for index, word in enumerate(turn.words)}
+        maps = turn.maps.maps[[place[int(word)] for word in words]]
         if bool((maps > 0).any()):
             break
-    return left, maps
+    return words, maps

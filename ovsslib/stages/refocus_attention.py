@@ -63,9 +63,9 @@ def refocus(weights: Tensor, threshold: float, beta: float) -> Tensor:
     if not bool(sink.any()):
         return weights
     on_sinks = patches * sink
-    others = patches - on_sinks
+    off_sinks = patches - on_sinks
     freed = (1 - beta) * on_sinks.sum(dim=-1, keepdim=True)
     out = weights.clone()
-    shared = others * (freed / (others.sum(dim=-1, keepdim=True) + 1e-8))
-    out[..., 1:, 1:] = (beta * on_sinks + others + shared).to(weights.dtype)
+    shared = off_sinks * (freed / (off_sinks.sum(dim=-1, keepdim=True) + 1e-8))
+    out[..., 1:, 1:] = (beta * on_sinks + off_sinks + shared).to(weights.dtype)
     return out

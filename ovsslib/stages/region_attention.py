@@ -91,8 +91,8 @@ class RegionAttentionSettings:
 
     def inputs(self, layers: int) -> set[int]:
         """0-based blocks whose input tokens are needed: outputs of the middle blocks, and the tower's own input."""
-        wanted = {index + 1 for index in middle_blocks(layers)} if self.middle else set()
-        return wanted | ({0} if self.semantic else set())
+        blocks = {index + 1 for index in middle_blocks(layers)} if self.middle else set()
+        return blocks | ({0} if self.semantic else set())
 
     def replace_block(self, context: AttentionContext) -> DenseTokens:
         """Tokens (B, N, dim) in the joint space on the guide's grid of N patches."""
@@ -102,12 +102,12 @@ class RegionAttentionSettings:
             )
         maps = context.guide_features("q+k")
         features, grid = unit_patches(maps), (maps.shape[-2], maps.shape[-1])
-        head, made = context.backbone.head, []
+        head, tokens = context.backbone.head, []
         for index, window in enumerate(context.regions):
             parts = self._branches(context, index, features[index], window, grid)
-            whole = sum(share * head(part[None]) for part, share in parts if share)
-            made.append(cast(Tensor, whole))
-        return DenseTokens(torch.cat(made), grid, projected=True)
+            window_tokens = sum(share * head(part[None]) for part, share in parts if share)
+            tokens.append(cast(Tensor, window_tokens))
+        return DenseTokens(torch.cat(tokens), grid, projected=True)
 
     def _branches(
         self,
@@ -131,11 +131,12 @@ class RegionAttentionSettings:
         if self.middle:
             mean = middle_mean(trunk.inputs, backbone.layers)
             heads.append(backbone.project(backbone.layers - 1, mean).v)
-        values = [values_on(one, context.grid, grid)[0] for one in heads]
+        values = [values_on(branch, context.grid, grid)[0] for branch in heads]
         mixed = scoped_attention(features, regions.flatten(), values, self.tau)
         shares = (self.main, self.middle)[: len(mixed)]
         parts = [
-            (out_projection(backbone, one), share) for one, share in zip(mixed, shares, strict=True)
+            (out_projection(backbone, branch), share)
+            for branch, share in zip(mixed, shares, strict=True)
         ]
         if self.semantic:
             parts.append((semantic_patches(context, index, regions), self.semantic))

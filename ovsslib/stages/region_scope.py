@@ -40,7 +40,7 @@ def merged_regions(regions: Tensor, features: Tensor, distance: float = 0.2) -> 
     if len(ids) <= 2:
         return regions
     flat, index = features.flatten(1).float().T, regions.flatten()
-    means = torch.stack([flat[index == one].mean(dim=0) for one in ids[1:]])
+    means = torch.stack([flat[index == region].mean(dim=0) for region in ids[1:]])
     means = F.normalize(means, dim=-1)
     alike = means @ means.T
     close = (alike.max() - alike <= distance).cpu().numpy()
@@ -48,8 +48,8 @@ def merged_regions(regions: Tensor, features: Tensor, distance: float = 0.2) -> 
         scipy.sparse.csr_matrix(close), directed=False
     )
     out = regions.clone()
-    for one, number in zip(ids[1:].tolist(), group.tolist(), strict=True):
-        out[regions == one] = MERGED + number
+    for region, number in zip(ids[1:].tolist(), group.tolist(), strict=True):
+        out[regions == region] = MERGED + number
     return out
 
 
@@ -105,12 +105,12 @@ def region_tokens(backbone: Backbone, trunk: TrunkOutput, regions: Tensor, ids: 
         (B, K, width) behind the last block, before ln_post.
     """
     tokens = trunk.inputs[0][:, :1].expand(-1, len(ids), -1)
-    own = regions.flatten(1)[:, None] == ids[None, :, None]
-    seen = torch.cat([own.new_ones(own.shape[0], own.shape[1], 1), own], dim=2)
+    members = regions.flatten(1)[:, None] == ids[None, :, None]
+    visible = torch.cat([members.new_ones(members.shape[0], members.shape[1], 1), members], dim=2)
     for index in range(backbone.layers):
         tap, block = trunk.taps[index], backbone.blocks[index]
         q = backbone.project(index, tokens).q
-        mixed = F.scaled_dot_product_attention(q, tap.k, tap.v, attn_mask=seen[:, None])
+        mixed = F.scaled_dot_product_attention(q, tap.k, tap.v, attn_mask=visible[:, None])
         tokens = tokens + block.ls_1(backbone.join(index, mixed))
         tokens = tokens + backbone.feed_forward(index, tokens)
     return tokens

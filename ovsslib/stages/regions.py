@@ -90,10 +90,10 @@ def mix_regions(
     descriptors = F.normalize(descriptors, dim=1)
     down, across = _between_centres(rows, patches), _between_centres(columns, patches)
     regions = F.normalize(torch.einsum("hk,bdkl,wl->bdhw", down, descriptors, across), dim=1)
-    whole = F.normalize(patches.mean((2, 3), keepdim=True), dim=1)
+    global_feature = F.normalize(patches.mean((2, 3), keepdim=True), dim=1)
     patch_weight, region_weight, global_weight = weights
     return F.normalize(
-        patch_weight * patches + region_weight * regions + global_weight * whole, dim=1
+        patch_weight * patches + region_weight * regions + global_weight * global_feature, dim=1
     )
 
 

@@ -17,8 +17,8 @@ def rivals(recipe: "Recipe", settings: Any) -> str | None:
         for hook in ("on_weights", "feed_back", "second_weights")
         for s in recipe.stages_with(hook)
     ]
-    for name, other in recipe.stages.items():
-        if other in changing:
+    for name, stage in recipe.stages.items():
+        if stage in changing:
             return f"it computes the last block by itself, so there is no one matrix that {name} could change"
     if recipe.has("replaces_block", but=settings):
         return "another stage computes the last block by itself too; turn one of them off"

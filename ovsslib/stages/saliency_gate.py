@@ -81,12 +81,12 @@ def save_saliency(folder: str | Path, image: np.ndarray, saliency: np.ndarray) -
     return file
 
 
-def _checked(saliency: np.ndarray, where: str) -> np.ndarray:
+def _checked(saliency: np.ndarray, source: str) -> np.ndarray:
     saliency = np.asarray(saliency)
     fits = saliency.ndim == 2 and saliency.size and saliency.dtype.kind in "fiub"
     if not fits or not 0 <= float(saliency.min()) <= float(saliency.max()) <= 1:
         raise DataError(
-            f"{where} is no saliency map: (H, W) values in [0, 1] are needed, not {saliency.shape} {saliency.dtype}"
+            f"{source} is no saliency map: (H, W) values in [0, 1] are needed, not {saliency.shape} {saliency.dtype}"
         )
     return saliency
 
@@ -100,10 +100,10 @@ def read_saliency(folder: str | Path, image: np.ndarray) -> Tensor:
             "ovsslib.stages.saliency_gate.save_saliency(folder, picture, map)"
         )
     try:
-        found = np.load(file, allow_pickle=False)
+        saliency = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read as an array ({error}); write it anew") from None
-    return torch.from_numpy(_checked(found, str(file)).astype(np.float32))
+    return torch.from_numpy(_checked(saliency, str(file)).astype(np.float32))
 
 
 @stage(
@@ -170,7 +170,9 @@ class SaliencyGate:
         saliency = F.interpolate(
             saliency[None, None].to(logits.device), size=logits.shape[-2:], mode="bilinear"
         )[0, 0]
-        behind = context.text.query_class.to(logits.device) == background
-        made = logits.clone()
-        made[:, : len(behind)] = gated(logits[:, : len(behind)], saliency, behind)
-        return made
+        in_background = context.text.query_class.to(logits.device) == background
+        gated_logits = logits.clone()
+        gated_logits[:, : len(in_background)] = gated(
+            logits[:, : len(in_background)], saliency, in_background
+        )
+        return gated_logits

@@ -108,7 +108,7 @@ def components(labels: np.ndarray, least: int, most: int) -> list[Component]:
 
     A region's point is the pixel that lies deepest in it.
     """
-    found = []
+    candidates = []
     for label in np.unique(labels):
         regions = regions_of_class(labels == label, np.zeros(labels.shape, np.float32), least)
         for number, box, area in zip(
@@ -116,19 +116,19 @@ def components(labels: np.ndarray, least: int, most: int) -> list[Component]:
         ):
             left, top, right, bottom = (int(side) for side in box)
             mask = regions.numbers[top : bottom + 1, left : right + 1] == number
-            found.append((int(area), int(label), mask, (left, top, right, bottom)))
-    found.sort(key=lambda one: (-one[0], one[1], one[3]))
-    made = []
-    for area, label, mask, box in found[:most]:
+            candidates.append((int(area), int(label), mask, (left, top, right, bottom)))
+    candidates.sort(key=lambda candidate: (-candidate[0], candidate[1], candidate[3]))
+    result = []
+    for area, label, mask, box in candidates[:most]:
         depth = scipy.ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
         row, column = np.unravel_index(int(depth.argmax()), depth.shape)
         point = (box[0] + int(column), box[1] + int(row))
-        made.append(Component(label, mask, box, point, area))
-    return made
+        result.append(Component(label, mask, box, point, area))
+    return result
 
 
 def outlined(
-    labels: np.ndarray, predict: Predict, how: Sam2BoundariesSettings, square: bool
+    labels: np.ndarray, predict: Predict, settings: Sam2BoundariesSettings, square: bool
 ) -> np.ndarray:
     """Label map (H, W) int32 with the outlines of the answers that agree.
 
@@ -139,32 +139,34 @@ def outlined(
     size = tuple(labels.shape)
     rows, columns = fitted(size, FRAME, square)
     scale = torch.tensor([columns / size[1], rows / size[0]])
-    least = max(1, int(np.ceil(how.least_area * labels.size)))
-    taken: list[tuple[float, int, np.ndarray]] = []
-    for one in components(labels, least, how.most):
-        hint = _hint(one, size, square) if how.hint else None
-        points = torch.tensor([one.point]) * scale
-        boxes = torch.tensor([one.box]) * scale.repeat(2)
+    least = max(1, int(np.ceil(settings.least_area * labels.size)))
+    answers: list[tuple[float, int, np.ndarray]] = []
+    for component in components(labels, least, settings.most):
+        hint = _hint(component, size, square) if settings.hint else None
+        points = torch.tensor([component.point]) * scale
+        boxes = torch.tensor([component.box]) * scale.repeat(2)
         logits, iou = predict(points, boxes, hint)
-        if float(iou[0]) < how.least_iou:
+        if float(iou[0]) < settings.least_iou:
             continue
         answer = full_size(logits, size, square)[0].numpy() > 0
-        left, top, right, bottom = one.box
-        shared = int((answer[top : bottom + 1, left : right + 1] & one.mask).sum())
-        agreement = shared / max(one.area + int(answer.sum()) - shared, 1)
-        if agreement >= how.agreement:
-            taken.append((agreement, one.label, np.packbits(answer)))
+        left, top, right, bottom = component.box
+        shared = int((answer[top : bottom + 1, left : right + 1] & component.mask).sum())
+        agreement = shared / max(component.area + int(answer.sum()) - shared, 1)
+        if agreement >= settings.agreement:
+            answers.append((agreement, component.label, np.packbits(answer)))
     out = labels.copy()
-    for _, label, packed in sorted(taken, key=lambda answer: answer[0]):
+    for _, label, packed in sorted(answers, key=lambda answer: answer[0]):
         out[np.unpackbits(packed, count=labels.size).reshape(size).astype(bool)] = label
     return out
 
 
-def _hint(one: Component, size: tuple[int, int], square: bool) -> torch.Tensor:
+def _hint(component: Component, size: tuple[int, int], square: bool) -> torch.Tensor:
     """Mask prompt (256, 256) of a component: 4 inside, -4 outside, 0 where the frame has no picture."""
-    whole = torch.full(size, -HINT)
-    left, top, right, bottom = one.box
-    whole[top : bottom + 1, left : right + 1] = torch.where(torch.from_numpy(one.mask), HINT, -HINT)
+    prompt = torch.full(size, -HINT)
+    left, top, right, bottom = component.box
+    prompt[top : bottom + 1, left : right + 1] = torch.where(
+        torch.from_numpy(component.mask), HINT, -HINT
+    )
     fit = fitted(size, LOW, square)
-    small = F.interpolate(whole[None, None], size=fit, mode="bilinear", antialias=True)[0, 0]
+    small = F.interpolate(prompt[None, None], size=fit, mode="bilinear", antialias=True)[0, 0]
     return F.pad(small, (0, LOW - fit[1], 0, LOW - fit[0]))

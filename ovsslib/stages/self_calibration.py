@@ -143,21 +143,23 @@ class SelfCalibrationSettings:
         if not self.second_pass:
             unused |= dict.fromkeys(("fused_blocks", "second_terms"), "there is no second pass")
         usual = {f.name: f.default for f in fields(self)}
-        return {name: why for name, why in unused.items() if getattr(self, name) != usual[name]}
+        return {
+            name: reason for name, reason in unused.items() if getattr(self, name) != usual[name]
+        }
 
     def blocks(self, layers: int) -> Blocks:
         """The blocks that are read in a tower of `layers` blocks. Raises RecipeError for those it lacks."""
-        asked = (self.guide_block, self.detail_block, self.fused_blocks, self.class_weight)
+        values = (self.guide_block, self.detail_block, self.fused_blocks, self.class_weight)
         usual = PUBLISHED.get(layers)
         names = ("guide_block", "detail_block", "fused_blocks", "class_weight")
-        missing = [n for n, v in zip(names, asked, strict=True) if v is None]
+        missing = [n for n, v in zip(names, values, strict=True) if v is None]
         if missing and usual is None:
             raise RecipeError(
                 f"self_calibration.{missing[0]}=None: nothing is published for a tower of {layers} blocks, only for "
                 f"{' and '.join(map(str, PUBLISHED))}; set {', '.join(missing)}"
             )
         published: Any = usual  # there wherever a field is None
-        chosen: list[Any] = [v if v is not None else published[i] for i, v in enumerate(asked)]
+        chosen: list[Any] = [v if v is not None else published[i] for i, v in enumerate(values)]
         blocks = Blocks(*chosen)
         last = (blocks.guide, blocks.detail, max(blocks.fused))
         for name, value in zip(names[:3], last, strict=True):
@@ -170,12 +172,12 @@ class SelfCalibrationSettings:
 
     def taps(self, layers: int) -> set[int]:
         """0-based blocks whose projections are needed."""
-        found = set()
+        blocks = set()
         if self.outliers == "class_attention":
-            found.add(layers - 2)
+            blocks.add(layers - 2)
         if self.guide_heads:
-            found.add(self.blocks(layers).guide - 1)
-        return found
+            blocks.add(self.blocks(layers).guide - 1)
+        return blocks
 
     def inputs(self, layers: int) -> set[int]:
         """0-based blocks whose input tokens are needed: the input of block l is the output of block l - 1."""
@@ -193,32 +195,32 @@ class SelfCalibrationSettings:
         """Every step by name, float32: "outliers" (B, P) bool (absent for "none"), "fixed", "similarity", "pre",
         "attention", "main", "multi", "out".
         """
-        backbone, trunk, made = context.backbone, context.trunk, {}
+        backbone, trunk, steps = context.backbone, context.trunk, {}
         blocks = self.blocks(backbone.layers)
         patches, guide = trunk.tokens[:, 1:], self._guide(backbone, trunk, blocks)
         outliers = self.find(backbone, trunk)
         if outliers is not None:
-            made["outliers"] = outliers
+            steps["outliers"] = outliers
             patches, guide = (cal.filled(x, outliers, context.grid) for x in (patches, guide))
-        made["fixed"] = patches
+        steps["fixed"] = patches
         similarity = cal.cosines(guide)
         kept = cal.cut(similarity, self.threshold)
-        made["similarity"] = kept if self.guide_thresholded else similarity
-        made["pre"] = cal.aggregated(patches, kept)
-        shared = cal.guide_weights(made["similarity"], self.temperature)
-        made["attention"] = self._attend(backbone, made["pre"], shared, self.terms)
+        steps["similarity"] = kept if self.guide_thresholded else similarity
+        steps["pre"] = cal.aggregated(patches, kept)
+        shared = cal.guide_weights(steps["similarity"], self.temperature)
+        steps["attention"] = self._attend(backbone, steps["pre"], shared, self.terms)
         detail = cal.cosines(trunk.inputs[blocks.detail][:, 1:], self.threshold)
 
         def finished(attended: Tensor, class_token: Tensor) -> Tensor:
             return cal.aggregated(attended + blocks.class_weight * class_token.float(), detail)
 
-        made["main"] = made["out"] = finished(made["attention"], trunk.tokens[:, :1])
+        steps["main"] = steps["out"] = finished(steps["attention"], trunk.tokens[:, :1])
         if self.second_pass:
             fused = cast(Tensor, sum(trunk.inputs[block].float() for block in blocks.fused))
             attended = self._attend(backbone, fused[:, 1:], shared, self.second_terms)
-            made["multi"] = finished(attended, fused[:, :1])
-            made["out"] = made["main"] + made["multi"]
-        return made
+            steps["multi"] = finished(attended, fused[:, :1])
+            steps["out"] = steps["main"] + steps["multi"]
+        return steps
 
     def find(self, backbone: "Backbone", trunk: "TrunkOutput") -> Tensor | None:
         """Outliers (B, P) bool among the patches entering the last block, or None where none are looked for."""
@@ -284,7 +286,7 @@ def head_paths(backbone: "Backbone", index: int, tap: Any, count: int) -> Tensor
     The heads are the `count` of lowest entropy of the block's own q-k attention; each one's softmax(k k^T) is applied
     to the values of all heads, and the results are summed.
     """
-    own = ((tap.q * backbone.scale) @ tap.k.transpose(-2, -1)).float().softmax(dim=-1)
-    chosen = cal.lowest_entropy(own, count)
+    attention = ((tap.q * backbone.scale) @ tap.k.transpose(-2, -1)).float().softmax(dim=-1)
+    chosen = cal.lowest_entropy(attention, count)
     paths = cal.summed_heads(self_attention(tap.k, backbone.scale), chosen)
     return backbone.blocks[index].ls_1(on_all_values(backbone, index, paths, tap))

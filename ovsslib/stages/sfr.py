@@ -81,8 +81,8 @@ class SfrSettings:
             Function of a score matrix (B, heads, T, T) for `AttentionSettings.weights`.
         """
         matrices = []
-        for one, picture in zip(logits, context.window, strict=True):
-            full = F.interpolate(one[None], size=picture.shape[-2:], mode="bilinear")
+        for cosines, picture in zip(logits, context.window, strict=True):
+            full = F.interpolate(cosines[None], size=picture.shape[-2:], mode="bilinear")
             if self.pamr_iterations:
                 full = pamr(picture[None].float(), full, self.pamr_iterations, self.pamr_dilations)
             labels = patch_labels(

@@ -102,7 +102,9 @@ class SplicedAttentionSettings:
         if self.mixer == "none":
             reasons |= dict.fromkeys(("factor", "keep_negative", "halves"), "mixer is 'none'")
         default = SplicedAttentionSettings()
-        return {n: why for n, why in reasons.items() if getattr(self, n) != getattr(default, n)}
+        return {
+            n: reason for n, reason in reasons.items() if getattr(self, n) != getattr(default, n)
+        }
 
     def guide_name(self) -> str:
         """The second encoder that is needed."""
@@ -121,22 +123,24 @@ class SplicedAttentionSettings:
 
     def replace_windows(self, context: PictureContext) -> DenseTokens:
         """Tokens (1, h w, width) on the mixer's grid of the whole picture, before ln_post."""
-        whole = spliced(context, self.kind, self.beta, self.gamma)
+        spliced_map = spliced(context, self.kind, self.beta, self.gamma)
         if self.mixer == "none":
             return DenseTokens(
-                whole.flatten(1).T[None], (whole.shape[-2], whole.shape[-1]), whole=True
+                spliced_map.flatten(1).T[None],
+                (spliced_map.shape[-2], spliced_map.shape[-1]),
+                whole=True,
             )
-        mixed = self._mixed(whole, context)
+        mixed = self._mixed(spliced_map, context)
         tokens = mixed.flatten(1).T[None].to(context.backbone.stream_dtype)
         return DenseTokens(tokens, (mixed.shape[-2], mixed.shape[-1]), whole=True, direct=True)
 
-    def _mixed(self, whole: Tensor, context: PictureContext) -> Tensor:
+    def _mixed(self, spliced_map: Tensor, context: PictureContext) -> Tensor:
         """The spliced map (D, rows, columns) mixed on the mixer's grid: (D, h, w) float32."""
         looks = [self._look(part, context) for part in self._parts(context)]
         widths = [grid[1] for grid, _, _ in looks]
         size = (looks[0][0][0], sum(widths))
-        resized = F.interpolate(whole[None].float(), size=size, mode="bilinear")[0]
-        done = []
+        resized = F.interpolate(spliced_map[None].float(), size=size, mode="bilinear")[0]
+        mixed_parts = []
         for part, (grid, attention, values) in zip(
             resized.split(widths, dim=2), looks, strict=True
         ):
@@ -144,8 +148,8 @@ class SplicedAttentionSettings:
             out = correlated(
                 cells, attention, values.to(cells.device), self.factor, self.keep_negative
             )
-            done.append(out.T.unflatten(1, grid))
-        return torch.cat(done, dim=2)
+            mixed_parts.append(out.T.unflatten(1, grid))
+        return torch.cat(mixed_parts, dim=2)
 
     def _parts(self, context: PictureContext) -> list[Any]:
         """What the mixer is shown: pictures (H, W, 3) uint8 for SAM, pixels (3, H, W) for the guide."""
@@ -162,11 +166,11 @@ class SplicedAttentionSettings:
 
     def _look(self, part: Any, context: PictureContext) -> Look:
         if self.mixer == "sam":
-            seen = opened_sam(self.sam, str(context.backbone.device)).read(
+            reading = opened_sam(self.sam, str(context.backbone.device)).read(
                 np.ascontiguousarray(part)
             )
-            attention = seen.attention
-            return seen.grid, lambda rows: attention[:, rows], seen.values.flatten(1, 2)
+            attention = reading.attention
+            return reading.grid, lambda rows: attention[:, rows], reading.values.flatten(1, 2)
         return guide_look(part, context)
 
 
@@ -185,16 +189,18 @@ def spliced(context: PictureContext, kind: str, beta: float, gamma: float) -> Te
     size = (times * coarse[0], times * coarse[1])
     if backbone.patch_size % times:
         times, size = 1, coarse
-    done = []
-    for index, one in enumerate(features):
+    window_maps = []
+    for index, window_features in enumerate(features):
         values = values_on(tap.v[index : index + 1], coarse, grid)[0]
-        mixed = out_projection(backbone, guided_attention(one, values, mean, beta, gamma))
+        mixed = out_projection(
+            backbone, guided_attention(window_features, values, mean, beta, gamma)
+        )
         mixed = mixed.T.unflatten(1, grid)
         if size != grid:
             mixed = F.interpolate(mixed[None].float(), size=size, mode="bilinear")[0]
-        done.append(mixed)
+        window_maps.append(mixed)
     patches = PatchGrid(context.grid, backbone.patch_size // times)
-    return patches.stitched(torch.stack(done))
+    return patches.stitched(torch.stack(window_maps))
 
 
 def guide_look(pixels: Tensor, context: PictureContext) -> Look:

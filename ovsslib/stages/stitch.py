@@ -60,8 +60,8 @@ class StitchSettings:
         block = backbone.blocks[last]
         tokens = block.ls_1(backbone.join(last, mixed[None]))
         if settings.residual:
-            whole = patches.stitched_tokens(context.trunk.tokens[:, 1:])
-            tokens = whole.flatten(1).T[None] + tokens
+            trunk_tokens = patches.stitched_tokens(context.trunk.tokens[:, 1:])
+            tokens = trunk_tokens.flatten(1).T[None] + tokens
         if settings.feed_forward:
             tokens = tokens + backbone.feed_forward(last, tokens)
         return DenseTokens(tokens, grid, whole=True, direct=True)
@@ -85,7 +85,7 @@ def attend(
         return v
     step = max(1, ENTRIES // len(q[0]))
     size = scale * (q.norm(dim=-1).mean(dim=-1) * k.norm(dim=-1).mean(dim=-1)).mean()
-    named = {"q": q, "k": k, "v": v}
+    projections = {"q": q, "k": k, "v": v}
     out = torch.empty_like(v)
     for start in range(0, len(q[0]), step):
         rows = slice(start, start + step)
@@ -97,7 +97,7 @@ def attend(
                 out[head, rows] = (near * size).softmax(dim=-1) @ v[head]
                 continue
             scores = [
-                (named[left][head, rows] * scale) @ named[right][head].T + near
+                (projections[left][head, rows] * scale) @ projections[right][head].T + near
                 for left, right in settings.terms.split("+")
             ]
             if settings.combine == "joint":

@@ -106,10 +106,11 @@ class StitchedRegionsSettings:
         regions = merged_regions(resized_regions(context.regions, grid), features, self.distance)
         values = [last_values(context, coarse), middle_values(context, coarse)]
         values = [
-            F.interpolate(one[None], size=grid, mode="bilinear")[0].flatten(1).T for one in values
+            F.interpolate(value[None], size=grid, mode="bilinear")[0].flatten(1).T
+            for value in values
         ]
         mixed = scoped_attention(features.flatten(1).T, regions.flatten(), values, self.tau)
-        main, middle = (backbone.output_layer(backbone.layers - 1, one) for one in mixed)
+        main, middle = (backbone.output_layer(backbone.layers - 1, value) for value in mixed)
         parts = [(main, 1.0), (middle, self.middle)]
         if self.semantic:
             tokens = semantic_tokens(context, regions, fine)
@@ -197,9 +198,9 @@ def semantic_tokens(context: PictureContext, regions: Tensor, fine: PatchGrid) -
     coarse = resized_regions(cut, context.trunk.grid)
     maps = []
     for index in range(len(cut)):  # one window at a time: a token per region in each
-        one = slice(index, index + 1)
-        tokens = region_tokens(context.backbone, context.trunk[one], coarse[one], ids)[0]
-        here = resized_regions(coarse[index], fine.window)
-        row = torch.searchsorted(ids, here.flatten()).clamp_max(len(ids) - 1)
+        window = slice(index, index + 1)
+        tokens = region_tokens(context.backbone, context.trunk[window], coarse[window], ids)[0]
+        window_ids = resized_regions(coarse[index], fine.window)
+        row = torch.searchsorted(ids, window_ids.flatten()).clamp_max(len(ids) - 1)
         maps.append(tokens[row].T.unflatten(1, fine.window).float())
     return fine.stitched(torch.stack(maps))

@@ -79,11 +79,11 @@ def stitch(
     size = (picture[0] // patch, picture[1] // patch)
     total = torch.zeros(maps.shape[1], *size, device=maps.device)
     count = torch.zeros(size, device=maps.device)
-    for one, (top, left) in zip(maps, corners, strict=True):
+    for window_map, (top, left) in zip(maps, corners, strict=True):
         row, column = top // patch, left // patch
-        place = (slice(row, row + one.shape[1]), slice(column, column + one.shape[2]))
+        place = (slice(row, row + window_map.shape[1]), slice(column, column + window_map.shape[2]))
         space = total[:, place[0], place[1]]
-        total[:, place[0], place[1]] += one[:, : space.shape[1], : space.shape[2]].float()
+        total[:, place[0], place[1]] += window_map[:, : space.shape[1], : space.shape[2]].float()
         count[place] += 1
     if not bool((count > 0).all()):
         bare = torch.nonzero(count == 0)[0].tolist()

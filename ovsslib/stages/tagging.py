@@ -78,15 +78,15 @@ def read_patches(
     with torch.no_grad(), memory_errors():
         trunk = backbone.trunk(pixels, taps=range(backbone.layers), positions="bilinear-half")
         tokens = trunk.tokens.shape[1]
-        alone = (1 - torch.eye(tokens, device=device)) * SELF_ONLY
-        features = backbone.head(backbone.plain_last_block(trunk.tokens, alone))[0, 1:]
+        score_mask = (1 - torch.eye(tokens, device=device)) * SELF_ONLY
+        features = backbone.head(backbone.plain_last_block(trunk.tokens, score_mask))[0, 1:]
         attention = torch.zeros(tokens - 1, tokens - 1, device=device)
         agree = torch.zeros(tokens - 1, tokens - 1, dtype=torch.int16, device=device)
         for block in range(1, backbone.layers + 1):
-            one = mean_attention([trunk.taps[block - 1]], backbone.scale)[0]
-            agree += one > one.mean()
+            block_attention = mean_attention([trunk.taps[block - 1]], backbone.scale)[0]
+            agree += block_attention > block_attention.mean()
             if first_block <= block <= last_block:
-                attention += one
+                attention += block_attention
         attention *= (agree >= votes) / (last_block - first_block + 1)
     return PatchReading(features, trunk.grid, attention)
 
@@ -112,8 +112,8 @@ def box_refine(coarse: Tensor, first: Tensor, attention: Tensor, grid: tuple[int
             refined[:, word] = 0
             continue
         peaks = (low / low.max()).cpu().numpy()
-        inside = torch.from_numpy(box_mask(peaks.reshape(grid), float(peaks.mean())).ravel())
-        refined[:, word] = attention @ (coarse[:, word] * inside.to(coarse))
+        mask = torch.from_numpy(box_mask(peaks.reshape(grid), float(peaks.mean())).ravel())
+        refined[:, word] = attention @ (coarse[:, word] * mask.to(coarse))
     return refined
 
 
@@ -148,12 +148,12 @@ def second_look(
     crop = pixels[..., top * patch : bottom * patch, left * patch : right * patch]
     crop = F.interpolate(crop.float(), size=backbone.image_size, mode="bilinear")
     part = torch.from_numpy(mask[top:bottom, left:right]).float()[None, None]
-    seen = F.interpolate(part, size=grid, mode="nearest").flatten() > 0
+    visible = F.interpolate(part, size=grid, mode="nearest").flatten() > 0
     count = 1 + grid[0] * grid[1]
-    hidden = torch.zeros(count, count, device=device)
-    hidden[0, 1:][~seen.to(device)] = UNSEEN  # only the class token is kept from looking
-    token = backbone.encode_image(crop, positions="bilinear-half", score_mask=hidden)[0]
-    return token, seen
+    score_mask = torch.zeros(count, count, device=device)
+    score_mask[0, 1:][~visible.to(device)] = UNSEEN  # only the class token is kept from looking
+    token = backbone.encode_image(crop, positions="bilinear-half", score_mask=score_mask)[0]
+    return token, visible
 
 
 def tag(
@@ -187,10 +187,10 @@ def tag(
         box = bounding_box(mask.reshape(reading.grid))
         if box is None:  # the released routine returns here: later candidates are not looked at
             break
-        token, seen = second_look(backbone, pixels, mask.reshape(reading.grid), box)
-        again = word_probabilities(token[None], rows, logit_scale)[0, word]
-        scores[word] = 0.5 * scores[word] + 0.5 * again
-        masks.append(seen)
+        token, visible = second_look(backbone, pixels, mask.reshape(reading.grid), box)
+        probability = word_probabilities(token[None], rows, logit_scale)[0, word]
+        scores[word] = 0.5 * scores[word] + 0.5 * probability
+        masks.append(visible)
         tokens.append(token)
     kept = scores > scores.min() + share * (scores.max() - scores.min())
     if not kept.any():

@@ -93,35 +93,43 @@ class Tags:
         self, backbone: Any, text: TextFeatures, settings: TextSettings
     ) -> Mapping[str, Tensor]:
         """The tags' own text: "words" (W, D), "owner" (W,) class of each, "background" (B, D)."""
-        own = TextSettings(prompts=self.prompts, names=self.names, background=settings.background)
-        vocabulary = own.vocabulary(text.vocabulary)
-        behind = vocabulary.background
+        tag_settings = TextSettings(
+            prompts=self.prompts, names=self.names, background=settings.background
+        )
+        vocabulary = tag_settings.vocabulary(text.vocabulary)
+        background = vocabulary.background
         chosen = [
             (query, owner)
             for query, owner in zip(vocabulary.queries, vocabulary.query_class, strict=True)
-            if owner != behind
+            if owner != background
         ]
         kinds = [vocabulary.kinds[owner] for _, owner in chosen]
-        made = {
-            "words": encode_texts(backbone, [query for query, _ in chosen], own, kinds),
+        texts = {
+            "words": encode_texts(backbone, [query for query, _ in chosen], tag_settings, kinds),
             "owner": torch.tensor([owner for _, owner in chosen]),
         }
-        if behind is None:
-            made["background"] = background_rows(backbone, text, own, self.background_words)
+        if background is None:
+            texts["background"] = background_rows(
+                backbone, text, tag_settings, self.background_words
+            )
         else:
-            made["background"] = encode_texts(backbone, vocabulary.synonyms[behind], own)
-        return made
+            texts["background"] = encode_texts(
+                backbone, vocabulary.synonyms[background], tag_settings
+            )
+        return texts
 
     def tagged(self, context: WholePictureContext) -> tuple[Tagged, Tensor]:
         """Scores of the words in the picture, and the class (W,) of each word."""
         backbone, texts = context.backbone, context.texts(self)
-        behind = context.words.in_background()
+        in_background = context.words.in_background()
         if "words" in texts:
             words, owner = texts["words"], texts["owner"].cpu().long()
             rivals = texts["background"]
         else:
-            words, owner = context.text[~behind], self._classes(context)[~behind]
-            rivals = torch.cat([context.text[behind], further_rows(context, self, "background")])
+            words, owner = context.text[~in_background], self._classes(context)[~in_background]
+            rivals = torch.cat(
+                [context.text[in_background], further_rows(context, self, "background")]
+            )
         pixels = own_pixels(context, self.short_side)
         reading = read_patches(backbone, pixels, self.first_block, self._last(backbone), self.votes)
         scale = self.logit_scale or backbone.logit_scale
@@ -131,11 +139,11 @@ class Tags:
     @staticmethod
     def _classes(context: WholePictureContext) -> Tensor:
         """(Q,) class of each query on the CPU."""
-        known = context.words.query_class
-        return torch.arange(context.words.queries) if known is None else known.cpu()
+        query_class = context.words.query_class
+        return torch.arange(context.words.queries) if query_class is None else query_class.cpu()
 
     def keep_words(self, context: WholePictureContext) -> Tensor:
         """(Q,) bool: queries of classes with a word that stays, and of the background."""
-        found, owner = self.tagged(context)
-        kept = owner[found.kept.cpu()].unique()
+        tagged, owner = self.tagged(context)
+        kept = owner[tagged.kept.cpu()].unique()
         return torch.isin(self._classes(context), kept) | context.words.in_background()

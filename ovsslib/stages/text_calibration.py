@@ -97,11 +97,11 @@ class TextCalibrationSettings:
     def on_picture_text(self, rows: Tensor, context: PictureTextContext) -> Tensor:
         """Unit rows (Q, D) -> unit rows of this picture."""
         regions = self._regions(context)
-        known = regions == context.grid and len(context.features) == len(regions)
-        crops = None if known else regions.crops(context.pixels)
+        same_regions = regions == context.grid and len(context.features) == len(regions)
+        crops = None if same_regions else regions.crops(context.pixels)
         query_class = context.query_class.to(rows.device)
         classes = int(query_class.max()) + 1
-        found = Evidence.none(classes, rows.shape[1], rows.device)
+        evidence = Evidence.none(classes, rows.shape[1], rows.device)
         for index in range(len(regions)):
             if crops is None:
                 features = context.features[index]
@@ -112,10 +112,12 @@ class TextCalibrationSettings:
                 self.logit_scale * patches @ rows.float().T, query_class, classes
             )
             skip = 0 if self.skip_background else None
-            found.add(region_evidence(patches, scores, self.min_seeds, self.seed_ratio, skip))
+            evidence.add(region_evidence(patches, scores, self.min_seeds, self.seed_ratio, skip))
         few = len(regions) <= self.few_regions and classes <= self.few_classes
         least = 1 if len(regions) == 1 or few else 2
-        return calibrate(rows.float(), query_class, found, self.mu, self.min_seeds, least).to(rows)
+        return calibrate(rows.float(), query_class, evidence, self.mu, self.min_seeds, least).to(
+            rows
+        )
 
     def _regions(self, context: PictureTextContext) -> Any:
         """Where the windows lie that the evidence is taken from (a `WindowGrid`)."""
@@ -210,10 +212,10 @@ def region_evidence(
     top = scores.topk(min(2, classes), dim=1)
     margin = top.values[:, 0] - top.values[:, 1] if classes > 1 else top.values[:, 0].clamp_min(0)
     label = top.indices[:, 0]
-    found = Evidence.none(classes, features.shape[1], features.device)
-    for one in range(classes):
-        members = torch.nonzero(label == one)[:, 0]
-        if one == skip or len(members) < least:
+    evidence = Evidence.none(classes, features.shape[1], features.device)
+    for class_index in range(classes):
+        members = torch.nonzero(label == class_index)[:, 0]
+        if class_index == skip or len(members) < least:
             continue
         count = min(len(members), max(least, math.floor(len(members) * share)))
         order = margin[members].argsort(descending=True, stable=True)[:count]
@@ -221,9 +223,9 @@ def region_evidence(
         weight = margin[chosen]
         if float(weight.sum()) <= 1e-6:
             continue
-        found.sums[one] = (weight[:, None] * features[chosen]).sum(dim=0) / weight.sum()
-        found.regions[one], found.seeds[one] = 1, count
-    return found
+        evidence.sums[class_index] = (weight[:, None] * features[chosen]).sum(dim=0) / weight.sum()
+        evidence.regions[class_index], evidence.seeds[class_index] = 1, count
+    return evidence
 
 
 def calibrate(

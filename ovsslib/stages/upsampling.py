@@ -81,7 +81,9 @@ def loftup_features(
     features = features.float()
     mean = features.mean(1, keepdim=True)
     deviation = (features.var(1, keepdim=True, unbiased=False) + norm.eps).sqrt()
-    mean, deviation = (interpolate_features(one, size, "bilinear") for one in (mean, deviation))
+    mean, deviation = (
+        interpolate_features(statistic, size, "bilinear") for statistic in (mean, deviation)
+    )
     return (output - norm.bias.view(1, -1, 1, 1)) / weight * deviation + mean
 
 

@@ -16,11 +16,13 @@ KINDS = ("blur", "gray", "black", "circle")
 RED = (255, 0, 0)
 
 
-def check_kinds(kinds: Iterable[str], where: str) -> None:
+def check_kinds(kinds: Iterable[str], setting: str) -> None:
     """Raise RecipeError for an unknown kind of prompt."""
     for kind in kinds:
         if kind not in KINDS:
-            raise RecipeError(f"{where}: unknown visual prompt {kind!r}; known: {', '.join(KINDS)}")
+            raise RecipeError(
+                f"{setting}: unknown visual prompt {kind!r}; known: {', '.join(KINDS)}"
+            )
 
 
 def grey_levels(image: np.ndarray) -> np.ndarray:
@@ -54,18 +56,18 @@ def visual_prompt(
     if mask.sum() <= 1:
         return image
     inside = mask > threshold
-    made = image
+    picture = image
     if "blur" in kinds:
-        made = np.where(inside[..., None], made, cv2.GaussianBlur(image, (15, 15), 0))
+        picture = np.where(inside[..., None], picture, cv2.GaussianBlur(image, (15, 15), 0))
     if "gray" in kinds:
-        made = np.where(inside[..., None], made, grey_levels(made)[..., None])
+        picture = np.where(inside[..., None], picture, grey_levels(picture)[..., None])
     if "black" in kinds:
-        made = np.where(inside[..., None], made, 0)
-    made = np.ascontiguousarray(made, dtype=np.uint8)
+        picture = np.where(inside[..., None], picture, 0)
+    picture = np.ascontiguousarray(picture, dtype=np.uint8)
     if "circle" in kinds and inside.any():
-        made = made.copy()
+        picture = picture.copy()
         rows, columns = np.nonzero(inside)
         centre = (int(columns.mean()), int(rows.mean()))
         axes = (int(np.ptp(columns)) + 1) // 2, (int(np.ptp(rows)) + 1) // 2
-        cv2.ellipse(made, centre, axes, 0, 0, 360, RED, 1)
-    return made
+        cv2.ellipse(picture, centre, axes, 0, 0, 360, RED, 1)
+    return picture

@@ -23,7 +23,7 @@ _EARLY = ("windows", "views", "trunk", "attention", "features", "picture_text", 
 def refuse_early_stages(recipe: "Recipe") -> str | None:
     """Why a stage of the windows' flow cannot stand beside one that takes the picture as it is, or None."""
     for settings in recipe.stages_with("group_features"):
-        name = next(name for name, one in recipe.stages.items() if one is settings)
+        name = next(name for name, stage in recipe.stages.items() if stage is settings)
         return f"it gives maps of the words alone, and {name} compares further texts with the patches; turn {name} off"
     for point in _EARLY:
         for name, _ in recipe.at(point):
@@ -76,8 +76,8 @@ def background_rows(
     """
     if besides is None and text.vocabulary.background is not None:
         name = ""
-    taken = {word_key(query) for query in (text.vocabulary.queries if besides is None else besides)}
-    words = [word for word in background_words(name) if word_key(word) not in taken] if name else []
+    keys = {word_key(query) for query in (text.vocabulary.queries if besides is None else besides)}
+    words = [word for word in background_words(name) if word_key(word) not in keys] if name else []
     if not words:
         return text.features.new_zeros(0, text.features.shape[1])
     return encode_texts(backbone, words, settings)
@@ -91,20 +91,20 @@ def stuff_classes(vocabulary: Vocabulary, names: Collection[str]) -> list[int]:
     words = [c for c in range(len(vocabulary)) if c != vocabulary.background]
     if not names:
         return [c for c in words if vocabulary.kinds[c] != "thing"]
-    known = {word_key(vocabulary.names[c]): c for c in words}
-    unknown = [name for name in names if word_key(name) not in known]
+    class_of = {word_key(vocabulary.names[c]): c for c in words}
+    unknown = [name for name in names if word_key(name) not in class_of]
     if unknown:
         raise WordsError(
-            f"stuff: no class is called {unknown[0]!r}{did_you_mean(unknown[0], known)}"
+            f"stuff: no class is called {unknown[0]!r}{did_you_mean(unknown[0], class_of)}"
         )
-    return sorted(known[word_key(name)] for name in names)
+    return sorted(class_of[word_key(name)] for name in names)
 
 
 def rows_in_play(context: WholePictureContext) -> tuple[Tensor, Tensor]:
     """(words (K,) long: queries of classes that are in the picture, background (B,) long: queries of the background)."""
-    behind = context.words.in_background()
-    play = ~behind if context.kept is None else ~behind & context.kept.cpu()
-    return torch.nonzero(play)[:, 0], torch.nonzero(behind)[:, 0]
+    in_background = context.words.in_background()
+    play = ~in_background if context.kept is None else ~in_background & context.kept.cpu()
+    return torch.nonzero(play)[:, 0], torch.nonzero(in_background)[:, 0]
 
 
 def further_rows(context: WholePictureContext, settings: Any, name: str) -> Tensor:
@@ -112,12 +112,12 @@ def further_rows(context: WholePictureContext, settings: Any, name: str) -> Tens
 
     Rows given without words (a tensor of text features) have none of their own; those behind the queries count then.
     """
-    made = context.texts(settings)
-    return made[name] if name in made else context.words.rows[context.words.queries :]
+    texts = context.texts(settings)
+    return texts[name] if name in texts else context.words.rows[context.words.queries :]
 
 
 def spread_out(maps: Tensor, places: Tensor, queries: int) -> Tensor:
     """Maps (K, h, w) of some queries -> (Q, h, w), zero for the others."""
-    made = maps.new_zeros(queries, *maps.shape[1:])
-    made[places.to(maps.device)] = maps
-    return made
+    spread = maps.new_zeros(queries, *maps.shape[1:])
+    spread[places.to(maps.device)] = maps
+    return spread

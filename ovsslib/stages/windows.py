@@ -247,9 +247,9 @@ class Stitched:
 
     def at(self, size: tuple[int, int]) -> "Stitched":
         """The same, resized to another size (H, W)."""
-        made = Stitched(self.windows(), self.grid, size)
-        made.kept_of_trunk, made._dropped = self.kept_of_trunk, self._dropped
-        return made
+        result = Stitched(self.windows(), self.grid, size)
+        result.kept_of_trunk, result._dropped = self.kept_of_trunk, self._dropped
+        return result
 
     def mix(self, other: "Stitched", weight: float) -> None:
         """Move these logits towards those of a picture of the same windows: (1 - weight) own + weight other."""

@@ -88,17 +88,17 @@ def trials_of(
     for axis, values in axes.items():
         if not isinstance(values, (list, tuple)) or not values:
             raise RecipeError(f"axis {axis}={values!r}: give a list of values")
-    found = {}
+    changes_by_name = {}
     for values in itertools.product(*axes.values()) if axes else []:
         changes = dict(zip(axes, values, strict=True))
-        found[name_of(changes)] = changes
+        changes_by_name[name_of(changes)] = changes
     if not isinstance(trials, Mapping):
         trials = {name_of(changes): changes for changes in trials if isinstance(changes, Mapping)}
     for name, trial in trials.items():
         if not isinstance(trial, Mapping):
             raise RecipeError(f"trial {name}={trial!r}: give a mapping of changes")
-        found[str(name)] = dict(trial)
-    return found
+        changes_by_name[str(name)] = dict(trial)
+    return changes_by_name
 
 
 def name_of(changes: Mapping[str, Any]) -> str:
@@ -124,8 +124,8 @@ def run_trial(
     store: ResultsStore | bool = True,
 ) -> dict[str, float]:
     """The trial function: measure some recipes, which share a trunk where they can; mIoU in percent by name."""
-    found = measure(recipes, profile, limit, workers=workers, progress=progress, store=store)
-    return {name: report.miou for name, report in found.reports.items()}
+    results = measure(recipes, profile, limit, workers=workers, progress=progress, store=store)
+    return {name: report.miou for name, report in results.reports.items()}
 
 
 def ablate(
@@ -165,8 +165,8 @@ def _through_ray(grid: Grid, workers: int) -> None:
 
     def trial(config: Mapping[str, Any]) -> dict[str, float]:
         name = config["name"]
-        found = run_trial({name: grid.recipes[name]}, grid.profile, grid.limit, workers)
-        return {"miou": found[name]}
+        scores = run_trial({name: grid.recipes[name]}, grid.profile, grid.limit, workers)
+        return {"miou": scores[name]}
 
     on_gpu = grid.profile.device != "cpu" and _gpus() > 0
     resources = {"cpu": 1, "gpu": 1} if on_gpu else {"cpu": 1}

@@ -54,10 +54,10 @@ def budget_table(
     for title, recipe in recipes.items():
         segmenter = Segmenter(backbone, recipe)
         for height, width, queries in pictures:
-            found = fits(segmenter, (height, width), queries, budget_gb, measure)
+            memory = fits(segmenter, (height, width), queries, budget_gb, measure)
             rows.append(
-                {"recipe": title, "picture": found.picture, "queries": queries, "weights_gb": found.weights_gb,
-                 "working_gb": found.working_gb, "peak_gb": found.peak_gb, "fits": found.fits,
-                 "method": found.method}
+                {"recipe": title, "picture": memory.picture, "queries": queries, "weights_gb": memory.weights_gb,
+                 "working_gb": memory.working_gb, "peak_gb": memory.peak_gb, "fits": memory.fits,
+                 "method": memory.method}
             )  # fmt: skip
     return pd.DataFrame(rows)

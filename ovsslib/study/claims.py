@@ -112,15 +112,15 @@ def _load(folder: Path) -> pd.DataFrame:
     files = sorted(path for path in folder.glob("*.csv") if path.name != "credibility.csv")
     if not files:
         raise DataError(f"no claims (*.csv) in {folder}; reinstall ovsslib or name another folder")
-    seen: dict[str, str] = {}
+    places: dict[str, str] = {}
     frames = []
     for path in files:
         frame = read_table(path, COLUMNS)
         for number, row in enumerate(frame.to_dict("records"), start=2):
-            problem = _problem(row, seen)
+            problem = _problem(row, places)
             if problem:
                 raise DataError(f"{path}, line {number}: {problem}")
-            seen[row["id"]] = f"{path.name}, line {number}"
+            places[row["id"]] = f"{path.name}, line {number}"
         frames.append(frame)
     claims = pd.concat(frames, ignore_index=True)
     claims["text"] = [
@@ -132,23 +132,23 @@ def _load(folder: Path) -> pd.DataFrame:
     return claims
 
 
-def _problem(row: Mapping[str, str], seen: Mapping[str, str]) -> str | None:
+def _problem(row: Mapping[str, str], places: Mapping[str, str]) -> str | None:
     """What is wrong with one row of a claims file, or None."""
     empty = [column for column in REQUIRED if not row[column]]
     if empty:
         return f"empty {empty[0]!r}"
     if not _ID.fullmatch(row["id"]):
         return f"id {row['id']!r}: use lower-case letters, digits, '.', '+' and '-'"
-    if row["id"] in seen:
-        return f"id {row['id']!r} is taken by {seen[row['id']]}"
+    if row["id"] in places:
+        return f"id {row['id']!r} is taken by {places[row['id']]}"
     for column in ("value", "value_high"):
         if row[column] and not _NUMBER.fullmatch(row[column]):
             return f"{column} {row[column]!r} is not a number"
     if row["value_high"] and float(row["value_high"]) < float(row["value"]):
         return f"the range {row['value']} to {row['value_high']} is empty"
-    for column, known in (("kind", KINDS), ("unit", UNITS)):
-        if row[column] not in known:
-            return f"unknown {column} {row[column]!r}; known: {', '.join(known)}"
+    for column, choices in (("kind", KINDS), ("unit", UNITS)):
+        if row[column] not in choices:
+            return f"unknown {column} {row[column]!r}; known: {', '.join(choices)}"
     if row["changes"] and not row["recipe"]:
         return f"changes {row['changes']!r} without a recipe"
     return None
@@ -160,11 +160,11 @@ def claim(id: str) -> Claim:
     Raises DataError with the closest ids for an unknown one.
     """
     claims = load_claims()
-    found = claims[claims["id"] == id]
-    if found.empty:
+    rows = claims[claims["id"] == id]
+    if rows.empty:
         close = get_close_matches(id, list(claims["id"]), n=3)
         raise DataError(f"no claim {id!r}; the closest are {close}")
-    row = found.iloc[0].to_dict()
+    row = rows.iloc[0].to_dict()
     row["value_high"] = None if math.isnan(row["value_high"]) else float(row["value_high"])
     row["value"] = float(row["value"])
     return Claim(**row)
@@ -182,8 +182,8 @@ def claimed_table(source: str, table: str) -> pd.DataFrame:
         raise DataError(f"no claims from {source!r}; sources: {sorted(set(claims['source']))}")
     claims = claims[claims["source"] == source]
     if table not in set(claims["table"]):
-        known = list(dict.fromkeys(claims["table"]))
-        raise DataError(f"{source} has no table {table!r}; it has {known}")
+        tables = list(dict.fromkeys(claims["table"]))
+        raise DataError(f"{source} has no table {table!r}; it has {tables}")
     part = claims[claims["table"] == table]
     if part["dataset"].nunique() == 1:
         keys = part["metric"]
@@ -225,15 +225,15 @@ def claims_of(target: str, dataset: str | None = None) -> pd.DataFrame:
         raise DataError(
             f"unknown target {target!r}{hint}; `ovss reproduce --list` shows all {len(set(names))}"
         )
-    wanted = claims[[name == target for name in names]]
+    part = claims[[name == target for name in names]]
     if dataset is None:
-        return wanted
-    if dataset not in set(wanted["dataset"]):
-        known = ", ".join(one for one in dict.fromkeys(wanted["dataset"]) if one)
+        return part
+    if dataset not in set(part["dataset"]):
+        datasets = ", ".join(entry for entry in dict.fromkeys(part["dataset"]) if entry)
         raise DataError(
-            f"{target!r} holds nothing about {dataset!r}; its data sets: {known or 'none'}"
+            f"{target!r} holds nothing about {dataset!r}; its data sets: {datasets or 'none'}"
         )
-    return wanted[wanted["dataset"] == dataset]
+    return part[part["dataset"] == dataset]
 
 
 def runs_for(target: str, dataset: str | None = None) -> pd.DataFrame:
@@ -250,10 +250,12 @@ def runs_for(target: str, dataset: str | None = None) -> pd.DataFrame:
     Raises:
         DataError: for an unknown target (names the closest), or one that this library cannot run.
     """
-    needed: dict[tuple[str, str, str, str], list[str]] = {}
+    evaluations: dict[tuple[str, str, str, str], list[str]] = {}
     for row in claims_of(target).to_dict("records"):
-        wanted = row["recipe"] and row["dataset"] in DATASETS and dataset in (None, row["dataset"])
-        if not wanted:
+        runnable = (
+            row["recipe"] and row["dataset"] in DATASETS and dataset in (None, row["dataset"])
+        )
+        if not runnable:
             continue
         sides = [(row["recipe"], row["changes"])]
         if row["versus"]:
@@ -261,13 +263,13 @@ def runs_for(target: str, dataset: str | None = None) -> pd.DataFrame:
             sides.insert(0, (recipe.strip(), changes.strip()))
         for recipe, changes in sides:
             key = (row["model"], row["dataset"], recipe, changes)
-            needed.setdefault(key, []).append(row["id"])
-    if not needed:
+            evaluations.setdefault(key, []).append(row["id"])
+    if not evaluations:
         raise DataError(
             f"{target!r} holds nothing that this library can run on {dataset or 'any data set'}"
         )
     return pd.DataFrame(
-        [(*key, tuple(ids)) for key, ids in needed.items()],
+        [(*key, tuple(ids)) for key, ids in evaluations.items()],
         columns=["model", "dataset", "recipe", "changes", "claims"],
     )
 
@@ -281,15 +283,15 @@ def canonical_model(name: str) -> str | None:
     """
     if re.fullmatch(r"((OpenCLIP|MetaCLIP|BLIP) )?ViT-[SBLH](/\d+(@\d+)?)?", name):
         return name
-    found = re.match(r"ViT-([BLH])-(\d+)(-336)?(?=[^0-9])", name)
-    if not found or "random" in name or "exported" in name:  # an export need not be as exact
+    match = re.match(r"ViT-([BLH])-(\d+)(-336)?(?=[^0-9])", name)
+    if not match or "random" in name or "exported" in name:  # an export need not be as exact
         return None
-    tags = name[found.end() :].lower()
+    tags = name[match.end() :].lower()
     families = (("metaclip", "MetaCLIP "), ("laion", "OpenCLIP "), ("openai", ""))
     for tag, family in families:
         if tag in tags:
-            size = "@336" if found[3] or "336" in tags else ""
-            return f"{family}ViT-{found[1]}/{found[2]}{size}"
+            size = "@336" if match[3] or "336" in tags else ""
+            return f"{family}ViT-{match[1]}/{match[2]}{size}"
     return None
 
 
@@ -363,15 +365,15 @@ def assess(claims: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
             notes = [*notes, PROJECTED_REMARK]
         comparable = row["recipe"] and row["metric"] not in _MACHINE_BOUND
         model = canonical_model(row["model"]) if comparable else None
-        found = index.get(_key(row, model)) if model else None
-        if found:
-            status, why = _compare(row, found)
+        result = index.get(_key(row, model)) if model else None
+        if result:
+            status, why = _compare(row, result)
             notes = [*reasons, *notes]
         elif reasons:
             status, why = NOT_CREDIBLE, "; ".join(reasons)
         else:
             status, why = NOT_MEASURED, _what_would(row)
-        measured = found or {"value": math.nan, "low": math.nan, "high": math.nan}
+        measured = result or {"value": math.nan, "low": math.nan, "high": math.nan}
         rows.append(
             (status, measured["value"], measured["low"], measured["high"], why, "; ".join(notes))
         )
@@ -384,8 +386,8 @@ def _index(results: pd.DataFrame) -> dict[tuple[str, ...], dict]:
     index = {}
     for row in results.to_dict("records"):
         model = canonical_model(str(row["model"]))
-        whole = pd.isna(row.get("limit"))
-        if model is None or row["dataset"] not in DATASETS or not whole or pd.isna(row["value"]):
+        complete = pd.isna(row.get("limit"))
+        if model is None or row["dataset"] not in DATASETS or not complete or pd.isna(row["value"]):
             continue
         images = row.get("images")
         if images is not None and images < VIEWS[row["dataset"]][3]:  # a folder that lacks some
@@ -399,16 +401,16 @@ def _index(results: pd.DataFrame) -> dict[tuple[str, ...], dict]:
     return index
 
 
-def _compare(row: Mapping, found: Mapping) -> tuple[str, str]:
+def _compare(row: Mapping, result: Mapping) -> tuple[str, str]:
     printed = row["text"].split("\N{EN DASH}")[0]
     half = 0.5 * 10.0 ** -len(printed.partition(".")[2])
     # Without an interval (too few images) the value itself must meet the claim.
-    low = found["value"] if pd.isna(found["low"]) else found["low"]
-    high = found["value"] if pd.isna(found["high"]) else found["high"]
+    low = result["value"] if pd.isna(result["low"]) else result["low"]
+    high = result["value"] if pd.isna(result["high"]) else result["high"]
     top = row["value"] if math.isnan(row["value_high"]) else row["value_high"]
     agrees = row["value"] - half <= high and low <= top + half
-    sure = f"95% interval {low:.2f} to {high:.2f}" if not pd.isna(found["low"]) else TOO_FEW
-    measured = f"{found['value']:.2f} ({sure})"
+    sure = f"95% interval {low:.2f} to {high:.2f}" if not pd.isna(result["low"]) else TOO_FEW
+    measured = f"{result['value']:.2f} ({sure})"
     return (AGREES if agrees else DIFFERS), f"claimed {row['text']}, measured {measured}"
 
 

@@ -22,11 +22,11 @@ _GAINS = {
 Claims = Mapping[str, str | None]
 
 
-def claimed_text(found: Claim) -> str:
+def claimed_text(published: Claim) -> str:
     """A claim's number as printed, with its unit, and what it is if nobody measured it."""
-    kind = "" if found.kind == "reported" else f" ({found.kind})"
-    sign = "+" if found.metric.startswith("gain_") and found.value > 0 else ""
-    return f"{sign}{found.text}{_SUFFIX.get(found.unit, '')}{kind}"
+    kind = "" if published.kind == "reported" else f" ({published.kind})"
+    sign = "+" if published.metric.startswith("gain_") and published.value > 0 else ""
+    return f"{sign}{published.text}{_SUFFIX.get(published.unit, '')}{kind}"
 
 
 def beside(
@@ -77,16 +77,21 @@ def gains(results: Results, claims: Mapping[str, str]) -> pd.DataFrame:
     measured = f"measured: {results.profile.dataset}, {results.images} images"
     rows: dict[str, dict[str, str]] = {}
     for title, id in claims.items():
-        found = claim(id)
-        if found.metric not in _GAINS or found.changes or not found.recipe or not found.versus:
+        published = claim(id)
+        if (
+            published.metric not in _GAINS
+            or published.changes
+            or not published.recipe
+            or not published.versus
+        ):
             raise DataError(f"claim {id!r} is not the gain of one recipe over another")
-        if not {found.recipe, found.versus} <= set(results):
+        if not {published.recipe, published.versus} <= set(results):
             continue
-        where = f"claimed: {DATASET_TITLES.get(found.dataset, found.dataset)}, {found.model}"
-        rows[title] = {where: claimed_text(found), measured: "", "verdict": ""}
-        report, metric = results[found.recipe], _GAINS[found.metric]
+        header = f"claimed: {DATASET_TITLES.get(published.dataset, published.dataset)}, {published.model}"
+        rows[title] = {header: claimed_text(published), measured: "", "verdict": ""}
+        report, metric = results[published.recipe], _GAINS[published.metric]
         if metric.removeprefix(CLASS_PREFIX) in {metric, *report.names}:
-            step = report.difference(results[found.versus], metric)
+            step = report.difference(results[published.versus], metric)
             rows[title][measured] = intervals.written(
                 step.value, step.low, step.high, "+.2f", " points"
             )

@@ -31,19 +31,19 @@ def meeting(
     names = list(dataset.vocabulary.names)
     if word not in names:
         raise DataError(f"no class {word!r}; there are {', '.join(names)}")
-    wanted = [names.index(other) for other in others if other in names]
+    numbers = [names.index(companion) for companion in others if companion in names]
     side = 2 * distance + 1
     near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    found = []
-    for index in range(len(dataset)) if wanted else ():
+    places = []
+    for index in range(len(dataset)) if numbers else ():
         label = true_label(dataset, index)
-        there = label == names.index(word)
-        other = np.isin(label, wanted)
-        if there.mean() >= least and other.any():
-            grown = cv2.dilate(there.astype(np.uint8), near)
-            if (grown.astype(bool) & other).any():
-                found.append(index)
-    return found
+        word_mask = label == names.index(word)
+        near_mask = np.isin(label, numbers)
+        if word_mask.mean() >= least and near_mask.any():
+            grown = cv2.dilate(word_mask.astype(np.uint8), near)
+            if (grown.astype(bool) & near_mask).any():
+                places.append(index)
+    return places
 
 
 def class_iou_by_image(report: Report, word: str) -> np.ndarray:
@@ -53,10 +53,12 @@ def class_iou_by_image(report: Report, word: str) -> np.ndarray:
     """
     if word not in report.names:
         raise DataError(f"no class {word!r}; there are {', '.join(report.names)}")
-    both, found, there = report.counts[:, :, report.names.index(word)].T.astype(float)
-    joined = found + there - both
+    intersection, predicted, labelled = report.counts[:, :, report.names.index(word)].T.astype(
+        float
+    )
+    union = predicted + labelled - intersection
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(joined > 0, 100 * both / joined, np.nan)
+        return np.where(union > 0, 100 * intersection / union, np.nan)
 
 
 def changes_by_image(
@@ -67,7 +69,7 @@ def changes_by_image(
     The largest gain comes first and the largest loss last; images without the class are left out.
     """
     chosen = np.asarray(images, dtype=int)
-    before, after = (class_iou_by_image(one, word)[chosen] for one in (base, report))
+    before, after = (class_iou_by_image(side, word)[chosen] for side in (base, report))
     frame = pd.DataFrame({"image": chosen, "before": before, "after": after})
     frame["change"] = frame["after"] - frame["before"]
     return frame.dropna().sort_values("change", ascending=False, kind="stable", ignore_index=True)

@@ -48,12 +48,12 @@ def _methods(column: str, more: tuple[Entry, ...] = ()) -> tuple[Entry, ...]:
         ("ClearCLIP", "clearclip", ""),
         ("NACLIP", "naclip", "pamr=false"),
     )
-    made = [
+    entries = [
         Entry(name, _RESCLIP.format(f"{recipe}-{column}"), recipe, changes)
         for name, recipe, changes in rows
     ]
     resclip = Entry("ResCLIP", _RESCLIP.format(f"naclip+resclip-{column}"), "resclip")
-    return (*made, resclip, *more)
+    return (*entries, resclip, *more)
 
 
 def _table(ids: Mapping[str, str]) -> tuple[Entry, ...]:

@@ -112,16 +112,16 @@ class StageTimer:
         undo: list[tuple[Any, str, Any]] = []
         try:
             for owner, attribute, name in _places(segmenter):
-                own = vars(owner).get(attribute, _ABSENT)
-                undo.append((owner, attribute, own))
+                original = vars(owner).get(attribute, _ABSENT)
+                undo.append((owner, attribute, original))
                 setattr(owner, attribute, self.wrapped(getattr(owner, attribute), name))
             yield self
         finally:
-            for owner, attribute, own in reversed(undo):
-                if own is _ABSENT:
+            for owner, attribute, original in reversed(undo):
+                if original is _ABSENT:
                     delattr(owner, attribute)
                 else:
-                    setattr(owner, attribute, own)
+                    setattr(owner, attribute, original)
 
 
 _ABSENT = object()
@@ -333,14 +333,14 @@ def estimated_bytes(segmenter: Segmenter, image_size: tuple[int, int], queries: 
     per_window = tokens * backbone.width * 12 + 3 * backbone.heads * tokens**2
     per_window = per_window * item + 4 * fine * (2 * backbone.dim + 2 * queries)
     kept = 4 * len(windows) * queries * fine
-    behind = recipe.at("refine") or recipe.at("confidence") or recipe["labels"].area_threshold
+    reads_scores = recipe.at("refine") or recipe.at("confidence") or recipe["labels"].area_threshold
     scores = queries * height * width
     if finishing.goes_by_query(recipe):
         picture = 4 * (
             4 * min(max(finishing.QUERIES, 4 * height * width), scores) + 2 * height * width
         )
     else:
-        picture = 4 * 4 * scores if behind else 4 * min(finishing.STRIP, scores)
+        picture = 4 * 4 * scores if reads_scores else 4 * min(finishing.STRIP, scores)
     if "pamr" in recipe:
         picture += 4 * 3 * 8 * len(recipe["pamr"].dilations) * height * width
     return int(max(chunk * per_window + kept, kept + picture))

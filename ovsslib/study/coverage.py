@@ -36,19 +36,19 @@ def level_coverage(
     """
     _check(len(counts), images, draws)
     truth = float(intervals.METRICS[metric](counts.sum(axis=0)))
-    held = 0
+    hits = 0
     widths: list[float] = []
     shifts: list[float] = []
     for chosen in _subsets(len(counts), images, draws, seed):
-        found = intervals.interval(counts[chosen], 0.95, metric, population=len(counts))
-        held += bool(found.low <= truth <= found.high)
-        assert found.corrected is not None  # a level, not a difference
-        widths.append(100 * float(found.high - found.low))
-        shifts.append(100 * float(found.corrected - truth))
+        interval = intervals.interval(counts[chosen], 0.95, metric, population=len(counts))
+        hits += bool(interval.low <= truth <= interval.high)
+        assert interval.corrected is not None  # a level, not a difference
+        widths.append(100 * float(interval.high - interval.low))
+        shifts.append(100 * float(interval.corrected - truth))
     # With too few images all are NaN alike; one draw of nothing to measure counts as not covered.
     printed = images >= intervals.minimum_images(metric)
     return (
-        100 * held / draws if printed else np.nan,
+        100 * hits / draws if printed else np.nan,
         float(np.nanmean(widths)) if printed else np.nan,
         float(np.nanmean(shifts)),
     )
@@ -72,11 +72,11 @@ def paired_coverage(
         return float("nan")
     function = intervals.METRICS[metric]
     truth = function(first.sum(axis=0)) - function(second.sum(axis=0))
-    held = 0
+    hits = 0
     for chosen in _subsets(len(first), images, draws, seed):
-        found = intervals.paired_difference(first[chosen], second[chosen], 0.95, metric)
-        held += bool(found.low <= truth <= found.high)
-    return 100 * held / draws
+        interval = intervals.paired_difference(first[chosen], second[chosen], 0.95, metric)
+        hits += bool(interval.low <= truth <= interval.high)
+    return 100 * hits / draws
 
 
 def coverage_table(
@@ -100,16 +100,16 @@ def coverage_table(
         raise DataError(f"the reports have {least} images; give sizes below that, not {sizes}")
     rows = []
     for size in fitting:
-        found = {
+        coverages = {
             name: level_coverage(report.counts_for(metric)[0], size, metric, draws, seed)
             for name, report in reports.items()
         }
-        held = {name: one[0] for name, one in found.items()}
-        values = np.array(list(found.values()))
+        shares = {name: coverage[0] for name, coverage in coverages.items()}
+        values = np.array(list(coverages.values()))
         summary = {"lowest": values[:, 0].min(), "highest": values[:, 0].max()}
         summary["mean"] = values[:, 0].mean()
         summary |= {"width": values[:, 1].mean(), "shift": values[:, 2].mean()}
-        rows.append({"images": size} | held | summary)
+        rows.append({"images": size} | shares | summary)
     return pd.DataFrame(rows).set_index("images")
 
 

@@ -65,8 +65,8 @@ def load_credibility(claims: pd.DataFrame, path: str | Path | None = None) -> pd
             if row["verdict"] not in VERDICTS:
                 raise DataError(f"unknown verdict {row['verdict']!r}; known: {VERDICTS}")
             if row["holds"] and not evaluate(row["holds"], values):
-                used = {name: values[name] for name in identifiers(row["holds"])}
-                raise DataError(f"{row['holds']} does not hold: {used}")
+                operands = {name: values[name] for name in identifiers(row["holds"])}
+                raise DataError(f"{row['holds']} does not hold: {operands}")
             reason = render(row["reason"], values, texts)
         except DataError as error:
             raise DataError(f"{path}, line {number}: {error}") from None
@@ -76,11 +76,11 @@ def load_credibility(claims: pd.DataFrame, path: str | Path | None = None) -> pd
 
 def _matching(pattern: str, ids: Iterable[str]) -> tuple[str, ...]:
     words = pattern.split()
-    wanted = [word for word in words if not word.startswith("!")]
-    out = [word[1:] for word in words if word.startswith("!")]
+    globs = [word for word in words if not word.startswith("!")]
+    excluded = [word[1:] for word in words if word.startswith("!")]
     return tuple(
         name
         for name in ids
-        if any(fnmatchcase(name, word) for word in wanted)
-        and not any(fnmatchcase(name, word) for word in out)
+        if any(fnmatchcase(name, word) for word in globs)
+        and not any(fnmatchcase(name, word) for word in excluded)
     )

@@ -75,9 +75,9 @@ def steps(
     levels = {row: claim(name).value for row, name in (claims or {}).items()}
     rows, names = [], list(results)
     for place, name in enumerate(names):
-        found = results[name].interval(metric)
+        interval = results[name].interval(metric)
         row: dict[str, Any] = dict.fromkeys(MEASURED, np.nan)
-        row |= {"value": found.value, "low": found.low, "high": found.high, "verdict": ""}
+        row |= {"value": interval.value, "low": interval.low, "high": interval.high, "verdict": ""}
         row["claimed"] = levels.get(name, np.nan)
         if place:
             before = names[place - 1] if against == "previous" else names[0]
@@ -101,16 +101,16 @@ def steps_table(
     Args:
         claimed_for: data set and model that the claims are about; stands in the header of their columns.
     """
-    made = steps(results, metric, claims, against)
+    frame = steps(results, metric, claims, against)
     title = title_of(metric)
     columns: dict[str, list[str]] = {}
     if claims:
         texts = {row: claimed_text(claim(name)) for row, name in claims.items()}
-        columns[f"claimed for {claimed_for}: {title}"] = [texts.get(row, "") for row in made.index]
+        columns[f"claimed for {claimed_for}: {title}"] = [texts.get(row, "") for row in frame.index]
         columns["claimed step"] = [
-            "" if np.isnan(v) else f"{v:+.2f} points" for v in made["claimed_step"]
+            "" if np.isnan(v) else f"{v:+.2f} points" for v in frame["claimed_step"]
         ]
-    rows = made.to_dict("records")
+    rows = frame.to_dict("records")
     columns[f"measured: {title}"] = [
         intervals.written(row["value"], row["low"], row["high"], unit=" %") for row in rows
     ]
@@ -118,8 +118,8 @@ def steps_table(
         intervals.written(row["step"], row["step_low"], row["step_high"], "+.2f", " points")
         for row in rows
     ]
-    columns["verdict"] = list(made["verdict"])
-    index = pd.Index(list(made.index), name=f"{results.profile.dataset}, {results.images} images")
+    columns["verdict"] = list(frame["verdict"])
+    index = pd.Index(list(frame.index), name=f"{results.profile.dataset}, {results.images} images")
     return pd.DataFrame(columns, index=index)
 
 

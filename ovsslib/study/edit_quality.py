@@ -122,12 +122,12 @@ def _table(
     weights = np.vstack([np.ones(pictures), draw_weights(pictures, _RESAMPLES, seed, 0)])
     shares = {key: _shares(weights @ counts) for key, counts in sums.items()}
     rows = []
-    for (title, name), own in shares.items():
+    for (title, name), columns in shares.items():
         row = {"recipe": title, "mask": name, "edits": edits, "missed": missed[title, name]}
-        for column, values in own.items():
+        for column, values in columns.items():
             row |= _interval(column, values)
         if baseline is not None:
-            for column, values in own.items():
+            for column, values in columns.items():
                 row |= _interval(f"{column}_gain", values - shares[baseline, name][column])
         rows.append(row)
     return pd.DataFrame(rows)
@@ -142,6 +142,6 @@ def _shares(sums: np.ndarray) -> dict[str, np.ndarray]:
 
 def _interval(column: str, values: np.ndarray) -> dict[str, float]:
     """Value of the data set (first) with the 95% percentile interval of the draws that have one."""
-    known = values[1:][~np.isnan(values[1:])]
-    low, high = np.quantile(known, (0.025, 0.975)) if known.size else (np.nan, np.nan)
+    draws = values[1:][~np.isnan(values[1:])]
+    low, high = np.quantile(draws, (0.025, 0.975)) if draws.size else (np.nan, np.nan)
     return {column: float(values[0]), f"{column}_low": float(low), f"{column}_high": float(high)}

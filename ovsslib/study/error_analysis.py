@@ -113,15 +113,15 @@ def ceilings(
     for place, cell in enumerate(cells):
         side = f"{WINDOW / cell:g}"
         for metric, values in (("miou", counts[place]), ("boundary_f1", boundaries[place])):
-            found = intervals.interval(np.stack(values), metric=metric).percent()
+            interval = intervals.interval(np.stack(values), metric=metric).percent()
             rows.append(
                 {
                     "grid": f"{side}x{side} per {WINDOW} pixels",
                     "cell_pixels": cell,
                     "metric": metric,
-                    "value": found.value,
-                    "low": found.low,
-                    "high": found.high,
+                    "value": interval.value,
+                    "low": interval.low,
+                    "high": interval.high,
                     "unit": "percent",
                     "images": len(chosen),
                 }
@@ -207,16 +207,16 @@ def oracle_words(
     that look at the words (feedback, hierarchy, thresholds) see it too. A background class always
     stays in the list.
     """
-    wanted = listed(segmenters)
-    names = [one.recipe.name for one in wanted]
+    entries = listed(segmenters)
+    names = [entry.recipe.name for entry in entries]
     if len(set(names)) < len(names):
         raise DataError(f"two of the recipes {names} have one name; rename one with but(name=...)")
-    plain = predict(wanted, dataset, limit, **options)
-    oracle = predict(wanted, dataset, limit, present_only=True, **options)
+    plain = predict(entries, dataset, limit, **options)
+    oracle = predict(entries, dataset, limit, present_only=True, **options)
     note = "each image with the words of its own label map only"
     return OracleWords(
-        {one.name: report_of(one) for one in plain},
-        {one.name: report_of(one, [note]) for one in oracle},
+        {predictions.name: report_of(predictions) for predictions in plain},
+        {predictions.name: report_of(predictions, [note]) for predictions in oracle},
     )
 
 
@@ -228,16 +228,16 @@ def near_boundary(
 ) -> np.ndarray:
     """(H, W) bool: labelled pixels with a pixel of another class at most `pixels` away
     (Euclidean)."""
-    known = label != ignore
+    labelled = label != ignore
     near = np.zeros(label.shape, dtype=bool)
-    for one in np.unique(label[known]):
-        own = label == one
-        others = known & ~own
-        if others.any():
+    for value in np.unique(label[labelled]):
+        region = label == value
+        surroundings = labelled & ~region
+        if surroundings.any():
             distance = cv2.distanceTransform(
-                (~others).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+                (~surroundings).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
             )
-            near |= own & (distance <= pixels + 1e-4)
+            near |= region & (distance <= pixels + 1e-4)
     return near
 
 
@@ -255,8 +255,8 @@ def small_objects(
     """(H, W) bool: pixels of connected parts, of the given classes, with fewer than `below`
     pixels."""
     small = np.zeros(label.shape, dtype=bool)
-    for one in np.intersect1d(np.unique(label), np.asarray(classes, dtype=int)):
-        numbers, sizes = components(label == one)
+    for value in np.intersect1d(np.unique(label), np.asarray(classes, dtype=int)):
+        numbers, sizes = components(label == value)
         few = sizes < below
         few[0] = False
         small |= few[numbers]
@@ -314,8 +314,8 @@ class ErrorAnalysis:
         wrong, pixels = self.wrong.sum(axis=0), self.pixels.sum(axis=0)
         rows = []
         for place, cause in enumerate(CAUSES):
-            known = draws[:, place][~np.isnan(draws[:, place])]
-            low, high = np.quantile(known, [0.025, 0.975]) if known.size else (math.nan, math.nan)
+            shares = draws[:, place][~np.isnan(draws[:, place])]
+            low, high = np.quantile(shares, [0.025, 0.975]) if shares.size else (math.nan, math.nan)
             gain = intervals.paired_difference(self.corrected[place], self.counts).percent()
             rows.append(
                 {
@@ -399,16 +399,16 @@ def errors(
     matrix = np.zeros((classes, classes), dtype=np.int64)
     wrong, pixels, counts, corrected = [], [], [], []
     for _, mask, label in predictions.pairs():
-        known = label != ignore
+        labelled = label != ignore
         near, tiny = near_boundary(label, boundary, ignore), small_objects(label, things, small)
         places = [near & ~tiny, tiny & ~near, near & tiny, ~near & ~tiny]
-        false = known & (mask != label)
+        false = labelled & (mask != label)
         wrong.append([(false & place).sum() for place in places])
-        pixels.append([(known & place).sum() for place in places])
-        one = metrics.confusion(mask, label, classes, ignore)
-        matrix += one
-        counts.append(metrics.counts_of(one))
-        mended = [np.where(place & known, label, mask) for place in places]
+        pixels.append([(labelled & place).sum() for place in places])
+        confusion = metrics.confusion(mask, label, classes, ignore)
+        matrix += confusion
+        counts.append(metrics.counts_of(confusion))
+        mended = [np.where(place & labelled, label, mask) for place in places]
         corrected.append([metrics.image_counts(m, label, classes, ignore) for m in mended])
     return ErrorAnalysis(
         recipe=predictions.name,

@@ -158,8 +158,8 @@ class Factorial:
         gain. Shares are NaN where the whole gain's interval holds zero: parts of nothing are not
         shares.
         """
-        whole = _step(len(self.values), len(self.values) - 1, 0)
-        _, low, high = self._interval(whole)
+        total = _step(len(self.values), len(self.values) - 1, 0)
+        _, low, high = self._interval(total)
         clear = low > 0 or high < 0
         rows = []
         for i, name in enumerate(self.switches):
@@ -167,8 +167,8 @@ class Factorial:
             row = {"switch": name} | self._row("points", contrast)
             share = (math.nan,) * 3
             if clear:
-                found = intervals.ratio(self.scores, contrast, whole)
-                share = (float(found.value), float(found.low), float(found.high))
+                ratio = intervals.ratio(self.scores, contrast, total)
+                share = (float(ratio.value), float(ratio.low), float(ratio.high))
             rows.append(
                 row
                 | {
@@ -209,18 +209,18 @@ class Factorial:
 
     def _interval(self, contrast: np.ndarray) -> tuple[float, float, float]:
         """Value, low and high of a linear combination of the configurations' scores."""
-        found = intervals.contrast(self.scores, contrast)
-        return float(found.value), float(found.low), float(found.high)
+        estimate = intervals.contrast(self.scores, contrast)
+        return float(estimate.value), float(estimate.low), float(estimate.high)
 
     def _row(self, name: str, contrast: np.ndarray, verdict: str = "verdict") -> dict[str, Any]:
         """Cells of a table for a difference: value, low, high, verdict."""
         value, low, high = self._interval(contrast)
-        found = intervals.Interval(value, low, high, 0.95, self.images)
+        estimate = intervals.Interval(value, low, high, 0.95, self.images)
         return {
             name: value,
             f"{name}_low": low,
             f"{name}_high": high,
-            verdict: intervals.verdict(found, self.metric),
+            verdict: intervals.verdict(estimate, self.metric),
         }
 
 
@@ -281,14 +281,14 @@ def claimed_additivity(metric: str = "miou") -> pd.DataFrame:
     """
     ending = metric.replace("_", "-")
     rows = ("baseline", "phase1", "phase2a", "phase1+2a")
-    base, first, second, both = (claim(f"thesis-t4.3-{row}-{ending}").value for row in rows)
+    base, first, second, together = (claim(f"thesis-t4.3-{row}-{ending}").value for row in rows)
     total = first + second - 2 * base
     values = {
         "gain of phase 1": first - base,
         "gain of phase 2A": second - base,
         "sum of the single gains": total,
-        "gain of all together": both - base,
-        "synergy": both - base - total,
+        "gain of all together": together - base,
+        "synergy": together - base - total,
     }
     rounded = [round(value, 9) for value in values.values()]
     return pd.DataFrame({"quantity": list(values), "value": rounded})
@@ -321,16 +321,16 @@ def from_counts(
         raise DataError(
             f"{len(switches)} switches have {1 << len(switches)} configurations, not {len(counts)}"
         )
-    counts = [np.asarray(one) for one in counts]
+    counts = [np.asarray(array) for array in counts]
     if metric == "per_class_iou" and class_index is None:
         raise DataError("metric 'per_class_iou' needs a class_index")
     scores = intervals.left_out(counts, metric)
     if metric == "per_class_iou" and class_index is not None:
         scores = scores.of_class(class_index)
     scores = intervals.LeftOut(100 * scores.values, 100 * scores.without, scores.used)
-    levels = [intervals.interval(one, metric=metric).percent() for one in counts]
+    levels = [intervals.interval(array, metric=metric).percent() for array in counts]
     if metric == "per_class_iou" and class_index is not None:
-        levels = [one.of_class(class_index) for one in levels]
+        levels = [level.of_class(class_index) for level in levels]
     return Factorial(switches, scores.values, scores, tuple(levels), metric, len(counts[0]))
 
 
@@ -345,20 +345,20 @@ def configurations(
     if not 1 <= len(switches) <= _MOST_SWITCHES:
         raise RecipeError(f"{len(switches)} switches: a full factorial takes 1 to {_MOST_SWITCHES}")
     names = list(switches)
-    made = {}
+    recipes = {}
     for n in range(1 << len(names)):
         changes: dict[str, Any] = {}
         for i, name in enumerate(names):
             if n >> i & 1:
                 changes.update(switches[name])
         label = configuration_name(names, n)
-        made[label] = base.but(changes, name=label)
+        recipes[label] = base.but(changes, name=label)
     for name in names:
-        if made[name] == base:
+        if recipes[name] == base:
             raise RecipeError(
                 f"switch {name!r} ({dict(switches[name])}) changes nothing in {base.name!r}"
             )
-    return made
+    return recipes
 
 
 def factorial(
@@ -401,7 +401,7 @@ def from_results(
     common = reports[0].indices
     for report in reports[1:]:
         common = np.intersect1d(common, report.indices)
-    _, name, which = reports[0].counts_for(metric)
+    _, name, class_index = reports[0].counts_for(metric)
     counts = [r.counts_for(metric)[0][np.isin(r.indices, common)] for r in reports]
-    made = from_counts(switches, counts, name, class_index=which)
-    return dataclasses.replace(made, metric=metric, results=results)
+    design = from_counts(switches, counts, name, class_index=class_index)
+    return dataclasses.replace(design, metric=metric, results=results)

@@ -99,19 +99,19 @@ def mine(
     for cause in causes:
         if cause not in CAUSES:
             raise DataError(f"unknown cause {cause!r}; there are {', '.join(CAUSES)}")
-    found: dict[str, list[tuple]] = {cause: [] for cause in causes}
+    by_cause: dict[str, list[tuple]] = {cause: [] for cause in causes}
     for index, mask, label in predictions.pairs():
         for cause, order, row in _failures(predictions, index, mask, label, small):
-            if cause in found:
-                found[cause].append((order, row))
-    rows, used = [], set()
+            if cause in by_cause:
+                by_cause[cause].append((order, row))
+    rows, pictures = [], set()
     for cause in causes:
-        taken = 0
-        for _, row in sorted(found[cause], key=lambda pair: pair[0]):
-            if taken < per_cause and row["index"] not in used:
+        count = 0
+        for _, row in sorted(by_cause[cause], key=lambda pair: pair[0]):
+            if count < per_cause and row["index"] not in pictures:
                 rows.append(row)
-                used.add(row["index"])
-                taken += 1
+                pictures.add(row["index"])
+                count += 1
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
@@ -122,25 +122,25 @@ def _failures(
     words, ignore = predictions.vocabulary, predictions.dataset.ignore_index
     things = set(object_classes(words))
     present = set(np.unique(label[label != ignore]).tolist())
-    for one in objects(label, sorted(things), ignore):
-        wrong = one.pixels & (mask != label)
+    for item in objects(label, sorted(things), ignore):
+        wrong = item.pixels & (mask != label)
         if not wrong.any():
             continue
-        if one.label in things:
-            if one.size < small:
-                yield _row(predictions, SMALL, index, mask, label, one, wrong)
-            elif one.hidden >= HIDDEN_SHARE:
-                yield _row(predictions, OCCLUSION, index, mask, label, one, wrong)
-            around = surrounding(label, one.pixels, present - things, ignore)
-            taken = one.pixels & (mask == around) if around is not None else None
-            if taken is not None and taken.any():
-                yield _row(predictions, BOUNDARY, index, mask, label, one, taken)
-        if one.size >= small:
+        if item.label in things:
+            if item.size < small:
+                yield _row(predictions, SMALL, index, mask, label, item, wrong)
+            elif item.hidden >= HIDDEN_SHARE:
+                yield _row(predictions, OCCLUSION, index, mask, label, item, wrong)
+            around = surrounding(label, item.pixels, present - things, ignore)
+            swallowed = item.pixels & (mask == around) if around is not None else None
+            if swallowed is not None and swallowed.any():
+                yield _row(predictions, BOUNDARY, index, mask, label, item, swallowed)
+        if item.size >= small:
             absent = wrong & ~np.isin(mask, list(present))
             if absent.any():
                 values, counts = np.unique(mask[absent], return_counts=True)
                 most = absent & (mask == values[counts.argmax()])
-                yield _row(predictions, CONFUSION, index, mask, label, one, most)
+                yield _row(predictions, CONFUSION, index, mask, label, item, most)
 
 
 def objects(label: np.ndarray, things: Sequence[int], ignore: int = 255) -> list[_Object]:
@@ -151,12 +151,12 @@ def objects(label: np.ndarray, things: Sequence[int], ignore: int = 255) -> list
     thing are joined.
     """
     parts: list[tuple[int, np.ndarray]] = []
-    for one in np.unique(label[label != ignore]):
-        numbers, sizes = components(label == one)
+    for value in np.unique(label[label != ignore]):
+        numbers, sizes = components(label == value)
         parts += [
-            (int(one), numbers == n) for n in range(1, len(sizes)) if sizes[n] >= SPECK_PIXELS
+            (int(value), numbers == n) for n in range(1, len(sizes)) if sizes[n] >= SPECK_PIXELS
         ]
-    solid = [i for i, (one, _) in enumerate(parts) if one in things]
+    solid = [i for i, (value, _) in enumerate(parts) if value in things]
     touching = {i: cv2.dilate(parts[i][1].astype(np.uint8), _TOUCH).astype(bool) for i in solid}
     joined = {i: i for i in range(len(parts))}
     for cutter in solid:
@@ -167,23 +167,23 @@ def objects(label: np.ndarray, things: Sequence[int], ignore: int = 255) -> list
                 first = cut.setdefault(same, i)
                 old, new = joined[i], joined[first]
                 joined = {part: new if root == old else root for part, root in joined.items()}
-    made = []
+    result = []
     for root in dict.fromkeys(joined.values()):
         members = [i for i in joined if joined[i] == root]
-        one = parts[root][0]
+        value = parts[root][0]
         pixels = np.logical_or.reduce([parts[i][1] for i in members])
-        hidden = hidden_share(label, pixels, one, things) if one in things else 0.0
-        made.append(_Object(one, pixels, hidden))
-    return made
+        hidden = hidden_share(label, pixels, value, things) if value in things else 0.0
+        result.append(_Object(value, pixels, hidden))
+    return result
 
 
-def hidden_share(label: np.ndarray, pixels: np.ndarray, own: int, things: Sequence[int]) -> float:
+def hidden_share(label: np.ndarray, pixels: np.ndarray, value: int, things: Sequence[int]) -> float:
     """Share 0..1 of an object's convex hull where other things lie."""
     points = np.argwhere(pixels)[:, ::-1].astype(np.int32)
     hull = np.zeros(pixels.shape, dtype=np.uint8)
     cv2.fillConvexPoly(hull, cv2.convexHull(points), 1)
-    others = np.isin(label, [thing for thing in things if thing != own])
-    return float((hull.astype(bool) & others).sum() / hull.sum())
+    other_things = np.isin(label, [thing for thing in things if thing != value])
+    return float((hull.astype(bool) & other_things).sum() / hull.sum())
 
 
 def surrounding(
@@ -204,27 +204,27 @@ def _row(
     index: int,
     mask: np.ndarray,
     label: np.ndarray,
-    one: _Object,
+    item: _Object,
     wrong: np.ndarray,
 ) -> tuple[str, tuple, dict[str, Any]]:
     """Cause, place in the order of its kind, and the row that :func:`mine` describes."""
     names = predictions.vocabulary.names
     values, counts = np.unique(mask[wrong], return_counts=True)
-    missed = float((one.pixels & (mask != label)).sum() / one.size)
+    missed = float((item.pixels & (mask != label)).sum() / item.size)
     count = int(wrong.sum())
-    rows, columns = np.nonzero(one.pixels)
+    rows, columns = np.nonzero(item.pixels)
     top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
     row = {
         "cause": cause,
         "index": index,
         "name": image_name(predictions.dataset, index),
-        "label": names[one.label],
+        "label": names[item.label],
         "predicted": names[int(values[counts.argmax()])],
-        "object_pixels": one.size,
+        "object_pixels": item.size,
         "wrong_pixels": count,
         "missed": 100 * missed,
-        "iou": class_iou(mask, label, one.label, predictions.dataset.ignore_index),
-        "hidden": 100 * one.hidden,
+        "iou": class_iou(mask, label, item.label, predictions.dataset.ignore_index),
+        "hidden": 100 * item.hidden,
         "top": int(top),
         "left": int(left),
         "bottom": int(bottom),
@@ -241,12 +241,12 @@ def image_name(dataset: Any, index: int) -> str:
     return items[index].name if items else str(dataset[index][2])
 
 
-def class_iou(mask: np.ndarray, label: np.ndarray, one: int, ignore: int = 255) -> float:
+def class_iou(mask: np.ndarray, label: np.ndarray, value: int, ignore: int = 255) -> float:
     """IoU of one class in one image, percent; NaN if it is neither labelled nor predicted."""
-    known = label != ignore
-    union = known & ((mask == one) | (label == one))
-    both = known & (mask == one) & (label == one)
-    return 100 * float(both.sum()) / float(union.sum()) if union.any() else float("nan")
+    labelled = label != ignore
+    union = labelled & ((mask == value) | (label == value))
+    intersection = labelled & (mask == value) & (label == value)
+    return 100 * float(intersection.sum()) / float(union.sum()) if union.any() else float("nan")
 
 
 def figure_masks(
@@ -267,18 +267,18 @@ def figure_masks(
     Raises:
         DataError: no predictions, or two of one name.
     """
-    names = [one.name for one in predictions]
+    names = [entry.name for entry in predictions]
     if not names or len(set(names)) < len(names):
         raise DataError(f"give predictions of recipes with different names, not {names}")
     first, index = predictions[0], int(case["index"])
     image = first.dataset[index][0]
     label = true_label(first.dataset, index)
-    wanted = first.vocabulary.names.index(case["label"])
+    class_index = first.vocabulary.names.index(case["label"])
     masks = {f"ground truth: {case['label']}": label}
-    for one in predictions:
-        mask = one.mask(index)
-        iou = class_iou(mask, label, wanted, one.dataset.ignore_index)
-        masks[f"{one.name}: IoU {iou:.0f} %"] = mask
+    for entry in predictions:
+        mask = entry.mask(index)
+        iou = class_iou(mask, label, class_index, entry.dataset.ignore_index)
+        masks[f"{entry.name}: IoU {iou:.0f} %"] = mask
     return image, masks
 
 
@@ -286,12 +286,12 @@ def compare(cases: pd.DataFrame, predictions: Sequence[Predictions]) -> pd.DataF
     """How several recipes do on the failures of one: the cases with a column "iou: RECIPE"
     (percent) for each."""
     frame = cases.copy()
-    for one in predictions:
+    for entry in predictions:
         values = []
         for case in cases.to_dict("records"):
-            label = true_label(one.dataset, case["index"])
-            wanted = one.vocabulary.names.index(case["label"])
-            mask = one.mask(case["index"])
-            values.append(class_iou(mask, label, wanted, one.dataset.ignore_index))
-        frame[f"iou: {one.name}"] = values
+            label = true_label(entry.dataset, case["index"])
+            class_index = entry.vocabulary.names.index(case["label"])
+            mask = entry.mask(case["index"])
+            values.append(class_iou(mask, label, class_index, entry.dataset.ignore_index))
+        frame[f"iou: {entry.name}"] = values
     return frame

@@ -51,7 +51,7 @@ def evaluate(formula: str, values: Mapping[str, float]) -> float | bool:
             raise DataError(f"formula {formula!r}: unknown identifier {name!r}")
     numbers = {f"v{i}": float(values[name]) for i, name in enumerate(names)}
     places = {name: f"v{i}" for i, name in enumerate(names)}
-    source = _NAME.sub(lambda found: f"({places[found[1]]})", formula).strip()
+    source = _NAME.sub(lambda match: f"({places[match[1]]})", formula).strip()
     try:
         return _value(ast.parse(source, mode="eval").body, numbers)
     except (SyntaxError, TypeError, ZeroDivisionError, OverflowError, RecursionError) as error:
@@ -97,13 +97,13 @@ def render(text: str, values: Mapping[str, float], printed: Mapping[str, str]) -
     Raises DataError as :func:`evaluate` does, and for an unknown `{identifier}`.
     """
 
-    def result(found: re.Match) -> str:
-        digits = 2 if found[2] is None else int(found[2])
-        return f"{float(evaluate(found[1], values)):.{digits}f}"
+    def result(match: re.Match) -> str:
+        digits = 2 if match[2] is None else int(match[2])
+        return f"{float(evaluate(match[1], values)):.{digits}f}"
 
-    def name(found: re.Match) -> str:
-        if found[1] not in printed:
-            raise DataError(f"unknown identifier {found[1]!r} in {text!r}")
-        return printed[found[1]]
+    def name(match: re.Match) -> str:
+        if match[1] not in printed:
+            raise DataError(f"unknown identifier {match[1]!r} in {text!r}")
+        return printed[match[1]]
 
     return _NAME.sub(name, _RESULT.sub(result, text))

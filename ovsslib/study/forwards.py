@@ -41,14 +41,14 @@ def counted_forwards(segmenter: Segmenter, image: np.ndarray, text: TextFeatures
 
     What a list of words costs once, such as the archive of `reco`, is in the first count of a list and in no later one.
     """
-    made = Forwards()
-    with _counting(segmenter.backbone, "trunk", made.clip):
+    forwards = Forwards()
+    with _counting(segmenter.backbone, "trunk", forwards.clip):
         if segmenter.guide is None:
             segmenter.segment(image, text)
         else:
-            with _counting(segmenter.guide, "read", made.guide):
+            with _counting(segmenter.guide, "read", forwards.guide):
                 segmenter.segment(image, text)
-    return made
+    return forwards
 
 
 @contextmanager

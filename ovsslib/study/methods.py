@@ -24,10 +24,10 @@ COUNTED = "ViT-B/16"  # the tower that nearly every paper reports
 def published_methods() -> list[str]:
     """Names of the recipes of published methods, by group, year and name; neither the thesis's nor this project's own."""
     recipes = [Recipe.named(name) for name in recipe_names()]
-    recipes = [one for one in recipes if not one.name.startswith(UNPUBLISHED)]
+    recipes = [recipe for recipe in recipes if not recipe.name.startswith(UNPUBLISHED)]
     order = list(GROUPS)
-    recipes.sort(key=lambda one: (order.index(one.group), one.year or 0, one.name))
-    return [one.name for one in recipes]
+    recipes.sort(key=lambda recipe: (order.index(recipe.group), recipe.year or 0, recipe.name))
+    return [recipe.name for recipe in recipes]
 
 
 def published_miou(dataset: str = "coco_stuff", model: str = COUNTED) -> pd.Series:
@@ -50,11 +50,13 @@ def published_miou(dataset: str = "coco_stuff", model: str = COUNTED) -> pd.Seri
         for recipe, changes in rows
     ]
     kept = kept[as_shipped]
-    own = [
+    from_authors = [
         re.sub("-(paper|repo|note|issues)$", "", source) == recipe
         for source, recipe in zip(kept["source"], kept["recipe"], strict=True)
     ]
-    kept = kept.assign(own=own).sort_values("own", ascending=False, kind="stable")
+    kept = kept.assign(from_authors=from_authors).sort_values(
+        "from_authors", ascending=False, kind="stable"
+    )
     return kept.drop_duplicates("recipe").set_index("recipe")["value"].astype(float)
 
 
@@ -91,5 +93,5 @@ def methods_table(results: Results, names: Sequence[str] | None = None) -> pd.Da
 
 def agreement(table: pd.DataFrame, groups: Sequence[str] = tuple(GROUPS)) -> RankTest:
     """Kendall's tau of published and measured mIoU over the methods of these groups that have both."""
-    both = table[table["group"].isin(list(groups))].dropna(subset=["published", "value"])
-    return rank_test(both["published"].to_numpy(), both["value"].to_numpy())
+    methods = table[table["group"].isin(list(groups))].dropna(subset=["published", "value"])
+    return rank_test(methods["published"].to_numpy(), methods["value"].to_numpy())

@@ -76,9 +76,9 @@ def distractors(
     if count < 1:
         raise DataError(f"{count} distractors: ask for 1 or more")
     shown = Vocabulary.named(_PICTURED.get(vocabulary.name, vocabulary.name), names="synonyms")
-    told = auxiliary_texts(shown, "synonyms", skip_missing=True)
-    taken = [*shown.queries, *plain_words(shown), *vocabulary.queries, *(t for t in told if t)]
-    free = sorted(w for w in general_words() if not any(same_word(w, other) for other in taken))
+    texts = auxiliary_texts(shown, "synonyms", skip_missing=True)
+    excluded = [*shown.queries, *plain_words(shown), *vocabulary.queries, *(t for t in texts if t)]
+    free = sorted(w for w in general_words() if not any(same_word(w, entry) for entry in excluded))
     random.Random(seed).shuffle(free)
     unread = [bool(tokens) for tokens in unread_tokens(backbone, free)]
     ordered = [w for w, u in zip(free, unread, strict=True) if not u]
@@ -113,14 +113,14 @@ def wordings(
         )
     plain = plain_words(vocabulary)
     things = [k for i, k in enumerate(vocabulary.kinds) if i != vocabulary.background]
-    many = [plural(w) if k == "thing" else w for w, k in zip(plain, things, strict=True)]
-    told = auxiliary_texts(vocabulary, "synonyms", skip_missing=True)
-    others = [t for i, t in enumerate(told) if i != vocabulary.background]
-    synonyms = [other or word for other, word in zip(others, plain, strict=True)]
+    plurals = [plural(w) if k == "thing" else w for w, k in zip(plain, things, strict=True)]
+    texts = auxiliary_texts(vocabulary, "synonyms", skip_missing=True)
+    substitutes = [t for i, t in enumerate(texts) if i != vocabulary.background]
+    synonyms = [substitute or word for substitute, word in zip(substitutes, plain, strict=True)]
     rows = [Wording(TUNED, {})]
     rows += [
         _row(title, vocabulary, words)
-        for title, words in ((PLAIN, plain), (PLURALS, many), (SYNONYMS, synonyms))
+        for title, words in ((PLAIN, plain), (PLURALS, plurals), (SYNONYMS, synonyms))
     ]
     for count in counts:
         more = distractors(backbone, vocabulary, count, seed)
@@ -142,12 +142,12 @@ def helped_title(count: int, *helps: str) -> str:
 
 def _helped(backbone, vocabulary, plain, count, offsets, seed) -> list[Wording]:
     more = distractors(backbone, vocabulary, count, seed)
-    asked = Vocabulary.from_words([*plain, *more])
-    taken = {word.lower() for word in asked.queries}
-    usual = [word for word in background_words("sclip") if word not in taken]
+    query_words = Vocabulary.from_words([*plain, *more])
+    queries = {word.lower() for word in query_words.queries}
+    usual = [word for word in background_words("sclip") if word not in queries]
     rows = [_row(helped_title(count, USUAL), vocabulary, plain, more, usual)]
     try:
-        chosen = choose_background(backbone, asked)
+        chosen = choose_background(backbone, query_words)
     except WordsError:  # all that the model can read is asked for
         return rows
     rows.append(_row(helped_title(count, CHOSEN), vocabulary, plain, more, chosen))
@@ -174,9 +174,9 @@ def _row(
         texts.insert(vocabulary.background, ", ".join(background or [BACKGROUND]))
     else:
         further += background
-    asked = (*texts, *further)
-    changes = {"text.words": asked} | ({"labels.background_offset": offset} if offset else {})
-    return Wording(title, changes, asked)
+    all_words = (*texts, *further)
+    changes = {"text.words": all_words} | ({"labels.background_offset": offset} if offset else {})
+    return Wording(title, changes, all_words)
 
 
 def grid(
@@ -211,18 +211,18 @@ def differences(
         Columns method, row, value, low, high (percent), difference, difference_low, difference_high (points; NaN for the
         tuned names) and verdict. Raises DataError for a method without its tuned names.
     """
-    found = []
+    frames = []
     for method in methods:
         titles = [f"{method}: {row.title}" for row in rows]
-        there = [title for title in titles if title in results.reports]
-        if f"{method}: {TUNED}" not in there:
+        present = [title for title in titles if title in results.reports]
+        if f"{method}: {TUNED}" not in present:
             raise DataError(f"there is no result of {method!r} with {TUNED}; measure it first")
-        numbers = results.part(there).numbers(metric, baseline=f"{method}: {TUNED}")
+        numbers = results.part(present).numbers(metric, baseline=f"{method}: {TUNED}")
         names = [name.partition(": ") for name in numbers.pop("recipe")]
         numbers.insert(0, "method", [name[0] for name in names])
         numbers.insert(1, "row", [name[2] for name in names])
-        found.append(numbers.drop(columns="metric"))
-    return pd.concat(found, ignore_index=True)
+        frames.append(numbers.drop(columns="metric"))
+    return pd.concat(frames, ignore_index=True)
 
 
 def mean_of_methods(
@@ -237,11 +237,16 @@ def mean_of_methods(
     Rows that a method lacks are left out. Raises DataError where a method lacks the baseline.
     """
     titles = [r.title for r in rows if r.title != baseline]
-    whole = [t for t in titles if all(f"{m}: {t}" in results.reports for m in methods)]
-    scores, values = _scores(results, [baseline, *whole], methods)
+    complete = [t for t in titles if all(f"{m}: {t}" in results.reports for m in methods)]
+    scores, values = _scores(results, [baseline, *complete], methods)
     steps = np.eye(len(values)) - np.eye(len(values))[0]
-    made = {title: _told(scores, steps[i], len(methods)) for i, title in enumerate(whole, start=1)}
-    return pd.DataFrame.from_dict(made, orient="index", columns=["value", "low", "high", "verdict"])
+    means = {
+        title: _estimate(scores, steps[i], len(methods))
+        for i, title in enumerate(complete, start=1)
+    }
+    return pd.DataFrame.from_dict(
+        means, orient="index", columns=["value", "low", "high", "verdict"]
+    )
 
 
 def won_back(
@@ -262,16 +267,16 @@ def won_back(
         won less `share` of the loss, in points, with its paired interval, and verdict: "better" where the interval lies
         above zero, so that at least that share is won back. Raises DataError for a row that a method lacks.
     """
-    made = {}
+    records = {}
     groups = [[method] for method in methods]
     for group in [*groups, list(methods)] if len(groups) > 1 else groups:
         scores, values = _scores(results, [TUNED, lost, helped], group)
-        told = _told(scores, np.array([-share, share - 1, 1]), len(group))
-        gone, won = values[0] - values[1], values[2] - values[1]
+        estimate = _estimate(scores, np.array([-share, share - 1, 1]), len(group))
+        loss, gain = values[0] - values[1], values[2] - values[1]
         name = group[0] if len(group) == 1 else f"mean of {len(group)} methods"
-        made[name] = (gone, won, won / gone if gone else np.nan, *told)
+        records[name] = (loss, gain, gain / loss if loss else np.nan, *estimate)
     columns = ["lost", "won", "share", "beyond", "low", "high", "verdict"]
-    return pd.DataFrame.from_dict(made, orient="index", columns=columns)
+    return pd.DataFrame.from_dict(records, orient="index", columns=columns)
 
 
 def _scores(
@@ -283,13 +288,13 @@ def _scores(
     return scores, 100 * scores.values.reshape(len(titles), len(methods)).mean(axis=1)
 
 
-def _told(
+def _estimate(
     scores: intervals.LeftOut, weights: np.ndarray, methods: int
 ) -> tuple[float, float, float, str]:
     """A sum of rows with weights, mean over the methods, in points, with its interval and what it shows."""
-    found = intervals.contrast(scores, np.repeat(weights / methods, methods)).percent()
-    value, low, high = (float(part) for part in (found.value, found.low, found.high))
-    return value, low, high, str(intervals.verdict(found))
+    contrast = intervals.contrast(scores, np.repeat(weights / methods, methods)).percent()
+    value, low, high = (float(part) for part in (contrast.value, contrast.low, contrast.high))
+    return value, low, high, str(intervals.verdict(contrast))
 
 
 def order_matters(

@@ -35,8 +35,8 @@ class Difference:
 def patch_labels(label: np.ndarray, patch: int) -> np.ndarray:
     """The commonest label of each patch, the smallest of equals: (H, W) integers -> (H // patch, W // patch) int64."""
     height, width = (side // patch for side in label.shape)
-    whole = label[: height * patch, : width * patch].reshape(height, patch, width, patch)
-    cells = torch.from_numpy(whole.astype(np.int64)).permute(0, 2, 1, 3).flatten(2)
+    blocks = label[: height * patch, : width * patch].reshape(height, patch, width, patch)
+    cells = torch.from_numpy(blocks.astype(np.int64)).permute(0, 2, 1, 3).flatten(2)
     return torch.mode(cells, dim=-1).values.numpy()
 
 
@@ -66,23 +66,23 @@ def agreement(
             )
     rows = [F.normalize(map_.flatten(1).T.float(), dim=1) for map_ in features]
     targets = [torch.from_numpy(label.reshape(-1).astype(np.int64)) for label in labels]
-    everything, every_target = torch.cat(rows), torch.cat(targets)
+    all_rows, every_target = torch.cat(rows), torch.cat(targets)
     picture = torch.repeat_interleave(
         torch.arange(len(rows)), torch.tensor([len(part) for part in rows])
     )
     generator = torch.Generator().manual_seed(seed)
     shares = np.zeros(len(rows))
-    for index, own in enumerate(rows):
-        asking = torch.randperm(len(own), generator=generator)[:queries]
+    for index, patches in enumerate(rows):
+        asking = torch.randperm(len(patches), generator=generator)[:queries]
         if within:
-            near = own[asking] @ own.T
+            near = patches[asking] @ patches.T
             near[torch.arange(len(asking)), asking] = -torch.inf
-            found = targets[index][near.topk(neighbours, dim=1).indices]
+            answers = targets[index][near.topk(neighbours, dim=1).indices]
         else:
-            near = own[asking] @ everything.T
+            near = patches[asking] @ all_rows.T
             near[:, picture == index] = -torch.inf
-            found = every_target[near.topk(neighbours, dim=1).indices]
-        shares[index] = float((found == targets[index][asking][:, None]).float().mean())
+            answers = every_target[near.topk(neighbours, dim=1).indices]
+        shares[index] = float((answers == targets[index][asking][:, None]).float().mean())
     return shares
 
 

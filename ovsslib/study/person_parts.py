@@ -84,19 +84,21 @@ def part_recall(predictions: Mapping[str, Predictions], word: str = "person") ->
     shown = [(i, parts) for i, parts in shown if parts.any()]
     if not shown:
         raise DataError(f"none of the {len(dataset)} images shows a person; raise the limit")
-    counts = {name: _counts(one, shown, word) for name, one in predictions.items()}
+    counts = {name: _counts(prediction, shown, word) for name, prediction in predictions.items()}
     first, rows = next(iter(counts.values())), []
-    for name, own in counts.items():
+    for name, recipe_counts in counts.items():
         for place, part in enumerate(PARTS):
-            mine = own[:, :, place : place + 1]
-            found = intervals.interval(mine, metric="mean_accuracy").percent()
+            part_counts = recipe_counts[:, :, place : place + 1]
+            interval = intervals.interval(part_counts, metric="mean_accuracy").percent()
             row: dict[str, Any] = {"recipe": name, "part": part}
-            row |= {"value": found.value, "low": found.low, "high": found.high}
+            row |= {"value": interval.value, "low": interval.low, "high": interval.high}
             row |= {"difference": np.nan, "difference_low": np.nan, "difference_high": np.nan}
             row["verdict"] = ""
-            if own is not first:
+            if recipe_counts is not first:
                 base = first[:, :, place : place + 1]
-                gain = intervals.paired_difference(mine, base, metric="mean_accuracy").percent()
+                gain = intervals.paired_difference(
+                    part_counts, base, metric="mean_accuracy"
+                ).percent()
                 row |= {"difference": gain.value, "difference_low": gain.low}
                 row |= {
                     "difference_high": gain.high,
@@ -116,22 +118,22 @@ def part_table(recall: pd.DataFrame) -> pd.DataFrame:
         if row["verdict"]:
             ends = row["difference_low"], row["difference_high"]
             gain = intervals.written(row["difference"], *ends, "+.1f")
-            told = cells.setdefault(f"{name}, against the first row (points)", {})
-            told[part] = f"{gain}: {row['verdict']}"
+            comparison = cells.setdefault(f"{name}, against the first row (points)", {})
+            comparison[part] = f"{gain}: {row['verdict']}"
     frame = pd.DataFrame.from_dict(cells, orient="index")
     frame.index.name = f"recall, {int(recall['images'].max())} images with persons"
     return frame
 
 
 def _counts(predictions: Predictions, shown: list[tuple[int, np.ndarray]], word: str) -> np.ndarray:
-    """(N, 3, parts) int64: per image pixels found, found, there; recall needs no false alarms."""
-    which = _class_of(predictions.vocabulary, word)
+    """(N, 3, parts) int64: per image hits, hits, labelled pixels; recall needs no false alarms."""
+    class_index = _class_of(predictions.vocabulary, word)
     rows = []
     for index, parts in shown:
-        person = predictions.mask(index) == which
-        there = np.bincount(parts.ravel(), minlength=len(PARTS) + 1)[1:]
-        found = np.bincount(parts[person], minlength=len(PARTS) + 1)[1:]
-        rows.append([found, found, there])
+        person = predictions.mask(index) == class_index
+        labelled = np.bincount(parts.ravel(), minlength=len(PARTS) + 1)[1:]
+        hits = np.bincount(parts[person], minlength=len(PARTS) + 1)[1:]
+        rows.append([hits, hits, labelled])
     return np.array(rows, dtype=np.int64)
 
 

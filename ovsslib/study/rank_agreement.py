@@ -64,12 +64,12 @@ def tau_b(published: np.ndarray, measured: np.ndarray) -> np.ndarray:
     """Kendall's tau-b of one list (n,) with each of many (n, ...): (...). NaN where one side is all
     ties."""
     first, second = np.triu_indices(len(published), 1)
-    ours = np.sign(measured[first] - measured[second])
-    theirs = np.sign(published[first] - published[second])
-    theirs = theirs.reshape(-1, *[1] * (ours.ndim - 1))
-    untied = np.sqrt((theirs != 0).sum(axis=0) * (ours != 0).sum(axis=0))
+    measured_order = np.sign(measured[first] - measured[second])
+    published_order = np.sign(published[first] - published[second])
+    published_order = published_order.reshape(-1, *[1] * (measured_order.ndim - 1))
+    untied = np.sqrt((published_order != 0).sum(axis=0) * (measured_order != 0).sum(axis=0))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (ours * theirs).sum(axis=0) / untied
+        return (measured_order * published_order).sum(axis=0) / untied
 
 
 PLAIN_CLIP = "CLIP"
@@ -107,16 +107,16 @@ def rank_test(published: np.ndarray, measured: np.ndarray) -> RankTest:
     if count < 2 or np.ptp(published) == 0 or np.ptp(measured) == 0:
         return RankTest(math.nan, math.nan, count)
     if len(set(published)) == len(set(measured)) == count:
-        found = kendalltau(published, measured, method="exact")
-        return RankTest(float(found.statistic), float(found.pvalue), count)
+        result = kendalltau(published, measured, method="exact")
+        return RankTest(float(result.statistic), float(result.pvalue), count)
     value = float(tau_b(published, measured))
     if count <= _ALL_ORDERS:
         orders = np.array(list(itertools.permutations(range(count))))
     else:
         random = np.random.default_rng(0)
         orders = np.argsort(random.random((_RANDOM_ORDERS, count)), axis=1)
-    others = tau_b(published, measured[orders].T)
-    extreme = int((np.abs(others) >= abs(value) - 1e-12).sum())
+    shuffled = tau_b(published, measured[orders].T)
+    extreme = int((np.abs(shuffled) >= abs(value) - 1e-12).sum())
     if count <= _ALL_ORDERS:
         return RankTest(value, extreme / len(orders), count)
     return RankTest(value, (extreme + 1) / (len(orders) + 1), count)
@@ -151,8 +151,8 @@ class Ranking:
     def source(self) -> str:
         """Where the published numbers are from, as sources with their tables, and the data set."""
         claims = [claim(entry.claim) for entry in self.comparison.entries]
-        found = dict.fromkeys(f"{one.source} ({one.table})" for one in claims)
-        return f"{', '.join(found)}: {', '.join(dict.fromkeys(self.datasets))}"
+        names = dict.fromkeys(f"{number.source} ({number.table})" for number in claims)
+        return f"{', '.join(names)}: {', '.join(dict.fromkeys(self.datasets))}"
 
     def tau(self) -> intervals.Interval:
         """Kendall's tau-b with its 95% interval over images; NaN if all measured (or published) are
@@ -163,10 +163,10 @@ class Ranking:
         """
         value = kendalltau(self.published, self.measured).statistic
         drawn = tau_b(self.published, self.draws)
-        known = drawn[~np.isnan(drawn)]
+        valid = drawn[~np.isnan(drawn)]
         low, high = (
-            np.quantile(known, [0.025, 0.975])
-            if known.size and self._enough
+            np.quantile(valid, [0.025, 0.975])
+            if valid.size and self._enough
             else (math.nan, math.nan)
         )
         return intervals.Interval(float(value), float(low), float(high), 0.95, len(drawn))
@@ -198,8 +198,8 @@ class Ranking:
                 "published_on": self.datasets,
                 "published": self.published,
                 "measured": self.measured,
-                "low": [one.low for one in self.levels],
-                "high": [one.high for one in self.levels],
+                "low": [level.low for level in self.levels],
+                "high": [level.high for level in self.levels],
             }
         )
         for side in ("published", "measured"):
@@ -213,19 +213,21 @@ class Ranking:
         ("agree", "disagree", or "tie" if either difference is zero)."""
         rows = []
         for i, j in itertools.combinations(range(len(self.names)), 2):
-            theirs = round(float(self.published[i] - self.published[j]), 9)
+            published_step = round(float(self.published[i] - self.published[j]), 9)
             weights = np.zeros(len(self.names))
             weights[[i, j]] = 100, -100  # in points
-            found = intervals.contrast(self.scores, weights)
-            ours, low, high = (round(float(x), 9) for x in (found.value, found.low, found.high))
-            product = np.sign(theirs) * np.sign(ours)
+            estimate = intervals.contrast(self.scores, weights)
+            measured_step, low, high = (
+                round(float(x), 9) for x in (estimate.value, estimate.low, estimate.high)
+            )
+            product = np.sign(published_step) * np.sign(measured_step)
             rows.append(
                 {
                     "comparison": self.comparison.name,
                     "first": self.names[i],
                     "second": self.names[j],
-                    "published_difference": theirs,
-                    "measured_difference": ours,
+                    "published_difference": published_step,
+                    "measured_difference": measured_step,
                     "low": low,
                     "high": high,
                     "clear": bool(low > 0 or high < 0),
@@ -246,8 +248,8 @@ class ProxyValidity:
         for ranking in self.rankings:
             if ranking.comparison.name == name:
                 return ranking
-        known = [ranking.comparison.name for ranking in self.rankings]
-        raise DataError(f"no comparison {name!r}; there are {known}")
+        names = [ranking.comparison.name for ranking in self.rankings]
+        raise DataError(f"no comparison {name!r}; there are {names}")
 
     def summary(self) -> pd.DataFrame:
         """One row per comparison: comparison, entries, tau, low, high (the interval over images), p
@@ -302,7 +304,7 @@ class ProxyValidity:
                 "measured order": _order(ranking.names, ranking.measured, ".2f"),
                 "Kendall's tau": _tau_text(ranking.tau()),
                 "exact p": _p_text(ranking.test()),
-                "without plain CLIP": "" if (one := _without_clip(ranking)) is None else str(one),
+                "without plain CLIP": "" if (test := _without_clip(ranking)) is None else str(test),
                 "pairs that agree": f"{(pairs['order'] == AGREE).sum()} of {len(pairs)}",
                 "pairs in another order": _against(pairs),
             }
@@ -352,13 +354,13 @@ def _without_clip(ranking: Ranking) -> RankTest | None:
 
 def _against(pairs: pd.DataFrame) -> str:
     """Names of the disagreeing pairs of a table of pairs, in the measured order."""
-    said: dict[bool, list[str]] = {True: [], False: []}
+    texts: dict[bool, list[str]] = {True: [], False: []}
     for row in pairs[pairs["order"] == DISAGREE].to_dict("records"):
         names = row["first"], row["second"]
         better, worse = names if row["measured_difference"] > 0 else names[::-1]
-        said[row["clear"]].append(f"{better} > {worse}")
-    parts = [f"{title}: {'; '.join(said[clear])}" for clear, title in
-             ((True, "clear"), (False, "not clear")) if said[clear]]  # fmt: skip
+        texts[row["clear"]].append(f"{better} > {worse}")
+    parts = [f"{title}: {'; '.join(texts[clear])}" for clear, title in
+             ((True, "clear"), (False, "not clear")) if texts[clear]]  # fmt: skip
     return ". ".join(parts) or "none"
 
 
@@ -393,7 +395,7 @@ def ranking_of(
         100 * scores.values,
         100 * draws,
         scores,
-        tuple(intervals.interval(one).percent() for one in counts),
+        tuple(intervals.interval(array).percent() for array in counts),
         len(counts[0]),
     )
 
@@ -412,14 +414,14 @@ def proxy_validity(
     """
     profile = Profile.named(profile) if isinstance(profile, str) else profile
     recipes: dict[str, Recipe] = {}
-    wanted: list[list[str]] = []
+    keys_by_comparison: list[list[str]] = []
     for comparison in comparisons:
         keys = []
         for entry in comparison.entries:
             recipe = recipe_of(entry, profile).but(changes or {})
             recipes.setdefault(recipe.key(), recipe)
             keys.append(recipe.key())
-        wanted.append(keys)
+        keys_by_comparison.append(keys)
     results = measure(recipes, profile, limit, **options)
     reports = {key: results[key] for key in recipes}
     images = [report.indices for report in reports.values()]
@@ -427,6 +429,6 @@ def proxy_validity(
     counts = {key: r.counts[np.isin(r.indices, common)] for key, r in reports.items()}
     rankings = [
         ranking_of(comparison, [counts[key] for key in keys], resamples)
-        for comparison, keys in zip(comparisons, wanted, strict=True)
+        for comparison, keys in zip(comparisons, keys_by_comparison, strict=True)
     ]
     return ProxyValidity(tuple(rankings), results)

@@ -35,8 +35,8 @@ def unread_tokens(
     Models that read everything, or do not say what they read, have none. Others raise WordsError for a sentence that is
     too long, unless it is to be cut (`truncate`).
     """
-    found = strange_tokens(backbone, sentences, least, truncate)
-    return [tuple(dict.fromkeys(_text_of(i) for i in strange)) for strange in found]
+    tokens = strange_tokens(backbone, sentences, least, truncate)
+    return [tuple(dict.fromkeys(_text_of(i) for i in strange)) for strange in tokens]
 
 
 @cache
@@ -66,17 +66,17 @@ def readability(
         (whether at most a quarter of the sentences are unread). Raises DataError for a row without sentences.
     """
     rows = {}
-    for name, given in sentences.items():
-        if isinstance(given, str) or not given:
-            raise DataError(f"the row {name!r} needs a list of sentences, not {given!r}")
-        found = unread_tokens(backbone, given, least, truncate)
-        strange = sorted({token for tokens in found for token in tokens})
-        unread = sum(bool(tokens) for tokens in found)
+    for name, texts in sentences.items():
+        if isinstance(texts, str) or not texts:
+            raise DataError(f"the row {name!r} needs a list of sentences, not {texts!r}")
+        missing = unread_tokens(backbone, texts, least, truncate)
+        strange = sorted({token for tokens in missing for token in tokens})
+        unread = sum(bool(tokens) for tokens in missing)
         rows[name] = {
-            "sentences": len(given),
+            "sentences": len(texts),
             "unread": unread,
             "tokens": ", ".join(strange),
-            "testable": unread <= MOST_UNREAD * len(given),
+            "testable": unread <= MOST_UNREAD * len(texts),
         }
     return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS)
 
@@ -86,28 +86,28 @@ def sentences_for(vocabulary: Vocabulary, settings: TextSettings) -> list[str]:
     from ovsslib.text.auxiliary import auxiliary_texts  # late: seldom asked for
 
     named = settings.vocabulary(vocabulary)
-    made = sentences_of(named, settings)
+    prompts = sentences_of(named, settings)
     if settings.auxiliary and settings.auxiliary_weight:
         texts = auxiliary_texts(vocabulary, settings.auxiliary, skip_missing=True)
         pairs = zip(texts, vocabulary.kinds, strict=True)
-        told = (settings.prompts_for(text, kind) for text, kind in pairs if text)
-        made += [sentence for group in told for sentence in group]
-    return list(dict.fromkeys(made))
+        auxiliary = (settings.prompts_for(text, kind) for text, kind in pairs if text)
+        prompts += [sentence for group in auxiliary for sentence in group]
+    return list(dict.fromkeys(prompts))
 
 
-def marked(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+def marked(table: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
     """A table of results with a column that says how much of each row's text the model can read.
 
-    The column "text read" holds "all", "70 of 80 sentences", or :data:`NOT_TESTABLE`. Rows that `found` does not name are
-    left empty. Where the model reads everything the table comes back as it is. Raises DataError for two rows of one name
-    in `found`.
+    The column "text read" holds "all", "70 of 80 sentences", or :data:`NOT_TESTABLE`. Rows that `readings` does not name
+    are left empty. Where the model reads everything the table comes back as it is. Raises DataError for two rows of one
+    name in `readings`.
     """
-    if found.index.has_duplicates:
-        raise DataError(f"rows of one name: {list(found.index[found.index.duplicated()])}")
-    if not found["unread"].any():
+    if readings.index.has_duplicates:
+        raise DataError(f"rows of one name: {list(readings.index[readings.index.duplicated()])}")
+    if not readings["unread"].any():
         return table
     words = {}
-    for name, row in found.iterrows():
+    for name, row in readings.iterrows():
         read = row["sentences"] - row["unread"]
         words[name] = "all" if not row["unread"] else f"{read} of {row['sentences']} sentences"
         if not row["testable"]:

@@ -35,12 +35,12 @@ def reliability_curve(counts: np.ndarray) -> pd.DataFrame:
     pixels, right, units = total.T
     if not pixels.sum():
         raise DataError("no pixel was counted, so there is no curve")
-    known = pixels > 0
+    filled = pixels > 0
     bins = len(pixels)
     confidence = (np.arange(bins) + 0.5) / bins
-    confidence[known] = units[known] / pixels[known] / metrics.CONFIDENCE_UNIT
+    confidence[filled] = units[filled] / pixels[filled] / metrics.CONFIDENCE_UNIT
     accuracy = np.full(bins, np.nan)
-    accuracy[known] = right[known] / pixels[known]
+    accuracy[filled] = right[filled] / pixels[filled]
     return pd.DataFrame(
         {"confidence": confidence, "accuracy": accuracy, "share": pixels / pixels.sum()}
     )
@@ -72,11 +72,11 @@ def fitted_temperature(
         image, label = dataset[index][:2]
         scores = segmenter.segment(image, text, keep_scores=True).scores
         assert scores is not None  # asked for
-        known = np.flatnonzero(label != dataset.ignore_index)
-        chosen = random.choice(known, min(pixels, len(known)), replace=False)
+        labelled = np.flatnonzero(label != dataset.ignore_index)
+        chosen = random.choice(labelled, min(pixels, len(labelled)), replace=False)
         parts.append(scores.reshape(len(scores), -1)[:, chosen])
         labels.append(label.ravel()[chosen])
-    if not sum(len(one) for one in labels):
+    if not sum(len(part) for part in labels):
         raise DataError(f"none of the first {images} images has a labelled pixel")
     # the scores' logarithms are logits up to a constant per pixel, which the softmax does not see
     logits = torch.from_numpy(np.concatenate(parts, axis=1)).clamp_min(1e-12).log()

@@ -83,29 +83,29 @@ def reproduce(
     Raises:
         DataError: unknown target, nothing that can be run, or no evaluation could be run (says why).
     """
-    given = Profile.named(profile) if isinstance(profile, str) else profile
-    if given is not None and given.embedded:
+    base = Profile.named(profile) if isinstance(profile, str) else profile
+    if base is not None and base.embedded:
         return reproduce_on_scenes(
-            target, claims_of(target, dataset), given, limit, workers=workers, progress=progress, store=store
+            target, claims_of(target, dataset), base, limit, workers=workers, progress=progress, store=store
         )  # fmt: skip
     runs = runs_for(target, dataset)
     measured: dict[tuple[str, str, str, str], Report] = {}
     failed = []
     for (model, name), group in runs.groupby(["model", "dataset"], sort=False):
-        wanted = [(model, name, run.recipe, run.changes) for run in group.itertuples()]
+        group_runs = [(model, name, run.recipe, run.changes) for run in group.itertuples()]
         try:
-            where = given.but(dataset=name) if given else _profile_for(model, name)
+            run_profile = base.but(dataset=name) if base else _profile_for(model, name)
         except OvssError as error:
-            failed += [(*_titled(run), str(error)) for run in wanted]
+            failed += [(*_titled(run), str(error)) for run in group_runs]
             continue
-        done, why = _measured(wanted, where, limit, workers, progress, store)
-        measured |= done
-        failed += [(*_titled(run), reason) for run, reason in why.items()]
+        reports, reasons = _measured(group_runs, run_profile, limit, workers, progress, store)
+        measured |= reports
+        failed += [(*_titled(run), reason) for run, reason in reasons.items()]
     if not measured:
         raise DataError(f"nothing of {target!r} could be run: {failed[0][-1]}")
-    wanted = claims_of(target, dataset)
-    results = results_frame(wanted, measured)
-    return Reproduction(target, assess(wanted, results), results, tuple(failed))
+    claims = claims_of(target, dataset)
+    results = results_frame(claims, measured)
+    return Reproduction(target, assess(claims, results), results, tuple(failed))
 
 
 Run = tuple[str, str, str, str]
@@ -119,7 +119,7 @@ def _titled(run: Run) -> tuple[str, str, str]:
 
 
 def _measured(
-    runs: list[Run], where: Profile, limit: int | None, workers: int, progress: bool, store
+    runs: list[Run], profile: Profile, limit: int | None, workers: int, progress: bool, store
 ) -> tuple[dict[Run, Report], dict[Run, str]]:
     """Reports of the runs that can be, and why the others cannot: one that lacks a guide does not stop the rest."""
     recipes: dict[Run, Recipe] = {}
@@ -136,9 +136,9 @@ def _measured(
         group = groups.pop()
         labels = {f"{run[2]}; {run[3]}" if run[3] else run[2]: run for run in group}
         try:
-            found = measure(
+            results = measure(
                 {label: recipes[run] for label, run in labels.items()},
-                where, limit, workers=workers, progress=progress, store=store,
+                profile, limit, workers=workers, progress=progress, store=store,
             )  # fmt: skip
         except OvssError as error:
             if len(group) == 1:
@@ -147,7 +147,7 @@ def _measured(
                 half = len(group) // 2
                 groups += [group[half:], group[:half]]
         else:
-            measured |= {labels[label]: report for label, report in found.reports.items()}
+            measured |= {labels[label]: report for label, report in results.reports.items()}
     return measured, failed
 
 
@@ -160,9 +160,9 @@ def targets() -> pd.DataFrame:
     names = [target_name(s, t) for s, t in zip(claims["source"], claims["table"], strict=True)]
     counts = pd.Series(names).value_counts()
     rows = [
-        {"target": one.target, "what it is": one.title, "chapter": one.chapter}
-        for one in published()
-        if one.kind == "table"
+        {"target": entry.target, "what it is": entry.title, "chapter": entry.chapter}
+        for entry in published()
+        if entry.kind == "table"
     ]
     listed = {row["target"] for row in rows}
     for name, source, table in zip(names, claims["source"], claims["table"], strict=True):
@@ -189,9 +189,11 @@ def results_frame(
     `measured` holds reports by (model, data set, recipe, changes). Gains are paired over the images.
     """
     rows = []
-    for (_, dataset, recipe, changes), one in measured.items():
+    for (_, dataset, recipe, changes), level_report in measured.items():
         for metric in METRICS:
-            rows.append(_row(one, dataset, recipe, changes, metric, one.interval(metric)))
+            rows.append(
+                _row(level_report, dataset, recipe, changes, metric, level_report.interval(metric))
+            )
     for claim in claims[claims["metric"].str.contains("person_iou|class_iou|gain_")].to_dict(
         "records"
     ):
@@ -205,14 +207,14 @@ def results_frame(
         if plain not in METRICS and not plain.startswith(CLASS_PREFIX):
             continue
         versus = ""
-        found = report.interval(plain) if plain == metric else None
-        if found is None:
+        interval = report.interval(plain) if plain == metric else None
+        if interval is None:
             recipe, _, changes = claim["versus"].partition(";")
-            other = measured.get(_place(claim, recipe.strip(), changes.strip()))
-            if other is None:
+            baseline = measured.get(_place(claim, recipe.strip(), changes.strip()))
+            if baseline is None:
                 continue
-            found, versus = report.difference(other, plain), claim["versus"]
-        row = _row(report, claim["dataset"], claim["recipe"], claim["changes"], metric, found)
+            interval, versus = report.difference(baseline, plain), claim["versus"]
+        row = _row(report, claim["dataset"], claim["recipe"], claim["changes"], metric, interval)
         rows.append({**row, "versus": versus})
     frame = pd.DataFrame(rows)
     if "versus" not in frame:
@@ -224,9 +226,9 @@ def _place(claim: dict, recipe: str, changes: str) -> tuple[str, str, str, str]:
     return claim["model"], claim["dataset"], recipe, changes
 
 
-def _row(report: Report, dataset: str, recipe: str, changes: str, metric: str, found) -> dict:
+def _row(report: Report, dataset: str, recipe: str, changes: str, metric: str, interval) -> dict:
     return {
         "model": report.model, "dataset": dataset, "recipe": recipe, "changes": changes, "metric": metric,
-        "value": found.value, "low": found.low, "high": found.high, "images": report.images,
+        "value": interval.value, "low": interval.low, "high": interval.high, "images": report.images,
         "limit": report.limit, "commit": report.provenance.get("commit", ""), "versus": "",
     }  # fmt: skip

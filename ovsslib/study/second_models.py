@@ -67,10 +67,10 @@ def sides(pairs: Sequence[Pair] = PAIRS) -> dict[str, Changed]:
 
 def named_pairs(titles: Sequence[str] = ()) -> list[Pair]:
     """Pairs by their titles, in the order of `PAIRS`; all of them for none. Raises RecipeError for an unknown title."""
-    known = [pair.title for pair in PAIRS]
+    names = [pair.title for pair in PAIRS]
     for title in titles:
-        if title not in known:
-            raise RecipeError(f"unknown pair {title!r}{did_you_mean(title, known)}")
+        if title not in names:
+            raise RecipeError(f"unknown pair {title!r}{did_you_mean(title, names)}")
     return [pair for pair in PAIRS if not titles or pair.title in titles]
 
 
@@ -92,7 +92,7 @@ def gains(
     Args:
         results: measured :func:`sides`.
     """
-    made = {}
+    tables = {}
     for metric in metrics:
         rows = {}
         for pair in complete(list(results), pairs):
@@ -104,18 +104,18 @@ def gains(
                 "verdict": intervals.verdict(gain, metric),
             }  # fmt: skip
         columns = ["group", "base", "without", "with", "value", "low", "high", "verdict"]
-        made[metric] = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    return made
+        tables[metric] = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return tables
 
 
 def second_models(recipe: Recipe) -> dict[str, str]:
     """What a recipe asks of others than CLIP: "guide", "masks" and "prompts" -> their names; only those it has."""
-    asked = {
+    models = {
         "guide": {s.guide_name() for s in recipe.stages_with("guide_name")} - {None},
         "masks": {s.proposer_name() for s in recipe.stages_with("proposer_name")},
         "prompts": {s.prompter for s in recipe.stages.values() if hasattr(s, "prompter")},
     }
-    return {kind: ", ".join(sorted(names)) for kind, names in asked.items() if names}
+    return {kind: ", ".join(sorted(names)) for kind, names in models.items() if names}
 
 
 def _sides(pair: Pair) -> tuple[Changed, Changed]:

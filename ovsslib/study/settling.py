@@ -70,14 +70,14 @@ def settling(datasets: Sequence[str] | None = None, model: str = "ViT-B/16") -> 
 
 
 def _recipes(runs: pd.DataFrame, dataset: str) -> list[Recipe]:
-    found = []
+    recipes = []
     for run in runs.itertuples():
         parts = [part for part in run.changes.split(";") if part.strip()]
         try:
-            found.append(Recipe.named(run.recipe, dataset).but(parse_changes(parts)))
+            recipes.append(Recipe.named(run.recipe, dataset).but(parse_changes(parts)))
         except OvssError:  # a claimed setting that cannot be
             continue
-    return found
+    return recipes
 
 
 def encoder_work(recipe: Recipe, image_size: tuple[int, int]) -> tuple[str, int, float]:

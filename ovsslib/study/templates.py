@@ -52,11 +52,13 @@ def rank_templates(
     templates = tuple(templates or PROMPTS["imagenet80"].thing)
     TextSettings(templates=templates)  # refuses one without a place for the word
     query_class = torch.tensor(vocabulary.query_class)
-    prompts = [one.replace("{}", word) for one in templates for word in vocabulary.queries]
+    prompts = [
+        template.replace("{}", word) for template in templates for word in vocabulary.queries
+    ]
     plain = TextSettings(templates=("{}",), truncate=segmenter.recipe["text"].truncate)
     rows = encode_texts(segmenter.backbone, prompts, plain).unflatten(0, (len(templates), -1))
-    sums, counts, seen = _sums(segmenter, pictures, rows, query_class, scale)
-    if not seen:
+    sums, counts, number = _sums(segmenter, pictures, rows, query_class, scale)
+    if not number:
         raise DataError("no pictures to rank templates on; give at least one")
     entropy = sums / counts.clamp_min(1)
     share = 100.0 * counts / counts.sum(dim=1, keepdim=True)
@@ -65,12 +67,12 @@ def rank_templates(
         names=vocabulary.names,
         queries=vocabulary.synonyms,
         templates=templates,
-        chosen=tuple(tuple(one) for one in choose_templates(entropy, share, len(templates))),
+        chosen=tuple(tuple(ranked) for ranked in choose_templates(entropy, share, len(templates))),
         model=backbone.name,
         pretrained=backbone.pretrained or "",
         weights=(backbone.weights_hash,),
         base=segmenter.recipe.name,
-        pictures=seen,
+        pictures=number,
         scale=scale,
         entropy=_rounded(entropy),
         share=_rounded(share),
@@ -89,13 +91,13 @@ def _sums(
     classes, queries = int(query_class.max()) + 1, len(query_class)
     sums = torch.zeros(len(rows), classes, dtype=torch.double)
     counts = torch.zeros(len(rows), classes, dtype=torch.long)
-    seen = 0
+    number = 0
     for picture in pictures:
         image = read_picture(picture)
-        given = PictureInput(segmenter.prepare(image), image)
-        encoded = encode_pictures([segmenter], given, [None])[0]
-        for index, one in enumerate(rows):
-            words = Words(one, queries, query_class).to(segmenter.backbone.device)
+        network_picture = PictureInput(segmenter.prepare(image), image)
+        encoded = encode_pictures([segmenter], network_picture, [None])[0]
+        for index, template_rows in enumerate(rows):
+            words = Words(template_rows, queries, query_class).to(segmenter.backbone.device)
             with torch.no_grad():
                 stitched = encoded.logits(words, tuple(image.shape[:2]))
             for part in strips(image.shape[0], queries * image.shape[1]):
@@ -103,8 +105,8 @@ def _sums(
                 total, count = template_entropy(cosines, query_class, classes, scale)
                 sums[index] += total.cpu()
                 counts[index] += count.cpu()
-        seen += 1
-    return sums, counts, seen
+        number += 1
+    return sums, counts, number
 
 
 def _rounded(values: torch.Tensor) -> tuple[tuple[float, ...], ...]:

@@ -21,8 +21,8 @@ from ovsslib.text.vocabulary import Vocabulary
 def sentences_of(vocabulary: Vocabulary, settings: TextSettings) -> list[str]:
     """The different sentences that are encoded for a vocabulary, in order."""
     kinds = [vocabulary.kinds[index] for index in vocabulary.query_class]
-    made = (settings.prompts_for(w, k) for w, k in zip(vocabulary.queries, kinds, strict=True))
-    return list(dict.fromkeys(sentence for group in made for sentence in group))
+    groups = (settings.prompts_for(w, k) for w, k in zip(vocabulary.queries, kinds, strict=True))
+    return list(dict.fromkeys(sentence for group in groups for sentence in group))
 
 
 def prompt_counts(
@@ -30,9 +30,9 @@ def prompt_counts(
 ) -> pd.DataFrame:
     """One row per entry of `settings`: words, sentences, sentences_per_word, tokens (to encode)."""
     rows = {}
-    for name, one in settings.items():
-        sentences = sentences_of(vocabulary, one)
-        tokens = tokenize(backbone, sentences, one.truncate)
+    for name, entry in settings.items():
+        sentences = sentences_of(vocabulary, entry)
+        tokens = tokenize(backbone, sentences, entry.truncate)
         rows[name] = {
             "words": len(vocabulary.queries),
             "sentences": len(sentences),
@@ -59,13 +59,15 @@ def encoding_seconds(
         from the cache), and for each number of pictures N "per picture, N" = encode / N + recall.
     """
     rows = {}
-    for name, one in settings.items():
-        sentences = sentences_of(vocabulary, one)
-        encode = _best(lambda s=sentences, o=one: encode_prompts(backbone, s, o.truncate), repeats)
+    for name, entry in settings.items():
+        sentences = sentences_of(vocabulary, entry)
+        encode = _best(
+            lambda s=sentences, o=entry: encode_prompts(backbone, s, o.truncate), repeats
+        )
         kinds = [vocabulary.kinds[index] for index in vocabulary.query_class]
 
-        def from_cache(own=one, kinds=kinds):
-            return encode_texts(backbone, vocabulary.queries, own, kinds)
+        def from_cache(text_settings=entry, kinds=kinds):
+            return encode_texts(backbone, vocabulary.queries, text_settings, kinds)
 
         from_cache()
         row = {"encode": encode, "recall": _best(from_cache, repeats)}
@@ -86,7 +88,7 @@ def seconds_per_image(
         images: (H, W, 3) uint8 pictures. vocabulary: opened under each recipe's naming variant.
         repeats: runs of each; the best counts.
     """
-    found = {}
+    seconds = {}
     for name, segmenter in segmenters.items():
         text = segmenter.text(segmenter.recipe["text"].vocabulary(vocabulary))
 
@@ -95,8 +97,8 @@ def seconds_per_image(
                 segmenter.segment(image, text)
 
         work()  # kernels and caches
-        found[name] = _best(work, repeats) / len(images)
-    return pd.Series(found, name="seconds")
+        seconds[name] = _best(work, repeats) / len(images)
+    return pd.Series(seconds, name="seconds")
 
 
 def equal_labels(
@@ -130,8 +132,8 @@ def _best(work, repeats: int) -> float:
     seconds = []
     for _ in range(max(1, repeats)):
         started = time.perf_counter()
-        done = work()
-        if done is not None:
-            done.cpu()  # waits for a GPU
+        result = work()
+        if result is not None:
+            result.cpu()  # waits for a GPU
         seconds.append(time.perf_counter() - started)
     return min(seconds)

@@ -240,7 +240,7 @@ class LocalModel:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.name = model
         self._seed = seed
-        self._asked: Counter[str] = Counter()
+        self._times_asked: Counter[str] = Counter()
         try:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(
                 model, local_files_only=True
@@ -267,12 +267,12 @@ class LocalModel:
         import torch
 
         question = messages[-1]["content"]
-        self._asked[question] += 1
+        self._times_asked[question] += 1
         inputs = self._encode(messages).to(self._network.device)
         devices = [self._network.device] if self._network.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.inference_mode():
             torch.manual_seed(
-                zlib.crc32(f"{self._seed}|{self._asked[question]}|{question}".encode())
+                zlib.crc32(f"{self._seed}|{self._times_asked[question]}|{question}".encode())
             )
             tokens = self._network.generate(
                 **inputs,
@@ -420,13 +420,13 @@ def _table(vocabulary: str) -> Mapping[str, Mapping[str, str]]:
     """Texts by class key, as this vocabulary sees them."""
     files = _files()
     # Later tables win; Scenes' short texts are the last resort for the words of others.
-    others = [
+    stems = [
         stem
         for stem in ("scenes", "cityscapes", "context", "coco_stuff", "ade20k")
         if stem in files
     ]
     table: dict[str, dict[str, str]] = {}
-    for stem in (*others, _COMMON, _owner(vocabulary)):
+    for stem in (*stems, _COMMON, _owner(vocabulary)):
         table.update({_key(name): entry for name, entry in files[stem]["classes"].items()})
     resolved = {}
     for key, entry in table.items():

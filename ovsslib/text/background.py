@@ -58,13 +58,13 @@ def choose_background(backbone: Any, words: Vocabulary, count: int = COUNT) -> t
     Raises WordsError if no word is left.
     """
     parts = general_words()
-    asked = [query for query in words.queries if word_key(query) != "background"]
+    query_words = [query for query in words.queries if word_key(query) != "background"]
     unknown = set(unknown_words(backbone, list(parts)))
-    free = [w for w in parts if w not in unknown and not any(same_word(w, q) for q in asked)]
-    if not free or not asked:
+    free = [w for w in parts if w not in unknown and not any(same_word(w, q) for q in query_words)]
+    if not free or not query_words:
         raise WordsError("no background words are left for these words; give your own list")
     rows, mean = _centred(backbone, free)
-    queries = _rows(backbone, asked, mean)
+    queries = _rows(backbone, query_words, mean)
     nearest = (rows @ queries.T).amax(dim=1)
     order = torch.sort(nearest, descending=True, stable=True).indices.tolist()
     order = [i for i in order if nearest[i] < SAME]
@@ -124,8 +124,8 @@ def audit_words(backbone: Any, words: Any, background: Sequence[str] | str | Non
     for i, word in enumerate(queries):
         for j in range(i + 1, len(queries)):
             both_background = vocabulary.background is not None and owner[i] == owner[j] == 0
-            known = word not in unknown and queries[j] not in unknown
-            if owner[i] == owner[j] or both_background or not known:
+            readable = word not in unknown and queries[j] not in unknown
+            if owner[i] == owner[j] or both_background or not readable:
                 continue
             same = bool(centred[i, j] >= SAME) or same_word(word, queries[j])
             if same or centred[i, j] >= CONFUSABLE:
@@ -168,17 +168,17 @@ def _rows(backbone: Any, words: list[str], mean: Tensor) -> Tensor:
 
 
 def _instead(
-    general: list[str], rows: Tensor, word: Tensor, other: Tensor, taken: Sequence[str]
+    general: list[str], rows: Tensor, word: Tensor, other: Tensor, query_words: Sequence[str]
 ) -> str:
     """A word of the general list that is near to `other` and below CONFUSABLE to `word`, or ""."""
     if not general:
         return ""
     near, far = rows @ other, rows @ word
-    used = {word_key(word_taken) for word_taken in taken}
+    keys = {word_key(word_taken) for word_taken in query_words}
     for index in torch.sort(near, descending=True, stable=True).indices.tolist():
         if near[index] < CONFUSABLE:
             return ""
-        if far[index] < CONFUSABLE and word_key(general[index]) not in used:
+        if far[index] < CONFUSABLE and word_key(general[index]) not in keys:
             return general[index]
     return ""
 

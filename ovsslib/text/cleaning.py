@@ -102,12 +102,12 @@ def word_key(word: str) -> str:
 
 def refuse_repeated(names: Iterable[str], vocabulary: str) -> None:
     """Raises WordsError that lists the names which CLIP could not tell apart."""
-    seen: dict[str, str] = {}
+    by_key: dict[str, str] = {}
     repeated = []
     for name in names:
-        if word_key(name) in seen:
+        if word_key(name) in by_key:
             repeated.append(name)
-        seen[word_key(name)] = name
+        by_key[word_key(name)] = name
     if repeated:
         listed = ", ".join(repr(name) for name in dict.fromkeys(repeated))
         raise WordsError(

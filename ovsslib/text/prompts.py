@@ -70,9 +70,9 @@ def spoken(word: str) -> str:
     for ending in DROPPED_ENDINGS:
         if word.lower().endswith(ending) and len(word) > len(ending):
             return word[: -len(ending)]
-    head, hyphen, rest = word.partition("-")
-    if hyphen and rest and head.lower() in COMPOUND_HEADS:
-        return f"{rest} {head}"
+    head, hyphen, tail = word.partition("-")
+    if hyphen and tail and head.lower() in COMPOUND_HEADS:
+        return f"{tail} {head}"
     return word
 
 
@@ -221,8 +221,8 @@ class TextSettings:
             if name.name not in available() or name.variant not in VARIANTS:
                 return name
             opened = Vocabulary.named(name.name, names=self.names, background=self.background)
-            return self._asked(opened) if opened.names == name.names else name
-        return self._asked(Vocabulary.named(name, names=self.names, background=self.background))
+            return self._reworded(opened) if opened.names == name.names else name
+        return self._reworded(Vocabulary.named(name, names=self.names, background=self.background))
 
-    def _asked(self, vocabulary: Vocabulary) -> Vocabulary:
+    def _reworded(self, vocabulary: Vocabulary) -> Vocabulary:
         return asked_as(vocabulary, self.words) if self.words else vocabulary

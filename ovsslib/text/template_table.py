@@ -88,18 +88,18 @@ class TemplateTable:
         missing = sorted(set(vocabulary.names) - set(self.names))
         further = sorted(set(self.names) - set(vocabulary.names))
         if missing or further:
-            what = f"lacks {missing[0]!r}" if missing else f"also competes with {further[0]!r}"
+            fault = f"lacks {missing[0]!r}" if missing else f"also competes with {further[0]!r}"
             raise RecipeError(
-                f"the table of templates was fitted on other words ({len(self.names)}; it {what}); fit one on these: "
+                f"the table of templates was fitted on other words ({len(self.names)}; it {fault}); fit one on these: "
                 "ovsslib.study.templates.rank_templates"
             )
         if not self.queries:
             return
-        known = dict(zip(self.names, self.queries, strict=True))
+        queries_of = dict(zip(self.names, self.queries, strict=True))
         for name, words in zip(vocabulary.names, vocabulary.synonyms, strict=True):
-            if set(words) != set(known[name]):
+            if set(words) != set(queries_of[name]):
                 raise RecipeError(
-                    f"the table of templates was fitted with {name!r} read as {', '.join(known[name])}, not as "
+                    f"the table of templates was fitted with {name!r} read as {', '.join(queries_of[name])}, not as "
                     f"{', '.join(words)}; use the same text.names, or fit one on these: "
                     "ovsslib.study.templates.rank_templates"
                 )

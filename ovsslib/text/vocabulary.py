@@ -232,9 +232,9 @@ class Vocabulary:
                 "drop the word, or pass background=None"
             )
         if isinstance(background, str):
-            taken = {word_key(query) for query in self.queries}
+            keys = {word_key(query) for query in self.queries}
             words = background_of(background)
-            chosen = [word for word in words if word_key(word) not in taken]
+            chosen = [word for word in words if word_key(word) not in keys]
         else:
             chosen = list(background)
         if not chosen:
@@ -302,13 +302,13 @@ def kind_of(word: str) -> str:
 
 @lru_cache(maxsize=1)
 def _known_kinds() -> dict[str, str]:
-    known: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     for name in ("coco_stuff", "scenes", "ade20k", "context59", "cityscapes"):
         for entry in _shipped(name)["classes"]:
             for word in (entry["name"], entry.get("canonical"), *entry.get("synonyms", ())):
                 if word:
-                    known.setdefault(word_key(word), entry["kind"])
-    return known
+                    kinds.setdefault(word_key(word), entry["kind"])
+    return kinds
 
 
 @cache
@@ -378,10 +378,10 @@ def _background_queries(spec: Mapping, variant: str, background: str) -> Iterabl
         background = (spec.get("by_names") or {}).get(variant, spec.get("default", "plain"))
     if background in sets:
         return sets[background]
-    known = [*sets, *background_sets()]
-    if background not in known:
+    choices = [*sets, *background_sets()]
+    if background not in choices:
         raise WordsError(
-            f"unknown background words {background!r}{did_you_mean(background, known)}"
+            f"unknown background words {background!r}{did_you_mean(background, choices)}"
         )
     return background_words(background)
 

@@ -28,10 +28,10 @@ def plain_words(vocabulary: Vocabulary) -> list[str]:
     "brick"), unless that names none ("plain wall": "wall"). Classes that would share a word keep their names.
     """
     foreground = [index for index in range(len(vocabulary)) if index != vocabulary.background]
-    found = [_plain_word(vocabulary.names[i], vocabulary.kinds[i]) for i in foreground]
+    words = [_plain_word(vocabulary.names[i], vocabulary.kinds[i]) for i in foreground]
     return [
-        word if found.count(word) == 1 else vocabulary.names[i]
-        for i, word in zip(foreground, found, strict=True)
+        word if words.count(word) == 1 else vocabulary.names[i]
+        for i, word in zip(foreground, words, strict=True)
     ]
 
 
@@ -81,7 +81,7 @@ def asked_as(vocabulary: Vocabulary, words: Iterable[str]) -> Vocabulary:
         queries.append(clean_words(split_synonyms(text), name))
         if not queries[-1]:
             raise WordsError(f"text.words: {text!r} for the class {name!r} holds no word")
-    made = Vocabulary(
+    reworded = Vocabulary(
         names,
         tuple(queries),
         (*vocabulary.kinds, *["thing"] * more),
@@ -93,8 +93,8 @@ def asked_as(vocabulary: Vocabulary, words: Iterable[str]) -> Vocabulary:
         vocabulary.source,
         ASKED,
     )
-    for word, owners in made.shared_names().items():
+    for word, owners in reworded.shared_names().items():
         raise WordsError(
             f"text.words: {word!r} stands for {' and '.join(map(repr, owners))}; leave it out of one of them"
         )
-    return made
+    return reworded

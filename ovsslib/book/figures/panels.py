@@ -100,7 +100,9 @@ def label_sheet(
         row, column = divmod(index, columns)
         axes[2 * row, column].imshow(picture, interpolation="nearest")
         axes[2 * row + 1, column].imshow(paint(labels, palette, ignore), interpolation="nearest")
-    present = sorted({int(one) for _, labels in pictures for one in np.unique(labels)} - {ignore})
+    present = sorted(
+        {int(value) for _, labels in pictures for value in np.unique(labels)} - {ignore}
+    )
     _legend_below(figure, {names[label]: palette[label] for label in present})
     return figure
 
@@ -127,9 +129,9 @@ def mask_rows(
         for place in places:
             place.set_axis_off()
         shown = {title: picture} | {t: paint(mask, palette, ignore) for t, mask in masks.items()}
-        for place, (text, one) in zip(places, shown.items(), strict=False):
+        for place, (text, panel) in zip(places, shown.items(), strict=False):
             place.set_axis_on()
-            bare(place).imshow(one, interpolation="nearest")
+            bare(place).imshow(panel, interpolation="nearest")
             place.set_title(text, fontsize=8)
             place.spines[:].set(visible=True, color=FAINT, linewidth=0.6)
         for mask in masks.values():
@@ -200,13 +202,15 @@ def attention_panel(
     cell = image.shape[0] / grid[0], image.shape[1] / grid[1]
     titles = ["query patch", *maps]
     shown = None
-    for place, title, one in zip(axes.flat[:count], titles, [None, *maps.values()], strict=True):
+    for place, title, weights in zip(
+        axes.flat[:count], titles, [None, *maps.values()], strict=True
+    ):
         bare(place, title)
-        place.imshow(image, alpha=1.0 if one is None else 0.35)
-        if one is not None:
-            peak = max(float(one.max()), 1e-12)
+        place.imshow(image, alpha=1.0 if weights is None else 0.35)
+        if weights is not None:
+            peak = max(float(weights.max()), 1e-12)
             shown = place.imshow(
-                one / peak,
+                weights / peak,
                 cmap="inferno",
                 alpha=0.8,
                 vmin=0,
@@ -231,8 +235,8 @@ def feature_panel(image: np.ndarray, features: Mapping[str, Tensor], height: flo
     pictures = {"picture": image}
     projected = (rows - mean) @ axes_[:3].T
     low, high = projected.quantile(0.02, dim=0), projected.quantile(0.98, dim=0)
-    for title, one in features.items():
-        values = (F.normalize(one.float(), dim=0).flatten(1).T - mean) @ axes_[:3].T
+    for title, feature_map in features.items():
+        values = (F.normalize(feature_map.float(), dim=0).flatten(1).T - mean) @ axes_[:3].T
         values = ((values - low) / (high - low).clamp_min(1e-9)).clamp(0, 1)
-        pictures[title] = values.reshape(*one.shape[1:], 3).numpy()
+        pictures[title] = values.reshape(*feature_map.shape[1:], 3).numpy()
     return picture_row(pictures, height)

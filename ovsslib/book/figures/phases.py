@@ -48,21 +48,21 @@ def phase_steps(recipe: Recipe) -> list[Step]:
     content = yaml.safe_load(paths.data("thesis.yaml").read_text(encoding="utf-8"))
     keys = {stage: key for key, stage in content["switches"].items()}
     prompts = {strategy: name for name, strategy in content["template_strategy"].items()}
-    made = []
+    steps = []
     for point in (*POINTS, "probabilities"):
         for name in _stages_at(point):
             if name in _STAGES:
                 phase, title = _STAGES[name]
-                made.append(Step(title, phase, keys[name], name in recipe))
+                steps.append(Step(title, phase, keys[name], name in recipe))
             elif name == "text":
                 chosen = recipe["text"].prompts
-                told = f"template_strategy: {prompts.get(chosen, chosen)}"
-                made.append(Step("prompts", "phase 2B", told=told))
+                detail = f"template_strategy: {prompts.get(chosen, chosen)}"
+                steps.append(Step("prompts", "phase 2B", told=detail))
             elif name in _FIXED:
                 phase, title = _FIXED[name]
-                made.append(Step(title, phase))
+                steps.append(Step(title, phase))
     # labels come last; what reads probabilities runs between the scores and them
-    return [one for one in made if one.title != "labels"] + [Step("labels", "baseline")]
+    return [step for step in steps if step.title != "labels"] + [Step("labels", "baseline")]
 
 
 def _stages_at(point: str) -> list[str]:

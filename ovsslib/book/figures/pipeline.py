@@ -155,8 +155,8 @@ def _lines(recipe: Recipe, names: list[str], all_stages: bool) -> list[tuple[str
             continue
         lines.append((name if active else f"{name} (off)", active))
         if active:
-            told = _settings(recipe, name)
-            lines += [("  " + part, active) for part in textwrap.wrap(told, 27)][:5]
+            text = _settings(recipe, name)
+            lines += [("  " + part, active) for part in textwrap.wrap(text, 27)][:5]
     return lines
 
 

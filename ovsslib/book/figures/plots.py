@@ -246,7 +246,7 @@ def _label_points(axes, table: pd.DataFrame, x: str, y: str) -> None:
     axes.figure.draw_without_rendering()  # the canvas of a closed figure draws nothing
     points = axes.transData.transform(table[[x, y]].to_numpy(float))
     radius = 5 * axes.figure.dpi / 72
-    taken = [Bbox.from_bounds(h - radius, v - radius, 2 * radius, 2 * radius) for h, v in points]
+    boxes = [Bbox.from_bounds(h - radius, v - radius, 2 * radius, 2 * radius) for h, v in points]
     for name, row in table.sort_values(y).iterrows():
         places = [*_BESIDE, *((9, 12 * step, "left") for step in range(1, len(table)))]
         for right, up, end in places:
@@ -263,10 +263,10 @@ def _label_points(axes, table: pd.DataFrame, x: str, y: str) -> None:
             )  # a name must not move the points that the others were placed by
             box = label.get_window_extent()
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.figure.bbox.x1
-            if (inside and box.count_overlaps(taken) == 0) or (right, up, end) == places[-1]:
+            if (inside and box.count_overlaps(boxes) == 0) or (right, up, end) == places[-1]:
                 break
             label.remove()
-        taken.append(box)
+        boxes.append(box)
 
 
 def cumulative(
@@ -313,14 +313,14 @@ def reliability(curves: Mapping[str, pd.DataFrame]) -> Figure:
         place.bar(
             curve["confidence"], curve["share"], width=0.05, color=FAINT, label="share of pixels"
         )
-        used = curve[curve["share"] > 0]
+        bins = curve[curve["share"] > 0]
         shown: dict[str, Any] = {
             "marker": "o",
             "markeredgecolor": MEASURED,
             "color": MEASURED,
             "label": "accuracy",
         }
-        sns.lineplot(used, x="confidence", y="accuracy", ax=place, legend=False, **shown)
+        sns.lineplot(bins, x="confidence", y="accuracy", ax=place, legend=False, **shown)
         place.set_title(title)
         place.set(xlabel="confidence", ylabel="")
         place.set_xlim(0, 1)
@@ -374,25 +374,25 @@ def slopes(
     table = table.dropna()
     ranks = table.rank(ascending=False)
     moves = np.sign(ranks["left"] - ranks["right"]).map({1.0: "rises", -1.0: "falls", 0.0: "stays"})
-    both = pd.concat(
+    ends = pd.concat(
         [pd.DataFrame({"side": n, "rank": ranks[s]}) for n, s in enumerate(ranks)]
     ).assign(entry=lambda rows: rows.index, move=lambda rows: moves.loc[rows.index].to_numpy())
     figure, axes = new_figure(7.0, 0.32 * len(table) + 1.0)
     tints = {"rises": MEASURED, "falls": CLAIMED, "stays": "#777777"}
     sns.lineplot(
-        both, x="side", y="rank", units="entry", hue="move", palette=tints, estimator=None,
+        ends, x="side", y="rank", units="entry", hue="move", palette=tints, estimator=None,
         marker="o", markeredgecolor="none", hue_order=[m for m in tints if (moves == m).any()], ax=axes,
     )  # fmt: skip
     for side, place, end in (("left", 0, "right"), ("right", 1, "left")):
         for rank, rows in table.groupby(ranks[side]):
-            said = ", ".join(f"{names[row]} {table[side][row]:.1f}" for row in rows.index)
+            text = ", ".join(f"{names[row]} {table[side][row]:.1f}" for row in rows.index)
             axes.annotate(
-                said, (place, rank), xytext=(-8 if place == 0 else 8, 0), ha=end, va="center",
+                text, (place, rank), xytext=(-8 if place == 0 else 8, 0), ha=end, va="center",
                 textcoords="offset points", fontsize=9,
             )  # fmt: skip
     axes.set_xlim(-1.1, 2.1)
     axes.set_ylim(len(table) + 0.6, 0.4)
-    axes.set_xticks([0, 1], [textwrap.fill(one, 24) for one in (left_label, right_label)])
+    axes.set_xticks([0, 1], [textwrap.fill(label, 24) for label in (left_label, right_label)])
     axes.set(xlabel="", ylabel="", yticks=[])
     axes.tick_params(axis="x", length=0)
     axes.spines[:].set_visible(False)

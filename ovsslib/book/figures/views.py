@@ -28,6 +28,6 @@ def view_pictures(segmenter: Segmenter, picture: Picture) -> dict[str, np.ndarra
     pixels = segmenter.prepare(read_picture(picture))[None]
     views = settings.views(pixels)
     return {
-        name.replace("_", " "): as_picture(one[0])
-        for name, one in zip(settings.use, views, strict=True)
+        name.replace("_", " "): as_picture(view[0])
+        for name, view in zip(settings.use, views, strict=True)
     }
