@@ -1,9 +1,10 @@
 """Writes what was trained and what was measured into the cards of the references that saw masks, between their two marks.
 
-    python scripts/fill_supervised_card.py
+    python scripts/fill_supervised_card.py [PROFILE ...]
 
 What was trained is read from the weights' own notes; the numbers come from the results store, or are measured now: all
-validation pictures of Scenes, in its three views. Run it after every training, so that no number of the card is typed.
+validation pictures of Scenes, in its three views, or in those of the profiles that are named (the first one is
+"embedded"). Run it after every training, so that no number of the cards is typed.
 """
 
 import sys
@@ -79,13 +80,14 @@ def by_halves(reports: dict[str, Report], told: tuple[str, ...]) -> str:
 
 def main() -> int:
     """Fill the cards."""
+    profiles = sys.argv[1:] or PROFILES
     vocabulary = Profile.named(PROFILES[0]).open_whole().vocabulary
     stuff = np.array([kind != "thing" for kind in vocabulary.kinds])
     for reference in REFERENCES:
         folder = paths.data(known(reference).hub)
         reports = {
             name: reference_report(reference, Profile.named(name), progress=True)
-            for name in PROFILES
+            for name in profiles
         }
         parts = [
             trained(folder / "model.safetensors"),
