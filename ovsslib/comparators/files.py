@@ -12,6 +12,7 @@ from ovsslib.errors import ModelError
 
 
 def read_json(file: Path) -> dict:
+    """The settings in a JSON file, without what changes no number. Raises ModelError if it is missing or holds none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
@@ -45,6 +46,7 @@ def hash_of(files: list[Path], origin: str) -> str:
 
 
 def state_of(file: Path) -> dict[str, torch.Tensor]:
+    """Name -> tensor of a file of weights; no code of the file is run. Raises ModelError if it cannot be read."""
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
