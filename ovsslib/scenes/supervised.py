@@ -2,8 +2,9 @@
 
 Everything else of the embedded world learns from captions or from pictures alone. These have the same frozen SceneCLIP as
 the training-free methods, with a decoder of masks on it (`ovsslib.networks.deeplab`) that is told pixels' classes. The
-reference is told all of them: what it has over methods that are told words is masks. Training is the usual one: crops, other light and colours, cross-entropy (Chen et al., "Rethinking Atrous Convolution for Semantic Image
-Segmentation", 2017), AdamW with half a cosine. SceneCLIP never changes, so each view goes through it once.
+reference is told all of them: what it has over methods that are told words is masks. Training is the usual one: crops,
+other light and colours, cross-entropy (Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017),
+AdamW with half a cosine. SceneCLIP never changes, so each view goes through it once.
 """
 
 import json
