@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from ovsslib import Segmenter, comparators, load_backbone, open_dataset
+from ovsslib import Segmenter, load_backbone, open_dataset
 from ovsslib.clip.backbone import Backbone
 from ovsslib.clip.loading import EMBEDDED
 from ovsslib.datasets.dataset import SegmentationDataset
 from ovsslib.errors import DataError, ModelError, RecipeError
 from ovsslib.evaluation.keys import data_fingerprint, key_of, parts_of
 from ovsslib.evaluation.records import recipe_of
-from ovsslib.study.on_scenes import SUPERVISED
+from ovsslib.study.references import REFERENCES, reference
 
 
 @cache
@@ -34,18 +34,14 @@ def dataset_of(name: str, limit: int | None) -> tuple[SegmentationDataset, str]:
     return dataset, data_fingerprint(dataset)
 
 
-@cache
-def _reference() -> Any:
-    return comparators.load(SUPERVISED)
-
-
 def segmenter_of(content: Mapping[str, Any]) -> Any:
-    """What a record was measured with: a segmenter, or the supervised reference.
+    """What a record was measured with: a segmenter, or a trained reference.
 
     Raises DataError, ModelError or RecipeError where there is none.
     """
-    if content["model"].partition("/")[0] == SUPERVISED:
-        return _reference()
+    name = content["model"].partition("/")[0]
+    if name in REFERENCES:
+        return reference(name)
     return Segmenter(backbone_of(content["model"]), recipe_of(content))
 
 

@@ -1,9 +1,10 @@
-"""Writes what was trained and what was measured into the card of the supervised reference, between its two marks.
+"""Writes what was trained and what was measured into the cards of the references that saw masks, between their two marks.
 
-    python scripts/fill_supervised_card.py
+    python scripts/fill_supervised_card.py [PROFILE ...]
 
 What was trained is read from the weights' own notes; the numbers come from the results store, or are measured now: all
-validation pictures of Scenes, in its three views. Run it after every training, so that no number of the card is typed.
+validation pictures of Scenes, in its three views, or in those of the profiles that are named (the first one is
+"embedded"). Run it after every training, so that no number of the cards is typed.
 """
 
 import sys
@@ -17,7 +18,7 @@ from ovsslib.comparators import known
 from ovsslib.evaluation.intervals import written
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.report import Report
-from ovsslib.study.on_scenes import SUPERVISED, supervised_report
+from ovsslib.study.references import REFERENCES, WORD_PIXELS, halves, reference_report, shown
 
 BEGIN, END = "<!-- measured: scripts/fill_supervised_card.py -->", "<!-- end of measured -->"
 PROFILES = ("embedded", "embedded-object", "embedded-things")
@@ -60,20 +61,42 @@ def measured(reports: dict[str, Report], stuff: np.ndarray) -> str:
     )
 
 
+def by_halves(reports: dict[str, Report], told: tuple[str, ...]) -> str:
+    """One row per view: mIoU over the classes whose masks were shown, and over the others; then which were shown."""
+    head = [
+        "data set",
+        "classes with masks shown, mIoU, %",
+        "classes with masks not shown, mIoU, %",
+    ]
+    rows = [head, ["---"] * len(head)]
+    for report in reports.values():
+        parts = halves(report, told).values()
+        rows.append(
+            [report.dataset, *(written(part.value, part.low, part.high, ".1f") for part in parts)]
+        )
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"{table}\n\nMasks were shown of {len(told)} classes: {', '.join(told)}. A background is in neither half."
+
+
 def main() -> int:
-    """Fill the card."""
-    folder = paths.data(known(SUPERVISED).hub)
-    reports = {name: supervised_report(Profile.named(name), progress=True) for name in PROFILES}
+    """Fill the cards."""
+    profiles = sys.argv[1:] or PROFILES
     vocabulary = Profile.named(PROFILES[0]).open_whole().vocabulary
     stuff = np.array([kind != "thing" for kind in vocabulary.kinds])
-    text = "\n\n".join(
-        [
+    for reference in REFERENCES:
+        folder = paths.data(known(reference).hub)
+        reports = {
+            name: reference_report(reference, Profile.named(name), progress=True)
+            for name in profiles
+        }
+        parts = [
             trained(folder / "model.safetensors"),
             "Validation pictures of Scenes, 95 % intervals over pictures:",
             measured(reports, stuff),
         ]
-    )
-    refill(folder / "card.md", BEGIN, END, text)
+        if reference == WORD_PIXELS:
+            parts.append(by_halves(reports, shown()))
+        refill(folder / "card.md", BEGIN, END, "\n\n".join(parts))
     return 0
 
 

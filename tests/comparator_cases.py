@@ -72,6 +72,25 @@ def groupvit():
     return tf.GroupViTModel(config), tf.CLIPProcessor(pictures, tokenizer())
 
 
+def sam3():
+    import transformers as tf
+
+    trunk = {
+        "model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "image_size": 56, "patch_size": 14, "window_size": 2,
+        "global_attn_indexes": [1], "pretrain_image_size": 28,
+    }  # fmt: skip
+    part = {"hidden_size": 32, "num_attention_heads": 2}
+    stack = {**part, "num_layers": 1, "intermediate_size": 32}
+    config = tf.Sam3Config(
+        vision_config={"backbone_config": trunk, "fpn_hidden_size": 32, "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
+        text_config={**_text(), "projection_dim": 16}, geometry_encoder_config=stack, detr_encoder_config=stack,
+        detr_decoder_config={**stack, "num_queries": 5}, mask_decoder_config=part,
+    )  # fmt: skip
+    pictures = tf.Sam3ImageProcessor(size={"height": 56, "width": 56})
+    return tf.Sam3Model(config), tf.Sam3Processor(pictures, tokenizer())
+
+
 def _named() -> dict:
     return {"id2label": dict(enumerate(LABELS)), "label2id": {n: i for i, n in enumerate(LABELS)}}
 
@@ -122,7 +141,7 @@ def oneformer(folder: Path):
 
 
 MAKERS = {
-    "clipseg": clipseg, "groupvit": groupvit, "maskformer": maskformer, "mask2former": mask2former,
+    "clipseg": clipseg, "groupvit": groupvit, "sam3": sam3, "maskformer": maskformer, "mask2former": mask2former,
     "oneformer": oneformer,
 }  # fmt: skip
 
@@ -156,23 +175,32 @@ def save_tiny_deeplab(folder: Path, labels=("background", *LABELS), seed: int = 
     return folder
 
 
-def save_tiny_scenes(folder: Path, labels=LABELS, seed: int = 0) -> Path:
-    """A folder with the narrowest network of the embedded world's own kind, random weights, in half precision."""
+SHAPE = {"blocks": [0, 11], "width": 8, "pyramid": 8, "rates": [1, 2], "detail": 4}
+
+
+def save_tiny_scenes(folder: Path, words: bool = False, labels=LABELS, seed: int = 0) -> Path:
+    """A folder with a narrow decoder on the shipped SceneCLIP, random weights, in half precision: for labels, or for words."""
     from safetensors.torch import save_file
 
-    from ovsslib.networks.deeplab import SmallDeepLab
+    from ovsslib import load_backbone
+    from ovsslib.networks.deeplab import MaskDecoder
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    shape = {"stem": 4, "planes": [2, 2, 2], "blocks": [1, 1, 1], "rates": [1, 2]}
-    state = SmallDeepLab(len(labels), **shape).state_dict()
+    trunk = load_backbone("sceneclip")
+    outputs = trunk.dim if words else len(labels)
+    shape = {**SHAPE, "token_width": trunk.width, "residual": words}
+    state = MaskDecoder(outputs, **shape).state_dict()
     state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     save_file(state, folder / "model.safetensors")
+    own = (
+        {"dim": outputs, "temperature": 0.05, "shown": ["sky"]}
+        if words
+        else {"labels": list(labels)}
+    )
     config = {
-        "architecture": "small_deeplabv3",
-        "labels": list(labels),
-        "resize": 64,
-        **shape,
-    }
+        "architecture": "word_pixels" if words else "deeplabv3_on_tokens", "trunk": "sceneclip",
+        "trunk_hash": trunk.weights_hash, "short_side": 64, "window": 64, **shape, **own,
+    }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     return folder

@@ -212,7 +212,8 @@ def pretrain(
     name: Annotated[
         str,
         typer.Argument(
-            help="sceneclip, sceneclip-words, sceneclip-p32, loftup-sceneclip, scenedino or deeplabv3-scenes."
+            help="sceneclip, sceneclip-words, sceneclip-p32, loftup-sceneclip, scenedino, deeplabv3-scenes or "
+            "lseg-scenes."
         ),
     ],
     out: Annotated[
@@ -239,7 +240,7 @@ def pretrain(
         pretrain_upsampler(read_upsampler_settings(settings), target, device)
         say(f"written: {target / 'model.safetensors'}")
         return
-    if chosen in ("scenedino", "deeplabv3-scenes") and device != "cpu":
+    if chosen in ("scenedino", "deeplabv3-scenes", "lseg-scenes") and device != "cpu":
         raise DataError(f"--device {device}: {chosen} is trained on a processor; leave it out")
     if chosen == "scenedino":
         from ovsslib.scenes.scenedino import pretrain_scenedino, read_scenedino_settings
@@ -252,6 +253,12 @@ def pretrain(
 
         masks = read_supervised_settings(settings)
         say(f"written: {pretrain_supervised(masks, target, steps=steps, minutes=minutes)}")
+        return
+    if chosen == "lseg-scenes":
+        from ovsslib.scenes.word_pixels import pretrain_word_pixels, read_word_pixel_settings
+
+        half = read_word_pixel_settings(settings)
+        say(f"written: {pretrain_word_pixels(half, target, steps=steps, minutes=minutes)}")
         return
     from ovsslib.scenes.pretraining import pretrain as run
     from ovsslib.scenes.pretraining import read_settings

@@ -1,7 +1,5 @@
 """Where comparators come from: a local folder or file, the local cache, the hub when it is named."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,27 @@ from ovsslib import (
 from ovsslib.clip.placement import PRECISIONS, check_device, check_precision
 from ovsslib.comparators.closed_words import DeepLab, MaskQueries
 from ovsslib.comparators.comparator import Comparator, ComparatorModel
+from ovsslib.comparators.embedded import embedded_network
+from ovsslib.comparators.files import (
+    filled,
+    folder_of_weights,
+    hash_of,
+    read_json,
+    state_of,
+)
 from ovsslib.comparators.known import Known, known
-from ovsslib.comparators.open_words import ClipSeg, GroupViT
+from ovsslib.comparators.open_words import ClipSeg, GroupViT, Sam3
 from ovsslib.errors import ModelError, require
-from ovsslib.networks.deeplab import SmallDeepLab
 
 NETWORKS = {
-    "clipseg": ClipSeg, "groupvit": GroupViT,
+    "clipseg": ClipSeg, "groupvit": GroupViT, "sam3": Sam3,
     "maskformer": MaskQueries, "mask2former": MaskQueries, "oneformer": MaskQueries,
 }  # fmt: skip
 # OneFormer's processor would fetch a list of class names that it needs for training alone.
 _PROCESSOR: dict[str, dict[str, Any]] = {"oneformer": {"class_info_file": None}}
+# The released SAM 3 is saved as the video model, of which the picture model and its processor are a part.
+_OPENED_AS = {"Sam3VideoModel": "Sam3Model"}
+_PROCESSOR_CLASS = {"sam3": "Sam3Processor"}
 _FILES = ["*.json", "*.txt", "*.safetensors"]
 # What a processor and a configuration are made of: part of a record's key, as other numbers come of them.
 _SETTINGS = (
@@ -48,8 +56,8 @@ def load(
         name: out of :func:`ovsslib.comparators.names`.
         pretrained: None looks for the usual weights in the local cache and fetches nothing. A folder as
             `save_pretrained` writes it (for "deeplabv3": `config.json` with `architecture`, `labels` and `resize`, and
-            `model.safetensors`; or torchvision's own .pth file; for "deeplabv3-scenes" a folder that `ovss pretrain
-            deeplabv3-scenes` wrote: None looks where that command writes by itself). A hub entry with a slash
+            `model.safetensors`; or torchvision's own .pth file; for "deeplabv3-scenes" and "lseg-scenes" a folder that `ovss
+            pretrain` wrote: None is the shipped one). A hub entry with a slash
             ("CIDAS/clipseg-rd64-refined"; "deeplabv3_resnet50/COCO_WITH_VOC_LABELS_V1") is fetched if need be.
         device, precision: see :func:`ovsslib.load_backbone`.
 
@@ -63,7 +71,9 @@ def load(
     if about.library == "torchvision":
         network, origin, digest, configuration = _torchvision_network(about, pretrained)
     elif about.library == "ovsslib":
-        network, origin, digest, configuration = _embedded_network(about, pretrained)
+        network, origin, digest, configuration = embedded_network(
+            about, pretrained, place, precision
+        )
     else:
         network, origin, digest, configuration = _transformers_network(about, pretrained)
     network.model = network.model.to(place, PRECISIONS[precision]).eval().requires_grad_(False)
@@ -79,7 +89,7 @@ def _transformers_network(
 ) -> tuple[Any, str, str, dict]:
     transformers = require("transformers", "comparators", about.title)
     folder, origin = _folder(about, pretrained)
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     architectures = config.get("architectures") or []
     fitting = next(
         (architecture for architecture in architectures if architecture in about.classes), None
@@ -89,12 +99,13 @@ def _transformers_network(
             f"{origin} holds {' or '.join(architectures) or 'no named architecture'}, and {about.name!r} needs "
             f"{' or '.join(about.classes)}; choose another folder, or the comparator that fits"
         )
-    digest = _hash_of(sorted(folder.glob("*.safetensors")), origin)
+    digest = hash_of(sorted(folder.glob("*.safetensors")), origin)
     try:
-        model = getattr(transformers, fitting).from_pretrained(
+        model = getattr(transformers, _OPENED_AS.get(fitting, fitting)).from_pretrained(
             folder, local_files_only=True, use_safetensors=True
         )
-        processor = transformers.AutoProcessor.from_pretrained(
+        reader = _PROCESSOR_CLASS.get(about.name, "AutoProcessor")
+        processor = getattr(transformers, reader).from_pretrained(
             folder, local_files_only=True, **_PROCESSOR.get(about.name, {})
         )
     except Exception as error:  # noqa: BLE001 - the library raises a dozen kinds for damaged files
@@ -102,7 +113,7 @@ def _transformers_network(
             f"{origin} cannot be opened ({type(error).__name__}: {str(error).splitlines()[0][:160]}); a folder needs "
             "config.json, the processor's files and *.safetensors, as save_pretrained writes them"
         ) from None
-    settings = {part: _read_json(folder / part) for part in _SETTINGS if (folder / part).is_file()}
+    settings = {part: read_json(folder / part) for part in _SETTINGS if (folder / part).is_file()}
     return NETWORKS[about.name](model, processor), origin, digest, settings
 
 
@@ -137,39 +148,6 @@ def _folder(about: Known, pretrained: str | Path | None) -> tuple[Path, str]:
         ) from None
 
 
-def _read_json(file: Path) -> dict:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError:
-        raise ModelError(
-            f"there is no {file.name} in {file.parent}; choose a folder that save_pretrained wrote"
-        ) from None
-    except ValueError as error:
-        raise ModelError(f"{file} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} holds no settings; choose a folder that save_pretrained wrote")
-    # where and by which version it was written does not change what it computes
-    return {
-        key: value
-        for key, value in content.items()
-        if key not in ("_name_or_path", "transformers_version")
-    }
-
-
-def _hash_of(files: list[Path], origin: str) -> str:
-    """Hash (16 hex digits) of the contents of files."""
-    if not files:
-        raise ModelError(
-            f"{origin} holds no *.safetensors; weights in other formats may run code and are not read"
-        )
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()[:16]
-
-
 # -- torchvision -----------------------------------------------------------------------------------------------
 
 
@@ -201,7 +179,7 @@ def _torchvision_network(about: Known, pretrained: str | Path | None) -> tuple[A
         if not file.is_file():
             _fetch(weights, file)
     labels = tuple(weights.meta["categories"])
-    model = _open_model(architecture, len(labels), _state_of(file), str(file))
+    model = _open_model(architecture, len(labels), state_of(file), str(file))
     configuration = {
         "architecture": architecture,
         "labels": list(labels),
@@ -211,7 +189,7 @@ def _torchvision_network(about: Known, pretrained: str | Path | None) -> tuple[A
     return (
         DeepLab(model, weights.transforms(), labels),
         origin,
-        _hash_of([file], origin),
+        hash_of([file], origin),
         configuration,
     )
 
@@ -237,19 +215,6 @@ def _fetch(weights: Any, file: Path) -> None:
         ) from None
 
 
-def _state_of(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - damaged files raise a dozen kinds of error
-        raise ModelError(
-            f"{file} cannot be read as weights ({type(error).__name__}); it is damaged or another file: fetch it again"
-        ) from None
-
-
 def _open_model(architecture: str, labels: int, state: dict[str, torch.Tensor], origin: str) -> Any:
     from torchvision.models import get_model
 
@@ -257,71 +222,15 @@ def _open_model(architecture: str, labels: int, state: dict[str, torch.Tensor], 
     model = get_model(
         architecture, weights=None, weights_backbone=None, num_classes=labels, aux_loss=auxiliary
     )
-    return _filled(model, state, origin, f"{architecture} with {labels} labels")
-
-
-def _filled(model: Any, state: dict[str, torch.Tensor], origin: str, what: str) -> Any:
-    """The model with these weights. Raises ModelError if they are another model's."""
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise ModelError(
-            f"{origin} does not fit {what}: {str(error).splitlines()[-1].strip()[:160]}"
-        ) from None
-    return model
+    return filled(model, state, origin, f"{architecture} with {labels} labels")
 
 
 def _segmentation_folder(about: Known, folder: Path) -> tuple[Any, str, str, dict]:
     """A network trained elsewhere: config.json with `architecture`, `labels`, `resize`, and model.safetensors."""
     from torchvision.transforms._presets import SemanticSegmentation
 
-    config, file = _folder_of_weights(about, folder, ("architecture", "labels", "resize"))
+    config, file = folder_of_weights(about, folder, ("architecture", "labels", "resize"))
     labels = tuple(str(label) for label in config["labels"])
-    model = _open_model(config["architecture"], len(labels), _state_of(file), str(folder))
+    model = _open_model(config["architecture"], len(labels), state_of(file), str(folder))
     transforms = SemanticSegmentation(resize_size=config["resize"])
-    return DeepLab(model, transforms, labels), folder.name, _hash_of([file], str(folder)), config
-
-
-def _embedded_network(about: Known, pretrained: str | Path | None) -> tuple[Any, str, str, dict]:
-    """A network of the embedded world, from a folder that `ovss pretrain` wrote: one that is given, the library's, or the
-    one in the user's cache where the command writes by itself."""
-    from torchvision.transforms._presets import SemanticSegmentation
-
-    if pretrained is not None:
-        folder = Path(pretrained).expanduser()
-    else:
-        places = (paths.data(about.hub), paths.cache_path("pretraining") / about.name)
-        trained = [place for place in places if (place / "model.safetensors").is_file()]
-        if not trained:
-            raise ModelError(
-                f"the weights of {about.title} do not come with the library; `ovss pretrain {about.name}` trains them, and "
-                f"load({about.name!r}) finds them then"
-            )
-        folder = trained[0]
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"there is no config.json in {folder}; choose a folder that `ovss pretrain {about.name} --out FOLDER` wrote"
-        )
-    shape = ("stem", "planes", "blocks", "rates")
-    config, file = _folder_of_weights(about, folder, ("architecture", "labels", "resize", *shape))
-    labels = tuple(str(label) for label in config["labels"])
-    model = SmallDeepLab(len(labels), **{key: config[key] for key in shape})
-    model = _filled(model, _state_of(file), str(folder), f"{about.name} with {len(labels)} labels")
-    transforms = SemanticSegmentation(resize_size=config["resize"])
-    return DeepLab(model, transforms, labels), folder.name, _hash_of([file], str(folder)), config
-
-
-def _folder_of_weights(about: Known, folder: Path, keys: tuple[str, ...]) -> tuple[dict, Path]:
-    """What a folder's config.json says, and the file of its weights. Raises ModelError if something is missing."""
-    config, file = _read_json(folder / "config.json"), folder / "model.safetensors"
-    missing = [key for key in keys if key not in config]
-    if missing or not file.is_file():
-        raise ModelError(
-            f"{folder} is no {about.name!r} folder: it lacks {missing[0] if missing else file.name}; it holds config.json "
-            f"with {', '.join(keys[:-1])} and {keys[-1]}, and model.safetensors"
-        )
-    if config["architecture"] not in about.classes:
-        raise ModelError(
-            f"{folder}: unknown architecture {config['architecture']!r}; known: {', '.join(about.classes)}"
-        )
-    return config, file
+    return DeepLab(model, transforms, labels), folder.name, hash_of([file], str(folder)), config

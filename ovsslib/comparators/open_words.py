@@ -1,4 +1,4 @@
-"""Comparators that take any words: CLIPSeg and GroupViT of `transformers`."""
+"""Comparators that take any words: CLIPSeg, GroupViT and SAM 3 of `transformers`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 _WORDS = 8  # sentences in one pass through a decoder
+_SAM3_TOKENS = 32  # to which its processor pads each prompt
 
 
 def _placed(inputs: Any, model: Any) -> dict[str, Tensor]:
@@ -69,3 +70,39 @@ class GroupViT:
         )
         out = self.model(**_placed(inputs, self.model), output_segmentation=True)
         return out.segmentation_logits[0].float().softmax(dim=0)
+
+
+class Sam3:
+    """SAM 3: every instance of a word, each with a score and a mask (Carion et al., "SAM 3: Segment Anything with Concepts",
+    2025). Words are asked one by one, so memory does not grow with their number."""
+
+    def __init__(self, model: Any, processor: Any):
+        self.model, self.processor = model, processor
+
+    @torch.no_grad()
+    def scores(self, image: np.ndarray, sentences: Sequence[str]) -> Tensor:
+        """(Q, h, w): how sure the model is that a pixel belongs to the word; words do not compete.
+
+        A word's score at a pixel is the best of its instances, score times mask, and of its semantic map, all times the
+        probability that the word is in the picture at all (the model's presence token). Nothing is cut by a threshold. The
+        picture goes through the encoder once, whatever the number of words.
+        """
+        model = self.model
+        pixels = _placed(self.processor(images=image, return_tensors="pt"), model)["pixel_values"]
+        seen = model.get_vision_features(pixel_values=pixels)
+        return torch.stack([self._of_word(seen, sentence) for sentence in sentences])
+
+    def _of_word(self, seen: Any, sentence: str) -> Tensor:
+        """(h, w) float32 of a picture's features and one word."""
+        told = self.processor.tokenizer(
+            sentence, padding="max_length", max_length=_SAM3_TOKENS, truncation=True, return_tensors="pt"
+        )  # fmt: skip
+        tokens = _placed(told, self.model)
+        out = self.model(
+            vision_embeds=seen, input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        )  # fmt: skip
+        instances = out.pred_logits[0].float().sigmoid()  # (N,)
+        best = out.semantic_seg[0, 0].float().sigmoid()
+        for score, mask in zip(instances, out.pred_masks[0], strict=True):
+            best = torch.maximum(best, score * mask.float().sigmoid())
+        return best * out.presence_logits[0, 0].float().sigmoid()

@@ -1,71 +1,82 @@
-"""The supervised reference on Scenes: a DeepLabV3 that sees the masks of training pictures.
+"""Networks of the embedded world that are shown masks: the supervised reference, and what LSeg's stand-in shares with it.
 
-Everything else of the embedded world learns from captions or from pictures alone. This one is told every pixel's class,
-and knows these 34 classes only: what it reaches is a ceiling for methods that are told words. Training is the usual one:
-crops of several sizes, other light and colours, cross-entropy over all pixels (Chen et al., "Rethinking Atrous
-Convolution for Semantic Image Segmentation", 2017), AdamW with half a cosine.
+Everything else of the embedded world learns from captions or from pictures alone. These have the same frozen SceneCLIP as
+the training-free methods, with a decoder of masks on it (`ovsslib.networks.deeplab`) that is told pixels' classes. The
+reference is told all of them: what it has over methods that are told words is masks. Training is the usual one: crops,
+other light and colours, cross-entropy (Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017),
+AdamW with half a cosine. SceneCLIP never changes, so each view goes through it once.
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ovsslib import paths
+from ovsslib.clip.loading import load_backbone
 from ovsslib.errors import DataError
-from ovsslib.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from ovsslib.networks.deeplab import STRIDE, SmallDeepLab
+from ovsslib.networks.deeplab import MaskDecoder
 from ovsslib.scenes.classes import CLASSES
+from ovsslib.scenes.drawing import Scene
 from ovsslib.scenes.layout import NATIVE_SIZE
 from ovsslib.scenes.training_run import TrainingRun, lasting, settings_from
 from ovsslib.scenes.views import DrawnPool, Views, jitter, token_places
 
+TRUNK = "sceneclip"
+"""The frozen CLIP below the decoders."""
+_PATCH = 16
 # Pictures drawn from one world before the next one is taken: every world has textures of its own.
 _PICTURES_A_WORLD = 100
+_UNTOLD = 255  # label of pixels that are not in the loss
 
 
 @dataclass(frozen=True)
-class SupervisedSettings:
+class MaskSettings:
     """Everything that decides what is learnt; `data/models/deeplabv3-scenes.yaml` explains the choices.
 
     Attributes:
-        stem, planes, blocks, rates: of the network (see SmallDeepLab).
+        blocks, width, pyramid, rates, detail: of the network (see MaskDecoder).
         seed: of its first weights and of all random choices.
         first_world: of the pictures, 100 of each world.
-        pool, fresh: pictures at hand, and new ones a step.
+        pool, fresh: views at hand, one of each picture, and new ones a step.
         batch: views a step.
-        size: side of a view in pixels.
+        size: side of a view in pixels, as SceneCLIP sees it.
         scales: least and largest length of a view in the picture, as multiples of size.
+        balance: a class with n pixels of the batch weighs n ** -balance in the loss: 0 counts pixels, 1 classes.
         lr, warmup, weight_decay: of AdamW.
     """
 
-    stem: int = 32
-    planes: tuple[int, ...] = (16, 32, 32)
-    blocks: tuple[int, ...] = (2, 4, 6)
-    rates: tuple[int, ...] = (4, 8, 12)
+    blocks: tuple[int, ...] = (3, 7, 11)
+    width: int = 96
+    pyramid: int = 48
+    rates: tuple[int, ...] = (1, 2, 4)
+    detail: int = 32
     seed: int = 1
     first_world: int = 200
     pool: int = 256
     fresh: int = 1
-    steps: int = 4000
+    steps: int = 1000
     batch: int = 8
-    size: int = 192
-    scales: tuple[float, float] = (0.7, 1.15)
-    lr: float = 2e-3
-    warmup: int = 100
-    weight_decay: float = 0.05
+    size: int = 224
+    scales: tuple[float, float] = (0.75, 1.1)
+    balance: float = 0.5
+    lr: float = 4e-3
+    warmup: int = 20
+    weight_decay: float = 0.02
     bfloat16: bool = True
     threads: int = 1
     checkpoint_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        if self.size % STRIDE or not 0 < self.size <= min(NATIVE_SIZE):
+        if self.size % _PATCH or not 0 < self.size <= min(NATIVE_SIZE):
             raise DataError(
-                f"size {self.size} must be a multiple of {STRIDE} and at most {min(NATIVE_SIZE)}, a picture's height"
+                f"size {self.size} must be a multiple of {_PATCH} and at most {min(NATIVE_SIZE)}, a picture's height"
             )
         if not 2 <= self.batch <= self.pool or self.fresh < 0:
             raise DataError(
@@ -75,11 +86,13 @@ class SupervisedSettings:
         low, high = self.scales
         if not 0 < low <= high:
             raise DataError(f"scales {self.scales} must be above 0, the least one first")
+        if not 0 <= self.balance <= 1:
+            raise DataError(f"balance {self.balance} must lie between 0 (pixels) and 1 (classes)")
 
 
-def read_supervised_settings(path: Path) -> SupervisedSettings:
+def read_supervised_settings(path: Path) -> MaskSettings:
     """Settings from a YAML file. Raises DataError for unknown names and values out of range."""
-    return settings_from(path, SupervisedSettings)
+    return settings_from(path, MaskSettings)
 
 
 def labelled_views(
@@ -91,7 +104,7 @@ def labelled_views(
 ) -> tuple[Tensor, Tensor]:
     """A random square view of every picture, perhaps mirrored, in another light.
 
-    images: (B, H, W, 3) uint8. labels: (B, H, W) uint8. scales: see SupervisedSettings. Returns pixels (B, 3, size, size)
+    images: (B, H, W, 3) uint8. labels: (B, H, W) uint8. scales: see MaskSettings. Returns pixels (B, 3, size, size)
     in [0, 1], and the labels (B, size / 4, size / 4) int64 of every fourth place, nearest neighbour.
     """
     batch, height, width = labels.shape
@@ -117,65 +130,99 @@ def labelled_views(
     return jitter(cut, generator), told[:, 0].long()
 
 
-def normalised(pixels: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> what the network takes."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+def balanced_loss(logits: Tensor, wanted: Tensor, balance: float) -> Tensor:
+    """Cross-entropy in which a class with n pixels of the batch weighs n ** -balance; pixels labelled 255 do not count.
+
+    logits: (B, C, h, w). wanted: (B, h, w) int64.
+    """
+    counts = torch.bincount(wanted[wanted != _UNTOLD], minlength=logits.shape[1])
+    weight = counts.clamp(min=1).to(logits.dtype) ** -balance
+    return F.cross_entropy(logits, wanted, weight=weight, ignore_index=_UNTOLD)
 
 
-class SupervisedTrainer(TrainingRun):
-    """One run in a folder; see :class:`~ovsslib.scenes.training_run.TrainingRun`."""
+class MaskTrainer(TrainingRun):
+    """One run in a folder; see :class:`~ovsslib.scenes.training_run.TrainingRun`.
+
+    Attributes:
+        backbone: the frozen CLIP. net: the decoder that learns. told_classes: numbers of the classes whose masks it is shown.
+    """
 
     told = ("right",)
-    settings: SupervisedSettings
+    architecture: ClassVar[str]
+    residual: ClassVar[bool] = False
+    settings: MaskSettings
 
-    def __init__(self, settings: SupervisedSettings, out: Path) -> None:
-        super().__init__(settings, out)
+    def __init__(self, settings: MaskSettings, out: Path) -> None:
+        self.backbone = load_backbone(TRUNK)
+        super().__init__(settings, out, origin=self.backbone.weights_hash)
+        self.told_classes = self.classes()
+        table = np.full(256, _UNTOLD, np.uint8)
+        table[list(self.told_classes)] = range(len(self.told_classes))
+        self._table = torch.from_numpy(table)
+        s = settings
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            net = SmallDeepLab(
-                len(CLASSES), settings.stem, settings.planes, settings.blocks, settings.rates
-            )
-        # Dropout would draw from the global generator: without it a resumed run repeats to the bit.
-        for module in net.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+            torch.manual_seed(s.seed)
+            net = MaskDecoder(
+                self.outputs(), self.backbone.width, s.blocks, s.width, s.pyramid, s.rates, s.detail, self.residual
+            )  # fmt: skip
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.net = net.train()
         matrices = [weight for weight in net.parameters() if weight.ndim > 1]
         others = [weight for weight in net.parameters() if weight.ndim == 1]
         groups = [
-            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": matrices, "weight_decay": s.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        self.optimisers = [torch.optim.AdamW(groups, lr=settings.lr)]
+        self.optimisers = [torch.optim.AdamW(groups, lr=s.lr)]
         self.stateful = {"net": self.net, "optimiser": self.optimisers[0]}
-        self.pool = DrawnPool(
-            settings.first_world,
-            settings.pool,
-            settings.fresh,
-            lambda scene: (scene.image, scene.labels),
-            _PICTURES_A_WORLD,
-        )
+        self.pool = DrawnPool(s.first_world, s.pool, s.fresh, self.view, _PICTURES_A_WORLD)
+
+    def classes(self) -> tuple[int, ...]:
+        """Numbers of the classes whose masks are shown, rising: all."""
+        return tuple(range(len(CLASSES)))
+
+    def outputs(self) -> int:
+        """Channels of the decoder."""
+        return len(CLASSES)
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """What the decoder gives, (B, outputs, h, w) -> logits of the shown classes, (B, C, h, w) float32."""
+        return outputs.float()
+
+    def view(self, scene: Scene, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What is kept of a picture: a view's tokens (C, h, w) and pixels (3, S, S), both float16, and labels (S/4, S/4)
+        uint8 of the shown classes, 255 for all others. It depends on the picture and its number alone."""
+        s = self.settings
+        generator = torch.Generator().manual_seed((s.seed + 1000) * 1_000_003 + index)
+        image, labels = torch.from_numpy(scene.image)[None], torch.from_numpy(scene.labels)[None]
+        pixels, seen = labelled_views(image, labels, s.size, s.scales, generator)
+        mean, std = (torch.tensor(part)[:, None, None] for part in self.backbone.normalisation)
+        pixels = (255 * pixels - mean) / std
+        tokens = self.net.read(self.backbone, pixels)
+        return tokens[0].half(), pixels[0].half(), self._table[seen[0]]
 
     def loss(self, progress: float, generator: torch.Generator) -> tuple[Tensor, list[float]]:
-        """Cross-entropy of one batch, and the share of places that are right."""
+        """Cross-entropy of one batch, and the share of the shown places that are right."""
         s = self.settings
         pool = self.pool.at(self.step)
         chosen = torch.randperm(len(pool), generator=generator)[: s.batch].tolist()
-        images = torch.stack([torch.from_numpy(pool[index][0]) for index in chosen])
-        labels = torch.stack([torch.from_numpy(pool[index][1]) for index in chosen])
-        pixels, wanted = labelled_views(images, labels, s.size, s.scales, generator)
+        tokens, pixels, wanted = (torch.stack([pool[i][part] for i in chosen]) for part in range(3))
         with torch.autocast("cpu", torch.bfloat16, enabled=s.bfloat16):
-            logits = self.net.logits(normalised(pixels))
-        logits = F.interpolate(
-            logits.float(), size=wanted.shape[1:], mode="bilinear", align_corners=False
-        )
-        right = (logits.detach().argmax(1) == wanted).float().mean().item()
-        return F.cross_entropy(logits, wanted), [right]
+            outputs = self.net(
+                *(x.float().contiguous(memory_format=torch.channels_last) for x in (tokens, pixels))
+            )
+        logits = self.logits(outputs)
+        wanted = wanted.long()
+        right = (logits.detach().argmax(1) == wanted)[wanted != _UNTOLD].float().mean().item()
+        return balanced_loss(logits, wanted, s.balance), [right]
+
+    def config(self) -> dict[str, Any]:
+        """What `config.json` says besides the decoder's shape."""
+        return {"labels": list(CLASSES)}
 
     def export(self, file: Path) -> Path:
-        """Write the network as float16 safetensors, and `config.json`, which says how to build it, beside it."""
+        """Write the decoder as float16 safetensors, and `config.json`, which says how to build it and on which CLIP, beside
+        it. SceneCLIP's own weights are not written again."""
         s = self.settings
         state = {
             name: (value.half() if value.is_floating_point() else value).contiguous()
@@ -189,22 +236,33 @@ class SupervisedTrainer(TrainingRun):
         with paths.replacing(file) as temporary:
             save_file(state, temporary, metadata=about)
         config = {
-            "architecture": "small_deeplabv3",
-            "labels": list(CLASSES),
-            "resize": min(NATIVE_SIZE),
-            "stem": s.stem,
-            "planes": list(s.planes),
+            "architecture": self.architecture,
+            "trunk": TRUNK,
+            "trunk_hash": self.backbone.weights_hash,
+            "short_side": min(NATIVE_SIZE),
+            "window": s.size,
+            "token_width": self.backbone.width,
             "blocks": list(s.blocks),
+            "width": s.width,
+            "pyramid": s.pyramid,
             "rates": list(s.rates),
+            "detail": s.detail,
+            "residual": self.residual,
+            **self.config(),
         }
-        paths.write_file(
-            file.parent / "config.json", (json.dumps(config, indent=2) + "\n").encode()
-        )
+        text = json.dumps(config, indent=2) + "\n"
+        paths.write_file(file.parent / "config.json", text.encode())
         return file
 
 
+class SupervisedTrainer(MaskTrainer):
+    """The supervised reference: all masks, a label for each class."""
+
+    architecture = "deeplabv3_on_tokens"
+
+
 def pretrain_supervised(
-    settings: SupervisedSettings,
+    settings: MaskSettings,
     out: Path,
     resume: bool = True,
     steps: int | None = None,

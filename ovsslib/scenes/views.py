@@ -19,8 +19,8 @@ from ovsslib.scenes.drawing import Scene, draw
 Kept = TypeVar("Kept")
 
 
-def image_of(scene: Scene) -> np.ndarray:
-    """The picture alone, (224, 298, 3) uint8 RGB: for what learns without masks and captions."""
+def image_of(scene: Scene, index: int) -> np.ndarray:
+    """The picture alone, (224, 298, 3) uint8 RGB: for what learns without masks and captions. Its number is not used."""
     return scene.image
 
 
@@ -31,7 +31,7 @@ class DrawnPool(Generic[Kept]):
 
     Args:
         first_world: seed of the first world; a new one, with textures of its own, every `a_world` pictures.
-        keep: what is kept of a picture.
+        keep: what is kept of a picture; it is told the picture's number as well.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class DrawnPool(Generic[Kept]):
         first_world: int,
         size: int,
         fresh: int,
-        keep: Callable[[Scene], Kept],
+        keep: Callable[[Scene, int], Kept],
         a_world: int = 500,
     ) -> None:
         self.first_world, self.size, self.fresh = first_world, size, fresh
@@ -54,7 +54,8 @@ class DrawnPool(Generic[Kept]):
             self._next = 0
             self._kept.clear()
         for index in range(max(self._next, end - self.size), end):
-            self._kept.append(self.keep(draw(self.first_world + index // self.a_world, index)))
+            scene = draw(self.first_world + index // self.a_world, index)
+            self._kept.append(self.keep(scene, index))
         self._next = end
         return self._kept
 

@@ -6,7 +6,6 @@ never share a column; a row that cannot be measured here says why.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -14,7 +13,6 @@ import pandas as pd
 from ovsslib import comparators
 from ovsslib.errors import DataError, OvssError
 from ovsslib.evaluation import intervals
-from ovsslib.evaluation.engine import evaluate
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.report import CLASS_PREFIX, METRICS, Report
 from ovsslib.evaluation.results import measure
@@ -24,6 +22,14 @@ from ovsslib.segmenter import Segmenter
 from ovsslib.study.claims import claim
 from ovsslib.study.claims_table import DATASET_TITLES, claimed_text
 from ovsslib.study.cost import TOTAL, stage_times
+from ovsslib.study.references import (
+    NOTES,
+    REFERENCES,
+    SUPERVISED,
+    WORD_PIXELS,
+    halves,
+    reference_report,
+)
 from ovsslib.study.timing import seconds_per_image
 
 VIEW_OF = {
@@ -41,8 +47,6 @@ RECIPE_OF = {
     "CaR": "car",
 }
 """Recipes of rows whose published number is of another implementation, so that the claim itself names none."""
-SUPERVISED = "deeplabv3-scenes"
-"""The comparator that stands below tables of trained models, once it is trained with masks of Scenes."""
 PARTS = {
     "SCLIP baseline (with CSA)": ("resize and normalise", "trunk: all blocks but the last", "last block"),
     "LoftUp upsampling": ("upsampling",),
@@ -120,8 +124,8 @@ def reproduce_on_scenes(
         work.want(row)
     work.measure()
     found = [{**_told(row), **work.found(row)} for row in rows]
-    if work.supervised:
-        found += [work.reference(view) for view in work.supervised]
+    for name, view in work.references:
+        found += work.reference(name, view)
     if not any(one["measured"] for one in found):
         notes = [said[-1] for said in work.failed] + [one["note"] for one in found if one["note"]]
         why = notes[0] if notes else "it holds no number to measure"
@@ -160,7 +164,7 @@ class _Work:
     reports: dict[Place, Report] = field(default_factory=dict)
     seconds: dict[Place, float] = field(default_factory=dict)
     failed: list[tuple[str, str, str, str]] = field(default_factory=list)
-    supervised: list[str] = field(default_factory=list)
+    references: list[tuple[str, str]] = field(default_factory=list)
     _levels: dict[Place, None] = field(default_factory=dict)
     _times: dict[Place, None] = field(default_factory=dict)
     _parts: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -176,11 +180,16 @@ class _Work:
             self._levels |= dict.fromkeys(self._sides(row))
 
     def _want_reference(self, row: Mapping[str, Any]) -> None:
-        """A supervised row that cannot be run asks for the supervised reference."""
+        """A supervised row that cannot be run asks for the supervised reference, and LSeg's for its stand-in."""
         model = trained_model(row["row"])
         view = VIEW_OF.get(row["dataset"])
-        if model is not None and model.group == comparators.GROUPS[2] and view:
-            self.supervised = list(dict.fromkeys([*self.supervised, view]))
+        if model is None or not view:
+            return
+        name = {"lseg": WORD_PIXELS}.get(model.name)
+        if model.group == comparators.GROUPS[2]:
+            name = SUPERVISED
+        if name is not None and (name, view) not in self.references:
+            self.references.append((name, view))
 
     def _model(self, row: Mapping[str, Any]) -> str | None:
         """The embedded model that stands for a claim's: the profile's own for ViT-B/16, or where none is named."""
@@ -321,47 +330,35 @@ class _Work:
         value = float(times[name].sum())
         return _answer(value, f"{value:.2f}{unit}", "on this machine, one picture")
 
-    def reference(self, view: str) -> dict[str, Any]:
-        """The row of the supervised reference; there is no claim about it."""
-        about = comparators.known(SUPERVISED)
+    def reference(self, name: str, view: str) -> list[dict[str, Any]]:
+        """The rows of a reference; there is no claim about them. Of LSeg's stand-in also the classes whose masks it was
+        shown, and the others."""
+        about = comparators.known(name)
         row: dict[str, Any] = {
             "id": "", "row": f"{about.title} ({about.group})", "dataset": "", "metric": "miou", "claimed": "",
-            "view": view, "recipe": SUPERVISED, "changes": "", "measured": "",
-            "note": "the supervised reference: trained with masks of training pictures of Scenes",
+            "view": view, "recipe": name, "changes": "", "value": float("nan"), "low": float("nan"),
+            "high": float("nan"), "measured": "", "note": NOTES[name],
         }  # fmt: skip
         where = self._where(self.profile.model, view)
         limit = self.limit if self.limit is not None else where.limit
         try:
-            report = supervised_report(where, limit, self.progress, self.store)
+            report = reference_report(name, where, limit, self.progress, self.store)
+            parts = halves(report) if name == WORD_PIXELS else {}
         except OvssError as error:
-            return {**row, "note": str(error)}
-        return {**row, **_compared([report], "miou"), "note": row["note"]}
-
-
-@cache
-def _reference() -> comparators.Comparator:
-    return comparators.load(SUPERVISED)
-
-
-def supervised_report(
-    profile: Profile,
-    limit: int | None = None,
-    progress: bool = False,
-    store: ResultsStore | bool = True,
-) -> Report:
-    """The supervised reference on a profile's pictures: from the store, or measured.
-
-    Raises ModelError if its weights are not here, DataError for data that is not.
-    """
-    model = _reference()
-    images = limit if limit is not None else profile.limit
-    return evaluate(model, profile.open_whole(), images, progress=progress, store=store)
+            return [{**row, "note": str(error)}]
+        rows = [{**row, **_compared([report], "miou"), "note": row["note"]}]
+        for group, part in parts.items():
+            text = intervals.written(part.value, part.low, part.high, ".2f", " %")
+            found = {"value": float(part.value), "low": float(part.low), "high": float(part.high)}
+            title = f"{about.title}, classes with masks {group}"
+            rows.append({**row, **found, "measured": text, "row": title})
+        return rows
 
 
 def trained_model(row: str) -> "comparators.Known | comparators.Quoted | None":
     """The trained model that a row of a published table names, if it is one."""
     everything: Iterable[Any] = (
-        *(comparators.known(name) for name in comparators.names() if name != SUPERVISED),
+        *(comparators.known(name) for name in comparators.names() if name not in REFERENCES),
         *comparators.quoted(),
     )
     return next((one for one in everything if one.title == row), None)

@@ -298,6 +298,7 @@ def test_pretrain_calls_the_trainer(tmp_path, monkeypatch, capsys):
     [
         ("scenedino", "scenedino", "pretrain_scenedino"),
         ("deeplabv3-scenes", "supervised", "pretrain_supervised"),
+        ("lseg-scenes", "word_pixels", "pretrain_word_pixels"),
     ],
 )
 def test_pretrain_calls_the_trainer_of_its_model(

@@ -16,10 +16,15 @@ from ovsslib.errors import MissingPackageError, ModelError, RecipeError, WordsEr
 from ovsslib.evaluation.engine import evaluate
 from ovsslib.evaluation.keys import parts_of
 from ovsslib.evaluation.predictions import predict
+from ovsslib.images.pictures import normalise
 from ovsslib.segmenter import Segmenter
+from ovsslib.text.features import encode_prompts
 from ovsslib.text.vocabulary import Vocabulary
 
-OPEN, CLOSED = ("clipseg", "groupvit"), ("maskformer", "mask2former", "oneformer")
+OPEN, CLOSED = (
+    ("clipseg", "groupvit", "sam3", "lseg-scenes"),
+    ("maskformer", "mask2former", "oneformer"),
+)
 PIXELS = ("deeplabv3", "deeplabv3-scenes")  # closed vocabularies without queries
 
 
@@ -30,6 +35,7 @@ def folders(tmp_path_factory):
     made = {name: save_tiny(name, root / name) for name in MAKERS}
     made["deeplabv3"] = save_tiny_deeplab(root / "deeplabv3")
     made["deeplabv3-scenes"] = save_tiny_scenes(root / "deeplabv3-scenes")
+    made["lseg-scenes"] = save_tiny_scenes(root / "lseg-scenes", words=True)
     return made
 
 
@@ -133,28 +139,104 @@ def test_deeplab_is_as_torchvision_runs_it(loaded, image):
     assert torch.equal(network.label_scores(image), expected)
 
 
-def test_the_embedded_one_is_read_from_half_precision(loaded, image, folders, tmp_path):
+def test_the_embedded_one_is_read_window_by_window(loaded, image):
+    """64 x 79 pixels in windows of 64, half a window apart: two of them, whose logits are averaged where both lie."""
     network = loaded["deeplabv3-scenes"].network
-    pixels = network.transforms(Image.fromarray(image))[None]
+    small = network.windows.resized(image)
+    assert small.shape[:2] == (64, 80) and len(network.windows.boxes(64, 80)) == 2
+    pixels = normalise(small, *network.backbone.normalisation)[None]
+    total, count = torch.zeros(len(LABELS), 64, 80), torch.zeros(80)
+    for left in (0, 16):
+        window = pixels[..., left : left + 64]
+        with torch.no_grad():
+            logits = network.model(network.model.read(network.backbone, window), window)
+        assert logits.shape == (1, len(LABELS), 16, 16)
+        total[..., left : left + 64] += torch.nn.functional.interpolate(
+            logits, size=(64, 64), mode="bilinear"
+        )[0]
+        count[left : left + 64] += 1
+    at_size = torch.nn.functional.interpolate((total / count)[None], size=(45, 56), mode="bilinear")
+    torch.testing.assert_close(
+        network.label_scores(image), at_size[0].softmax(0), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_pixels_are_compared_with_the_words(loaded, image):
+    """One window: cosines of the decoder's outputs, added to CLIP's own features, with text features over the temperature."""
+    network = loaded["lseg-scenes"].network
+    square = image[:45, :45]
+    words = ("a photo of a cat.", "a photo of a house.")
+    text = torch.nn.functional.normalize(encode_prompts(network.backbone, words), dim=-1)
+    pixels = normalise(network.windows.resized(square), *network.backbone.normalisation)[None]
     with torch.no_grad():
-        logits = network.model(pixels)["out"]
-        coarse = network.model.logits(pixels)
-    assert logits.shape == (1, len(LABELS), 64, 79) and coarse.shape == (1, len(LABELS), 8, 10)
-    assert torch.equal(network.label_scores(image), logits[0].softmax(dim=0))
-    folder = shutil.copytree(folders["deeplabv3-scenes"], tmp_path / "short")
-    config = json.loads((folder / "config.json").read_text())
-    for key, match in (("rates", "it lacks rates"), ("architecture", "it lacks architecture")):
-        (folder / "config.json").write_text(
-            json.dumps({k: v for k, v in config.items() if k != key})
-        )
-        with pytest.raises(ModelError, match=match):
-            comparators.load("deeplabv3-scenes", folder)
-    (folder / "config.json").write_text(json.dumps({**config, "planes": [2, 2, 4]}))
-    with pytest.raises(ModelError, match="does not fit deeplabv3-scenes with 5 labels"):
-        comparators.load("deeplabv3-scenes", folder)
-    (folder / "config.json").write_text(json.dumps({**config, "planes": [2, 2]}))
-    with pytest.raises(ModelError, match="three planes"):
-        comparators.load("deeplabv3-scenes", folder)
+        outputs = network.model(network.model.read(network.backbone, pixels), pixels)
+    cosines = torch.einsum("bdhw,qd->bqhw", torch.nn.functional.normalize(outputs, dim=1), text)
+    assert cosines.abs().max() <= 1 + 1e-5
+    expected = torch.nn.functional.interpolate(cosines / 0.05, size=(64, 64), mode="bilinear")
+    expected = torch.nn.functional.interpolate(expected, size=(45, 45), mode="bilinear")[0].softmax(
+        0
+    )
+    torch.testing.assert_close(network.scores(square, words), expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(network.scores(square, words[::-1]).flip(0), network.scores(square, words))
+
+
+def test_a_word_that_the_embedded_clip_never_read_is_named(loaded, image):
+    with pytest.warns(UserWarning, match="never trained on a word of 'a photo of a zeppelin"):
+        loaded["lseg-scenes"](image, ["cat", "zeppelin"])
+
+
+@pytest.mark.parametrize("name", ["deeplabv3-scenes", "lseg-scenes"])
+def test_a_folder_of_the_embedded_world_that_does_not_fit_is_refused(name, folders, tmp_path):
+    folder = shutil.copytree(folders[name], tmp_path / "short")
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    own = "labels" if name == "deeplabv3-scenes" else "temperature"
+    for key in ("rates", "architecture", "trunk_hash", own):
+        file.write_text(json.dumps({k: v for k, v in config.items() if k != key}))
+        with pytest.raises(ModelError, match=f"it lacks {key}"):
+            comparators.load(name, folder)
+    for changed, match in (
+        ({"pyramid": 6}, f"does not fit {name} with"),
+        ({"blocks": [0, 12]}, None),
+        ({"blocks": []}, "one or more blocks"),
+        ({"trunk_hash": "0" * 16}, "trained on a sceneclip with the hash 0000.*ovss pretrain"),
+    ):
+        file.write_text(json.dumps({**config, **changed}))
+        if match is None:
+            wrong = comparators.load(name, folder)
+            with pytest.raises(ModelError, match="has 12 blocks of width 128"):
+                wrong(np.zeros((64, 64, 3), np.uint8), ["cat"])
+        else:
+            with pytest.raises(ModelError, match=match):
+                comparators.load(name, folder)
+
+
+def test_sam3_is_asked_word_by_word(loaded, image):
+    """Through the processor's own call for picture and word together: the same scores, made of its instances and its map."""
+    network = loaded["sam3"].network
+    words = ["cat", "brick wall"]
+    ours = network.scores(image, words)
+    for index, word in enumerate(words):
+        inputs = network.processor(images=image, text=word, return_tensors="pt")
+        inputs.pop("original_sizes")
+        with torch.no_grad():
+            out = network.model(**inputs)
+        instances = out.pred_logits[0].sigmoid()[:, None, None] * out.pred_masks[0].sigmoid()
+        best = torch.maximum(instances.amax(0), out.semantic_seg[0, 0].sigmoid())
+        torch.testing.assert_close(ours[index], best * out.presence_logits[0, 0].sigmoid())
+    assert not torch.equal(ours[0], ours[1])
+
+
+def test_the_released_sam3_is_saved_as_the_video_model(folders, tmp_path, image, loaded):
+    folder = shutil.copytree(folders["sam3"], tmp_path / "video")
+    file = folder / "config.json"
+    file.write_text(
+        json.dumps({**json.loads(file.read_text()), "architectures": ["Sam3VideoModel"]})
+    )
+    model = ovsslib.load("sam3", pretrained=str(folder))
+    assert np.array_equal(
+        model(image, ["cat", "sky"]).mask, loaded["sam3"](image, ["cat", "sky"]).mask
+    )
 
 
 # -- words and labels ----------------------------------------------------------------------------------------
@@ -317,7 +399,7 @@ def test_nothing_is_fetched_unasked(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a: None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    for name in set(comparators.names()) - {"deeplabv3-scenes"}:  # which is on no hub
+    for name in set(comparators.names()) - {"deeplabv3-scenes", "lseg-scenes"}:  # on no hub
         with pytest.raises(ModelError, match="not in the local cache.*nothing is fetched unasked"):
             ovsslib.load(name)
 

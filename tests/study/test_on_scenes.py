@@ -65,8 +65,8 @@ def counted(monkeypatch):
     monkeypatch.setattr(Profile, "backbone", lambda self: None)
     monkeypatch.setattr(
         on_scenes,
-        "supervised_report",
-        lambda profile, *_: report(Recipe("deeplabv3-scenes"), seed=9),
+        "reference_report",
+        lambda name, profile, *_: report(Recipe(name), seed=9),
     )
     return asked
 
@@ -80,6 +80,10 @@ def test_quoted_rows_have_no_measured_number_and_a_reason(counted):
     reference = rows_of(found, recipe="deeplabv3-scenes").iloc[0]
     assert reference["measured"] and not reference["claimed"]
     assert "supervised, closed vocabulary" in reference["row"]
+    whole, told, never = (row for _, row in rows_of(found, recipe="lseg-scenes").iterrows())
+    assert "trained with masks" in whole["row"] and "stand-in for LSeg" in whole["note"]
+    assert whole["measured"] and not whole["claimed"] and told["row"].endswith("masks shown")
+    assert never["row"].endswith("masks not shown") and not never["claimed"]
     assert counted[0][:3] == ("sceneclip", "scenes", 3)
 
 
