@@ -61,14 +61,7 @@ def segment(
     whole_folder = paths.is_dir(image)
     if whole_folder and out is None:
         raise DataError(f"{image} is a folder; say where its masks shall go: --out FOLDER")
-    if whole_folder and overlay is not None:
-        raise DataError(f"--overlay {overlay}: {image} is a folder; ask for --format overlays")
-    if not whole_folder and (format_ or instances):
-        option = f"--format {format_[0]}" if format_ else "--instances"
-        raise DataError(
-            f"{option} is for folders and {image} is one picture; leave it out (--out mask.png, --overlay overlay.png), or "
-            "name the folder"
-        )
+    _refuse_ignored(image, whole_folder, overlay, format_, instances)
     segmenter = load(recipe, model or "auto", pretrained, device=device, precision=precision)
     if set_:
         if isinstance(segmenter, Comparator):
@@ -84,6 +77,18 @@ def segment(
         _picture(segmenter, image, word_list, out, background, overlay)
     for name, reason in segmenter.recipe.inert().items():
         say(f"{segmenter.recipe.name}: {name} cannot change the mask here: {reason}")
+
+
+def _refuse_ignored(image: Path, folder: bool, overlay, formats, instances: bool) -> None:
+    """Raise DataError for an option that a folder, or a single picture, would ignore."""
+    if folder and overlay is not None:
+        raise DataError(f"--overlay {overlay}: {image} is a folder; ask for --format overlays")
+    if not folder and (formats or instances):
+        option = f"--format {formats[0]}" if formats else "--instances"
+        raise DataError(
+            f"{option} is for folders and {image} is one picture; leave it out (--out mask.png, --overlay overlay.png), or "
+            "name the folder"
+        )
 
 
 def read_words(words: str):

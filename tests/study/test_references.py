@@ -36,7 +36,7 @@ def test_a_background_is_in_neither_half():
     others = whole.names[1:]
     named = replace(whole, names=("background", *others))
     assert halves(named, (others[0],))["not shown"].value == pytest.approx(
-        named.per_class[others[1:]].mean()
+        named.per_class[list(others[1:])].mean()
     )
     assert halves(named, ("background",))["shown"].value == pytest.approx(
         named.per_class["background"]
