@@ -201,6 +201,6 @@ def semantic_tokens(context: PictureContext, regions: Tensor, fine: PatchGrid) -
         window = slice(index, index + 1)
         tokens = region_tokens(context.backbone, context.trunk[window], coarse[window], ids)[0]
         window_ids = resized_regions(coarse[index], fine.window)
-        row = torch.searchsorted(ids, window_ids.flatten()).clamp_max(len(ids) - 1)
+        row = torch.searchsorted(ids, window_ids.flatten())
         maps.append(tokens[row].T.unflatten(1, fine.window).float())
     return fine.stitched(torch.stack(maps))

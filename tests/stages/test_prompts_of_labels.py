@@ -1,5 +1,7 @@
 """Labels that prompt a segmenter: Trident's refinement against recorded calls, outlines of components (this project's)."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from ovsslib.errors import RecipeError
 from ovsslib.guides.prompts import ProposedMasks
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
-from ovsslib.stages import prompting
+from ovsslib.stages import prompt_refinement, prompting
 from ovsslib.stages.prompt_refinement import PromptRefinementSettings
 from ovsslib.stages.prompting import (
     fitted,
@@ -75,6 +77,22 @@ def test_without_a_trusted_answer_nothing_changes():
 
     new, same = refined_by_prompts(labels, scores, predict, 0.2, 20, 0.5)
     assert new is labels and same is scores
+
+
+def test_pixels_that_no_answer_covers_keep_their_scores(tiny_backbone, monkeypatch):
+    """Scores are probabilities: an answer's may be far below 1 and still counts."""
+    before, answers = torch.full((2, 4, 6), 0.5), torch.zeros(2, 4, 6)
+    answers[1, :, :3] = 0.3
+    fake = SimpleNamespace(look=lambda image: None, answer=None, square=False)
+    monkeypatch.setattr(prompt_refinement, "load_prompter", lambda *_: fake)
+    monkeypatch.setattr(
+        prompt_refinement, "refined_by_prompts", lambda labels, *_: (labels + 1, answers)
+    )
+    context = SimpleNamespace(scores=before, image=None, backbone=tiny_backbone)
+    labels = np.zeros((4, 6), np.int32)
+    assert (PromptRefinementSettings().on_labels(labels, context) == 1).all()
+    assert torch.equal(context.scores[:, :, :3], answers[:, :, :3])
+    assert torch.equal(context.scores[:, :, 3:], before[:, :, 3:])
 
 
 def test_regions_have_boxes_points_and_neighbours_at_corners():
