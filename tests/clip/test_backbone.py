@@ -118,3 +118,24 @@ def test_what_cannot_be_opened_is_refused():
         random_net(pool_type="avg")
     with pytest.raises(ImageError, match="smaller than one patch"):
         Backbone(random_net(), name="tiny").trunk(torch.zeros(1, 3, 15, 64))
+
+
+def test_a_mask_of_scores_acts_alike_on_both_ways_through_a_block(tiny_backbone):
+    """The fused attention, and the one whose weights are handed out, add the same mask before the softmax."""
+    generator = torch.Generator().manual_seed(6)
+    pixels = torch.randn(2, 3, 64, 64, generator=generator)
+    mask = torch.randn(17, 17, generator=generator)
+    mask[:, 5] = -torch.inf
+    weights = []
+
+    def look(each, block, grid):
+        weights.append(each)
+        return each
+
+    fused = tiny_backbone.trunk(pixels, score_mask=mask).tokens
+    handed_out = tiny_backbone.trunk(pixels, score_mask=mask, on_weights=look).tokens
+    assert relative_error(handed_out, fused) < 1e-5
+    assert relative_error(tiny_backbone.trunk(pixels).tokens, fused) > 1e-3
+    tap = tiny_backbone.trunk(pixels, taps=(0,)).taps[0]
+    expected = ((tap.q @ tap.k.transpose(-2, -1)) * tiny_backbone.scale + mask).softmax(dim=-1)
+    assert torch.allclose(weights[0], expected, atol=1e-6) and (weights[0][..., 5] == 0).all()
