@@ -160,3 +160,19 @@ def test_the_embedded_models_have_none_and_the_recipe_knows(name):
     for view in ("scenes", "scenes-object", "scenes-things"):
         assert "sink_denoise" not in Recipe.named("rf-clip", view)
     assert Recipe.named("rf-clip", "voc21")["sink_denoise"].channels == "released"
+
+
+def test_a_stage_of_the_trunk_is_told_each_block_once(tiny_backbone, tiny_inputs, monkeypatch):
+    """Blocks are counted from 0; the last one's turn comes when its own output is asked for."""
+    told = []
+    monkeypatch.setattr(
+        SinkDenoiseSettings,
+        "on_block",
+        lambda self, tokens, index, context: told.append(index) or tokens,
+    )
+    recipe = Recipe("r").but({"sink_denoise": {"channels": (1, 2)}, "windows.crop": 0})
+    segmenter = Segmenter(tiny_backbone, recipe)
+    trunk = segmenter.trunk(tiny_inputs["image_64x64"])
+    assert told == list(range(11))
+    segmenter.last_block.plain(trunk)
+    assert told == list(range(12))
