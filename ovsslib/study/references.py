@@ -131,7 +131,7 @@ def _percent(found: Interval) -> str:
 def _verdict(gap: Interval) -> str:
     """What a difference of the supervised model and the training-free one shows."""
     if gap.low > 0:
-        return "the masks tell what the training-free method does not reach"
+        return "the supervised network is ahead of this method"
     if gap.high < 0:
-        return "the training-free method is above, so this supervised network is no ceiling for it"
+        return "the training-free method is ahead, so this supervised network is no ceiling for it"
     return "no difference shown"
