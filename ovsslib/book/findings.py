@@ -320,5 +320,6 @@ def headline(book: Chapter, recipes: Sequence[str] = HEADLINE, baseline: str = "
     apart = intervals.written(gain.value, gain.low, gain.high, "+.1f", " points")
     return (
         f"CLIP's patches as they are: **{plain}** mIoU. The best of {len(methods)} training-free methods that repair "
-        f"them, {best}: **{first}**, {ahead} by {apart}. {_about(book, None, True)}"
+        f"them, each as published, refinement included where its authors use one ({', '.join(methods)}), is {best}: "
+        f"**{first}**, {ahead} by {apart}. {_about(book, None, True)}"
     )

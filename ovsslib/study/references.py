@@ -13,9 +13,9 @@ from ovsslib.evaluation.report import Report
 from ovsslib.evaluation.store import ResultsStore
 
 SUPERVISED = "deeplabv3-scenes"
-"""The comparator that was shown the masks of all classes: it stands below tables that quote supervised models."""
+"""The comparator that was shown the masks of all classes; it stands below tables that quote supervised models."""
 WORD_PIXELS = "lseg-scenes"
-"""The comparator that was shown the masks of half of the classes: it stands below tables that quote LSeg."""
+"""The comparator that was shown the masks of half of the classes; it stands below tables that quote LSeg."""
 REFERENCES = (SUPERVISED, WORD_PIXELS)
 NOTES = {
     SUPERVISED: "the supervised reference: trained with masks of training pictures of Scenes, all classes",
