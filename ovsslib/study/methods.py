@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ovsslib.evaluation.results import Results
-from ovsslib.recipe import Recipe, recipe_names
+from ovsslib.recipe import Recipe, recipe_names, stages
 from ovsslib.study.claims import configuration_key, load_claims
 from ovsslib.study.rank_agreement import RankTest, rank_test
 
@@ -65,7 +65,7 @@ def methods_table(results: Results, names: Sequence[str] | None = None) -> pd.Da
 
     Columns: group, year, published (mIoU on COCO-Stuff with ViT-B/16 in percent, NaN: none; see
     :func:`published_miou`), value, low, high (measured mIoU in percent, NaN: not in `results`), boundary (boundary
-    F1, percent), licence.
+    F1, percent), refined (the steps behind the scores, such as "pamr", in the recipe that was measured), licence.
 
     Args:
         results: measured ones; methods that are not among them keep empty cells.
@@ -77,11 +77,13 @@ def methods_table(results: Results, names: Sequence[str] | None = None) -> pd.Da
     rows = []
     for name in names if names is not None else published_methods():
         recipe = Recipe.named(name)
+        report = results.reports.get(recipe.name)
         row = {
             "recipe": recipe.name,
             "group": recipe.group,
             "year": recipe.year,
             "published": published.get(recipe.name, np.nan),
+            "refined": refined_by(report.recipe if report is not None else recipe),
             "licence": recipe.licence,
         }
         for column in ("value", "low", "high"):
@@ -89,6 +91,13 @@ def methods_table(results: Results, names: Sequence[str] | None = None) -> pd.Da
         row["boundary"] = boundary["value"].get(recipe.name, np.nan) if len(boundary) else np.nan
         rows.append(row)
     return pd.DataFrame(rows).set_index("recipe")
+
+
+def refined_by(recipe: Recipe) -> str:
+    """Names of the stages of a recipe that refine its scores or its labels, with commas; "" for raw ones."""
+    points = {name: info.point for name, info in stages().items()}
+    behind = [name for name in recipe.stages if points[name] in ("refine", "labels")]
+    return ", ".join(name for name in behind if name != "labels")
 
 
 def agreement(table: pd.DataFrame, groups: Sequence[str] = tuple(GROUPS)) -> RankTest:

@@ -49,6 +49,13 @@ def test_measured_ones_are_looked_up_and_others_stay_empty(tmp_path):
     again = measure("sclip", "embedded", progress=False)["sclip"]
     assert table.loc["sclip", "value"] == pytest.approx(again.miou)
     assert table.loc["sclip", "low"] < table.loc["sclip", "value"] < table.loc["sclip", "high"]
+    assert table.loc["sclip", "refined"] == table.loc["clip", "refined"] == ""
+    refined = methods_table(
+        stored(["naclip", "corrclip"], "embedded"), ["naclip", "corrclip", "reco"]
+    )
+    assert refined["refined"].to_dict() == {
+        "naclip": "pamr", "corrclip": "mask_vote", "reco": "densecrf"
+    }  # fmt: skip
     assert np.isnan(table.loc["car", "value"]) and table.loc["car", "group"] == "clip"
     assert len(stored(["sclip"], "embedded", limit=7)) == 0  # nobody has measured seven pictures
     for limit in (0, -1, "2", 1.5):
