@@ -122,13 +122,24 @@ def written(
 
     Floats, or arrays without dimensions; not the arrays (C,) of per-class metrics.
 
-    Without an interval (NaN): "64.49 % (too few images for an interval)"; without a value: "".
+    Without an interval (NaN): "64.49 % (too few images for an interval)"; without a value: "". An end that would be rounded
+    to zero gets up to two more digits: the side of zero on which it lies is what a verdict rests on.
     """
     if value is None or np.isnan(value):
         return ""
     if low is None or high is None or np.isnan(low) or np.isnan(high):
         return f"{value:{number}}{unit} ({TOO_FEW})"
-    return f"{value:{number}}{unit} [{low:{number}}, {high:{number}}]"
+    return f"{value:{number}}{unit} [{_end(low, number)}, {_end(high, number)}]"
+
+
+def _end(value: float | np.ndarray, number: str) -> str:
+    """An end of an interval with the format `number`, of which the last digit before "f" says how many there are."""
+    text = f"{value:{number}}"
+    for digits in range(int(number[-2]) + 1, int(number[-2]) + 3):
+        if float(text) != 0 or value == 0:
+            return text
+        text = f"{value:{number[:-2]}{digits}f}"
+    return text if float(text) != 0 else f"{value:{number}}"
 
 
 def interval(

@@ -86,6 +86,9 @@ def test_numbers_are_written_with_or_without_interval():
     assert intervals.written(1.5, np.nan, np.nan, "+.1f", " points") == (
         "+1.5 points (too few images for an interval)"
     )
+    assert intervals.written(-0.54, -1.11, -0.0022, "+.2f") == "-0.54 [-1.11, -0.002]"
+    assert intervals.written(0.1, 0.00004, 1, ".2f") == "0.10 [0.00, 1.00]"
+    assert intervals.written(-0.1, -0.3, 0.0, "+.1f") == "-0.1 [-0.3, +0.0]"
     assert intervals.written(np.nan, np.nan, np.nan) == "" == intervals.written(None, None, None)
 
 

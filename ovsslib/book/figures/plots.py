@@ -179,6 +179,9 @@ def columns(
     return figure
 
 
+_WIDE = 15  # costs that span more than this factor are drawn on a logarithmic axis
+
+
 def pareto(
     table: pd.DataFrame,
     x: str = "seconds",
@@ -224,7 +227,9 @@ def pareto(
     axes.margins(x=0.15, y=0.12)
     if x_limits is not None:
         axes.set_xlim(*x_limits)
-    if group is not None and axes.get_legend() is not None:
+    elif len(table) and table[x].min() > 0 and table[x].max() > _WIDE * table[x].min():
+        axes.set_xscale("log")  # else the cheap ones pile up at the left
+    if axes.get_legend() is not None:  # seaborn's own
         axes.get_legend().remove()
     if ceiling is None and group is None:
         axes.legend(loc="lower right")
