@@ -2,13 +2,27 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from comparator_cases import save_tiny
 
 import ovsslib
 from ovsslib import comparators
 from ovsslib.errors import MissingPackageError, ModelError, RecipeError
 from ovsslib.text.vocabulary import Vocabulary
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders of two open vocabularies."""
+    root = tmp_path_factory.mktemp("models")
+    return {name: save_tiny(name, root / name) for name in ("clipseg", "groupvit")}
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.random.default_rng(0).integers(0, 256, (45, 56, 3), dtype=np.uint8)
 
 
 def test_nothing_is_fetched_unasked(monkeypatch, tmp_path):

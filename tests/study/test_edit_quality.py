@@ -36,7 +36,7 @@ class Oracle:
     def vocabulary(self, vocabulary):
         return vocabulary
 
-    def text(self, vocabulary):
+    def text(self, vocabulary, share):
         return vocabulary
 
     def segment(self, image, text, keep_scores=False):

@@ -51,7 +51,7 @@ class _Sure:
     def vocabulary(self, words):
         return words
 
-    def text(self, vocabulary):
+    def text(self, vocabulary, share):
         return vocabulary
 
     def segment(self, image, text, keep_scores):
