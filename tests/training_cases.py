@@ -27,7 +27,7 @@ def kill_after(steps: int, code: str, out: Path) -> None:
         "import sys; from pathlib import Path\n"
         "out = Path(sys.argv[1]); sys.path[:0] = sys.argv[2:]\n"
     )
-    places = [str(ROOT / "tests"), str(ROOT / "tests/scenes")]
+    places = [str(ROOT / "tests" / room) for room in ("", "scenes", "evaluation")]
     quiet = subprocess.DEVNULL
     child = subprocess.Popen(
         [sys.executable, "-c", start + code, str(out), *places],

@@ -1,5 +1,6 @@
 """Commands by topic: data sets, words, the embedded world and its models. `cli.py` puts them together."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -207,6 +208,14 @@ def make_scenes_test(
         say(f"{report.rounded_differently} of them have other bytes, by rounding; no mask differs")
 
 
+_ON_A_PROCESSOR = {
+    "scenedino": ("scenedino", "SceneDinoTrainer"),
+    "deeplabv3-scenes": ("supervised", "SupervisedTrainer"),
+    "lseg-scenes": ("word_pixels", "WordPixelTrainer"),
+}
+"""Models that train without a GPU -> module of `ovsslib.scenes` and class that trains them."""
+
+
 @pretrain_app.command()
 def pretrain(
     name: Annotated[
@@ -240,27 +249,14 @@ def pretrain(
         pretrain_upsampler(read_upsampler_settings(settings), target, device)
         say(f"written: {target / 'model.safetensors'}")
         return
-    if chosen in ("scenedino", "deeplabv3-scenes", "lseg-scenes") and device != "cpu":
-        raise DataError(f"--device {device}: {chosen} is trained on a processor; leave it out")
-    if chosen == "scenedino":
-        from ovsslib.scenes.scenedino import pretrain_scenedino, read_scenedino_settings
-
-        dino_settings = read_scenedino_settings(settings)
-        say(f"written: {pretrain_scenedino(dino_settings, target, steps=steps, minutes=minutes)}")
-        return
-    if chosen == "deeplabv3-scenes":
-        from ovsslib.scenes.supervised import pretrain_supervised, read_supervised_settings
-
-        masks = read_supervised_settings(settings)
-        say(f"written: {pretrain_supervised(masks, target, steps=steps, minutes=minutes)}")
-        return
-    if chosen == "lseg-scenes":
-        from ovsslib.scenes.word_pixels import pretrain_word_pixels, read_word_pixel_settings
-
-        half = read_word_pixel_settings(settings)
-        say(f"written: {pretrain_word_pixels(half, target, steps=steps, minutes=minutes)}")
-        return
-    from ovsslib.scenes.pretraining import pretrain as run
-    from ovsslib.scenes.pretraining import read_settings
-
-    say(f"written: {run(read_settings(settings), target, device, steps=steps, minutes=minutes)}")
+    more = {"device": device}
+    if chosen in _ON_A_PROCESSOR:
+        if device != "cpu":
+            raise DataError(f"--device {device}: {chosen} is trained on a processor; leave it out")
+        more = {}
+    module, trainer_name = _ON_A_PROCESSOR.get(chosen, ("pretraining", "Trainer"))
+    trainer = getattr(import_module(f"ovsslib.scenes.{module}"), trainer_name)
+    file = trainer.train(
+        trainer.read_settings(settings), target, steps=steps, minutes=minutes, **more
+    )
+    say(f"written: {file}")

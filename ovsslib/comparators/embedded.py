@@ -3,7 +3,6 @@
 A folder that `ovss pretrain` wrote holds the decoder alone, and says by hash which SceneCLIP it belongs to.
 """
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ovsslib.errors import ModelError
 from ovsslib.images.pictures import normalise
 from ovsslib.networks.deeplab import MaskDecoder
 from ovsslib.stages.windows import Stitched, WindowSettings
-from ovsslib.text.features import encode_prompts, unknown_words
+from ovsslib.text.features import encode_prompts, warn_of_unknown
 
 _SHAPE = ("token_width", "blocks", "width", "pyramid", "rates", "detail", "residual")
 _KEYS = ("architecture", "trunk", "trunk_hash", "short_side", "window", *_SHAPE)
@@ -97,13 +96,7 @@ class WordPixels(_OnTokens):
     def _words(self, sentences: tuple[str, ...]) -> Tensor:
         """Text features (Q, D) of unit length; those of the last call are kept."""
         if self._known is None or self._known[0] != sentences:
-            strange = unknown_words(self.backbone, sentences)
-            if strange:
-                warnings.warn(
-                    f"{self.backbone.name} was never trained on a word of {', '.join(map(repr, strange[:8]))}; expect "
-                    "nothing of it",
-                    stacklevel=2,
-                )
+            warn_of_unknown(self.backbone, sentences)
             self._known = (
                 sentences,
                 F.normalize(encode_prompts(self.backbone, sentences), dim=-1),

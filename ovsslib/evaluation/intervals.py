@@ -120,7 +120,7 @@ def written(
 ) -> str:
     """A number with its interval as tables print it: "64.49 % [62.10, 66.80]", unit " %".
 
-    Floats, or arrays without dimensions; not the arrays (C,) of per-class metrics.
+    Floats, or arrays without dimensions; not the arrays (C,) of per-class metrics. `number`: a format with fixed digits.
 
     Without an interval (NaN): "64.49 % (too few images for an interval)"; without a value: "". An end that would be rounded
     to zero gets up to two more digits: the side of zero on which it lies is what a verdict rests on.
@@ -135,11 +135,11 @@ def written(
 def _end(value: float | np.ndarray, number: str) -> str:
     """An end of an interval with the format `number`, of which the last digit before "f" says how many there are."""
     text = f"{value:{number}}"
-    for digits in range(int(number[-2]) + 1, int(number[-2]) + 3):
-        if float(text) != 0 or value == 0:
-            return text
-        text = f"{value:{number[:-2]}{digits}f}"
-    return text if float(text) != 0 else f"{value:{number}}"
+    if value == 0 or float(text) != 0:
+        return text
+    digits = int(number[-2])
+    longer = (f"{value:{number[:-2]}{digits + more}f}" for more in (1, 2))
+    return next((other for other in longer if float(other) != 0), text)
 
 
 def interval(

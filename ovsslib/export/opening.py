@@ -70,7 +70,8 @@ class OnnxBackbone:
         self.pixel_mean, self.pixel_std = (
             tuple(value / 255 for value in values) for values in self.normalisation
         )
-        self.device, self.dtype, self.precision = torch.device("cpu"), torch.float32, "fp32"
+        self.device, self.precision = torch.device("cpu"), "fp32"
+        self.dtype = self.stream_dtype = torch.float32
         self.batch_of_windows = 1
         file = folder / KNOWN_TOKENS
         self.known_token_ids = (

@@ -35,7 +35,7 @@ from ovsslib.scenes.forward import TokenMix, encode_image, encode_text, sharpen_
 from ovsslib.scenes.objective import contrastive_loss, learning_rate, to_pixels, tokenise
 from ovsslib.scenes.optimiser import make_optimisers
 from ovsslib.scenes.training_data import training_loader
-from ovsslib.scenes.training_run import TrainingRun, lasting, settings_from
+from ovsslib.scenes.training_run import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,6 @@ class PretrainingSettings:
         return self.model["vision_cfg"]["image_size"] // self.shrink
 
 
-def read_settings(path: Path) -> PretrainingSettings:
-    """Settings from a YAML file. Raises DataError for unknown names, without a model, and for values out of range."""
-    mix = {name: lambda values: TokenMix(**values) for name in ("mix", "final_mix")}
-    return settings_from(path, PretrainingSettings, **mix)
-
-
 def make_model(settings: PretrainingSettings) -> nn.Module:
     """The model in its training size: random weights by the settings' seed, or the start weights."""
     config = json.loads(json.dumps(settings.model))
@@ -171,6 +165,8 @@ class Trainer(TrainingRun):
     told = ("images",)
     counted = ("images", "token_counts", "sharpened")
     settings: PretrainingSettings
+    settings_type = PretrainingSettings
+    makers = dict.fromkeys(("mix", "final_mix"), lambda values: TokenMix(**values))
 
     def __init__(
         self, settings: PretrainingSettings, out: Path, device: str | torch.device = "cpu"
@@ -310,19 +306,3 @@ class Trainer(TrainingRun):
         text = json.dumps(self.settings.model, indent=2) + "\n"
         paths.write_file(file.parent / "config.json", text.encode())
         return file
-
-
-def pretrain(
-    settings: PretrainingSettings,
-    out: Path,
-    device: str | torch.device = "cpu",
-    resume: bool = True,
-    steps: int | None = None,
-    minutes: float | None = None,
-) -> Path:
-    """Train a SceneCLIP in the folder `out`; returns the path of the exported weights, `out/model.safetensors`.
-
-    steps: instead of the settings' number. resume, minutes: see :meth:`TrainingRun.carry_out`.
-    """
-    settings = lasting(settings, steps, minutes)
-    return Trainer(settings, out, device).carry_out(resume, minutes)

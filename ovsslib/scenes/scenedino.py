@@ -24,7 +24,7 @@ from ovsslib.errors import DataError
 from ovsslib.guides.guide import GUIDE_MEAN, GUIDE_STD
 from ovsslib.guides.vit import DinoTransformer
 from ovsslib.scenes.optimiser import MatrixMomentum
-from ovsslib.scenes.training_run import TrainingRun, lasting, settings_from
+from ovsslib.scenes.training_run import TrainingRun
 from ovsslib.scenes.views import DrawnPool, Views, image_of, token_places, view_pair
 
 
@@ -91,11 +91,6 @@ class SceneDinoSettings:
                 f"places {self.places} must be at least 1 and at most the patches that a student sees of a view, "
                 f"{patches - round(self.dropped * patches)}"
             )
-
-
-def read_scenedino_settings(path: Path) -> SceneDinoSettings:
-    """Settings from a YAML file. Raises DataError for unknown names and values out of range."""
-    return settings_from(path, SceneDinoSettings)
 
 
 class Learner(nn.Module):
@@ -170,6 +165,7 @@ class SceneDinoTrainer(TrainingRun):
 
     told = ("agreement",)
     settings: SceneDinoSettings
+    settings_type = SceneDinoSettings
 
     def __init__(self, settings: SceneDinoSettings, out: Path) -> None:
         super().__init__(settings, out)
@@ -275,18 +271,3 @@ class SceneDinoTrainer(TrainingRun):
         text = json.dumps(config, indent=2) + "\n"
         paths.write_file(file.parent / "config.json", text.encode())
         return file
-
-
-def pretrain_scenedino(
-    settings: SceneDinoSettings,
-    out: Path,
-    resume: bool = True,
-    steps: int | None = None,
-    minutes: float | None = None,
-) -> Path:
-    """Train a SceneDINO in the folder `out`; returns the path of the exported weights, `out/model.safetensors`.
-
-    steps: instead of the settings' number. resume, minutes: see :meth:`TrainingRun.carry_out`.
-    """
-    settings = lasting(settings, steps, minutes)
-    return SceneDinoTrainer(settings, out).carry_out(resume, minutes)

@@ -25,7 +25,7 @@ from ovsslib.networks.deeplab import MaskDecoder
 from ovsslib.scenes.classes import CLASSES
 from ovsslib.scenes.drawing import Scene
 from ovsslib.scenes.layout import NATIVE_SIZE
-from ovsslib.scenes.training_run import TrainingRun, lasting, settings_from
+from ovsslib.scenes.training_run import TrainingRun
 from ovsslib.scenes.views import DrawnPool, Views, jitter, token_places
 
 TRUNK = "sceneclip"
@@ -90,11 +90,6 @@ class MaskSettings:
             raise DataError(f"balance {self.balance} must lie between 0 (pixels) and 1 (classes)")
 
 
-def read_supervised_settings(path: Path) -> MaskSettings:
-    """Settings from a YAML file. Raises DataError for unknown names and values out of range."""
-    return settings_from(path, MaskSettings)
-
-
 def labelled_views(
     images: Tensor,
     labels: Tensor,
@@ -151,6 +146,7 @@ class MaskTrainer(TrainingRun):
     architecture: ClassVar[str]
     residual: ClassVar[bool] = False
     settings: MaskSettings
+    settings_type = MaskSettings
 
     def __init__(self, settings: MaskSettings, out: Path) -> None:
         self.backbone = load_backbone(TRUNK)
@@ -259,18 +255,3 @@ class SupervisedTrainer(MaskTrainer):
     """The supervised reference: all masks, a label for each class."""
 
     architecture = "deeplabv3_on_tokens"
-
-
-def pretrain_supervised(
-    settings: MaskSettings,
-    out: Path,
-    resume: bool = True,
-    steps: int | None = None,
-    minutes: float | None = None,
-) -> Path:
-    """Train the supervised reference in the folder `out`; returns the path of the weights, `out/model.safetensors`.
-
-    steps: instead of the settings' number. resume, minutes: see :meth:`TrainingRun.carry_out`.
-    """
-    settings = lasting(settings, steps, minutes)
-    return SupervisedTrainer(settings, out).carry_out(resume, minutes)

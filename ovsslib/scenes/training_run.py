@@ -110,6 +110,11 @@ class TrainingRun(ABC):
     counted: ClassVar[tuple[str, ...]] = ()
     """Attributes that change with the steps and stand in a checkpoint."""
 
+    settings_type: ClassVar[type]
+    """Class of the settings."""
+    makers: ClassVar[dict[str, Any]] = {}
+    """For :func:`settings_from`."""
+
     stateful: dict[str, Any]
     optimisers: list[torch.optim.Optimizer]
 
@@ -130,6 +135,28 @@ class TrainingRun(ABC):
             ) from None
         self.step, self.seconds = 0, 0.0
         self.log: list[list[float]] = []
+
+    @classmethod
+    def read_settings(cls, path: Path) -> Any:
+        """Settings from a YAML file. Raises DataError for unknown names, missing ones, and values out of range."""
+        return settings_from(path, cls.settings_type, **cls.makers)
+
+    @classmethod
+    def train(
+        cls,
+        settings: Any,
+        out: Path,
+        *,
+        resume: bool = True,
+        steps: int | None = None,
+        minutes: float | None = None,
+        **more: Any,
+    ) -> Path:
+        """A whole run in the folder `out`; returns the path of the weights, `out/model.safetensors`.
+
+        steps: instead of the settings' number. resume, minutes: see :meth:`carry_out`. more: of the class, such as `device`.
+        """
+        return cls(lasting(settings, steps, minutes), out, **more).carry_out(resume, minutes)
 
     @abstractmethod
     def loss(self, progress: float, generator: torch.Generator) -> tuple[Tensor, list[float]]:

@@ -22,7 +22,6 @@ from ovsslib.comparators.known import known
 from ovsslib.errors import DataError
 from ovsslib.scenes.classes import CLASSES, SPOKEN, STUFF
 from ovsslib.scenes.supervised import MaskSettings, MaskTrainer
-from ovsslib.scenes.training_run import lasting, settings_from
 from ovsslib.text.features import encode_texts
 from ovsslib.text.prompts import TextSettings
 
@@ -47,11 +46,6 @@ class WordPixelSettings(MaskSettings):
             raise DataError(f"temperature {self.temperature} must be above 0")
 
 
-def read_word_pixel_settings(path: Path) -> WordPixelSettings:
-    """Settings from a YAML file. Raises DataError for unknown names and values out of range."""
-    return settings_from(path, WordPixelSettings)
-
-
 def shown_classes(split: int) -> tuple[int, ...]:
     """Numbers of the classes whose masks are shown, rising: a random half of stuff and a random half of things.
 
@@ -70,6 +64,7 @@ class WordPixelTrainer(MaskTrainer):
     architecture = "word_pixels"
     residual = True
     settings: WordPixelSettings
+    settings_type = WordPixelSettings
 
     def __init__(self, settings: WordPixelSettings, out: Path) -> None:
         super().__init__(settings, out)
@@ -97,18 +92,3 @@ class WordPixelTrainer(MaskTrainer):
             "temperature": self.settings.temperature,
             "shown": [CLASSES[index] for index in self.told_classes],
         }
-
-
-def pretrain_word_pixels(
-    settings: WordPixelSettings,
-    out: Path,
-    resume: bool = True,
-    steps: int | None = None,
-    minutes: float | None = None,
-) -> Path:
-    """Train LSeg's stand-in in the folder `out`; returns the path of the weights, `out/model.safetensors`.
-
-    steps: instead of the settings' number. resume, minutes: see :meth:`TrainingRun.carry_out`.
-    """
-    settings = lasting(settings, steps, minutes)
-    return WordPixelTrainer(settings, out).carry_out(resume, minutes)

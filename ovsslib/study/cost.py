@@ -327,7 +327,7 @@ def estimated_bytes(segmenter: Segmenter, image_size: tuple[int, int], queries: 
     windows = settings.boxes(*resized)
     patches = math.prod(max(1, side // backbone.patch_size) for side in windows.size)
     fine = patches * _upsampling(recipe, windows.size, patches)
-    tokens, item = patches + 1, torch.finfo(backbone.dtype).bits // 8
+    tokens, item = patches + 1, torch.finfo(backbone.stream_dtype).bits // 8
     views = 1 if segmenter.views is None else len(segmenter.views.use)
     chunk = backbone.batch_of_windows * views
     per_window = tokens * backbone.width * 12 + 3 * backbone.heads * tokens**2

@@ -88,7 +88,7 @@ def encode_queries(
     fit the classes.
     """
     settings = settings or TextSettings()
-    _report_unknown(backbone, vocabulary)
+    warn_of_unknown(backbone, vocabulary.queries)
     query_class = torch.tensor(vocabulary.query_class, dtype=torch.long)
     kinds = [vocabulary.kinds[index] for index in vocabulary.query_class]
     features = encode_texts(backbone, vocabulary.queries, settings, kinds, share)
@@ -145,8 +145,9 @@ def unknown_words(backbone: Any, words: Sequence[str]) -> list[str]:
     return [word for word, strange in zip(words, flags, strict=True) if strange]
 
 
-def _report_unknown(backbone: Any, vocabulary: Vocabulary) -> None:
-    unknown = unknown_words(backbone, vocabulary.queries)
+def warn_of_unknown(backbone: Any, words: Sequence[str]) -> None:
+    """Warn of the words (or sentences) with a token that the model was never trained on."""
+    unknown = unknown_words(backbone, words)
     if unknown:
         listed = ", ".join(repr(word) for word in unknown[:8])
         more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""

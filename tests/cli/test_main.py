@@ -285,7 +285,7 @@ def test_pretrain_calls_the_trainer(tmp_path, monkeypatch, capsys):
         asked.append((settings, out, device, more))
         return out / "model.safetensors"
 
-    monkeypatch.setattr(pretraining, "pretrain", trainer)
+    monkeypatch.setattr(pretraining.Trainer, "train", trainer)
     assert run("pretrain", "sceneclip-p32", "--steps", 3, "--out", tmp_path) == 0
     settings, out, device, more = asked[0]
     assert settings.model["vision_cfg"]["patch_size"] == 32 and out == tmp_path and device == "cpu"
@@ -294,15 +294,15 @@ def test_pretrain_calls_the_trainer(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "module", "function"),
+    ("name", "module", "trainer_name"),
     [
-        ("scenedino", "scenedino", "pretrain_scenedino"),
-        ("deeplabv3-scenes", "supervised", "pretrain_supervised"),
-        ("lseg-scenes", "word_pixels", "pretrain_word_pixels"),
+        ("scenedino", "scenedino", "SceneDinoTrainer"),
+        ("deeplabv3-scenes", "supervised", "SupervisedTrainer"),
+        ("lseg-scenes", "word_pixels", "WordPixelTrainer"),
     ],
 )
 def test_pretrain_calls_the_trainer_of_its_model(
-    name, module, function, tmp_path, monkeypatch, capsys
+    name, module, trainer_name, tmp_path, monkeypatch, capsys
 ):
     asked = []
 
@@ -310,7 +310,7 @@ def test_pretrain_calls_the_trainer_of_its_model(
         asked.append((type(settings).__module__, out, steps, minutes))
         return out / "model.safetensors"
 
-    monkeypatch.setattr(f"ovsslib.scenes.{module}.{function}", trainer)
+    monkeypatch.setattr(f"ovsslib.scenes.{module}.{trainer_name}.train", trainer)
     assert run("pretrain", name, "--minutes", 2, "--steps", 5, "--out", tmp_path) == 0
     assert asked == [(f"ovsslib.scenes.{module}", tmp_path, 5, 2.0)]
     assert "model.safetensors" in capsys.readouterr().out

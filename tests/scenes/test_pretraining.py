@@ -37,8 +37,6 @@ from ovsslib.scenes.pretraining import (
     PretrainingSettings,
     Trainer,
     make_model,
-    pretrain,
-    read_settings,
 )
 from ovsslib.scenes.training_data import training_loader
 
@@ -56,7 +54,7 @@ TINY = PretrainingSettings(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run")
-    pretrain(replace(TINY, checkpoint_seconds=1e9), out)
+    Trainer.train(replace(TINY, checkpoint_seconds=1e9), out)
     return out
 
 
@@ -68,10 +66,10 @@ def test_fifty_steps_lower_the_loss(finished):
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_losses(finished, tmp_path):
-    kill_after(8, "from test_pretraining import TINY, pretrain; pretrain(TINY, out)", tmp_path)
+    kill_after(8, "from test_pretraining import TINY, Trainer; Trainer.train(TINY, out)", tmp_path)
     trainer = Trainer(TINY, tmp_path)
     assert trainer.resume() and 0 < trainer.step
-    pretrain(TINY, tmp_path)
+    Trainer.train(TINY, tmp_path)
     np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=0, atol=1e-6)
 
 
@@ -323,7 +321,7 @@ def test_learning_rate_warms_up_and_cools_to_zero():
 
 
 def test_minutes_end_the_run_and_a_non_finite_loss_stops_it(tmp_path):
-    pretrain(TINY, tmp_path / "short", minutes=0.005)
+    Trainer.train(TINY, tmp_path / "short", minutes=0.005)
     assert 1 <= len(losses(tmp_path / "short")) < 50
     trainer = Trainer(TINY, tmp_path / "broken")
     with torch.no_grad():
@@ -335,12 +333,12 @@ def test_minutes_end_the_run_and_a_non_finite_loss_stops_it(tmp_path):
 
 def test_shipped_settings_read_and_unknown_ones_are_named(tmp_path):
     for name in ("sceneclip", "sceneclip-p32"):
-        settings = read_settings(ovsslib.paths.data(f"models/{name}.yaml"))
+        settings = Trainer.read_settings(ovsslib.paths.data(f"models/{name}.yaml"))
         assert settings.size == 112 and settings.batch % settings.crops == 0
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("model: {}\nlearning_rate: 1\n", encoding="utf-8")
     with pytest.raises(DataError, match="learning_rate"):
-        read_settings(wrong)
+        Trainer.read_settings(wrong)
     with pytest.raises(DataError, match="shares"):
         replace(TINY, patch_dropout=1.5)
 
@@ -353,7 +351,7 @@ def reader(finished, tmp_path_factory) -> tuple[PretrainingSettings, Path]:
         TINY, start=str(finished / "model.safetensors"), sharpen={}, seed=4, steps=6, text_only=True,
         wordings=2, anchor=2.0,
     )  # fmt: skip
-    pretrain(settings, out)
+    Trainer.train(settings, out)
     return settings, out
 
 

@@ -17,8 +17,6 @@ from ovsslib.scenes.scenedino import (
     SceneDinoSettings,
     SceneDinoTrainer,
     contrast,
-    pretrain_scenedino,
-    read_scenedino_settings,
     waves,
 )
 from ovsslib.scenes.views import DrawnPool, Views, image_of, token_places, view_pair
@@ -32,7 +30,7 @@ TINY = SceneDinoSettings(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run")
-    pretrain_scenedino(replace(TINY, checkpoint_seconds=1e9), out)
+    SceneDinoTrainer.train(replace(TINY, checkpoint_seconds=1e9), out)
     return out
 
 
@@ -44,11 +42,11 @@ def test_thirty_steps_lower_the_loss(finished):
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_losses(finished, tmp_path):
-    code = "from test_scenedino import TINY, pretrain_scenedino; pretrain_scenedino(TINY, out)"
+    code = "from test_scenedino import TINY, SceneDinoTrainer; SceneDinoTrainer.train(TINY, out)"
     kill_after(5, code, tmp_path)
     trainer = SceneDinoTrainer(TINY, tmp_path)
     assert trainer.resume() and 0 < trainer.step < 30
-    pretrain_scenedino(TINY, tmp_path)
+    SceneDinoTrainer.train(TINY, tmp_path)
     np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=0, atol=1e-6)
 
 
@@ -86,7 +84,7 @@ def test_the_pool_depends_on_the_step_alone():
 
 
 def test_training_never_draws_a_world_that_is_evaluated():
-    settings = read_scenedino_settings(paths.data("models/scenedino.yaml"))
+    settings = SceneDinoTrainer.read_settings(paths.data("models/scenedino.yaml"))
     last = settings.pool + settings.steps * settings.fresh
     worlds = range(settings.first_world, settings.first_world + last // 500 + 1)
     assert not set(worlds) & {1, 2, 3, 4, 12}
@@ -158,6 +156,6 @@ def test_settings_out_of_range_and_unknown_names(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text("widht: 3")
     with pytest.raises(DataError, match="'widht'.*width"):
-        read_scenedino_settings(file)
+        SceneDinoTrainer.read_settings(file)
     file.write_text("scales: [0.5, 2]")
-    assert read_scenedino_settings(file).scales == (0.5, 2)
+    assert SceneDinoTrainer.read_settings(file).scales == (0.5, 2)

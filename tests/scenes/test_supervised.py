@@ -11,7 +11,7 @@ import torch
 from book_texts import ROOT
 from safetensors.torch import load_file
 from test_store import report
-from training_cases import losses
+from training_cases import kill_after, losses
 
 from ovsslib import comparators, paths
 from ovsslib.comparators import embedded
@@ -26,14 +26,10 @@ from ovsslib.scenes.supervised import (
     SupervisedTrainer,
     balanced_loss,
     labelled_views,
-    pretrain_supervised,
-    read_supervised_settings,
 )
 from ovsslib.scenes.word_pixels import (
     WordPixelSettings,
     WordPixelTrainer,
-    pretrain_word_pixels,
-    read_word_pixel_settings,
     shown_classes,
 )
 
@@ -45,17 +41,17 @@ TINY = MaskSettings(**SMALL)
 # It starts from a training-free method, whose loss is low: the same pictures all the time, and smaller steps.
 TINY_WORDS = WordPixelSettings(**{**SMALL, "fresh": 0, "batch": 6, "lr": 2e-3})
 KINDS = {
-    "deeplabv3-scenes": (TINY, SupervisedTrainer, pretrain_supervised),
-    "lseg-scenes": (TINY_WORDS, WordPixelTrainer, pretrain_word_pixels),
+    "deeplabv3-scenes": (TINY, SupervisedTrainer),
+    "lseg-scenes": (TINY_WORDS, WordPixelTrainer),
 }
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> dict[str, Path]:
     made = {}
-    for name, (settings, _, pretrain) in KINDS.items():
+    for name, (settings, trainer) in KINDS.items():
         made[name] = tmp_path_factory.mktemp("run")
-        pretrain(settings, made[name])
+        trainer.train(settings, made[name])
     return made
 
 
@@ -67,12 +63,12 @@ def test_a_few_steps_lower_the_loss(name, finished):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_stopped_run_goes_on_to_the_same_weights(name, finished, tmp_path):
-    settings, trainer, pretrain = KINDS[name]
+    settings, trainer = KINDS[name]
     stopped = trainer(settings, tmp_path)
     for step in range(5):
         stopped.learn(step / 12)
     stopped.save()
-    pretrain(settings, tmp_path)
+    trainer.train(settings, tmp_path)
     np.testing.assert_array_equal(losses(tmp_path), losses(finished[name]))
     for file in ("model.safetensors", "config.json"):
         first, again = (folder / file for folder in (finished[name], tmp_path))
@@ -81,6 +77,21 @@ def test_a_stopped_run_goes_on_to_the_same_weights(name, finished, tmp_path):
         else:
             states = [load_file(one) for one in (first, again)]
             assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_a_killed_run_resumes_to_the_same_losses(name, finished, tmp_path):
+    code = (
+        "from dataclasses import replace; from test_supervised import KINDS; "
+        f"settings, trainer = KINDS[{name!r}]; trainer.train(replace(settings, checkpoint_seconds=0.0), out)"
+    )
+    kill_after(4, code, tmp_path)
+    settings, trainer = KINDS[name]
+    run = trainer(settings, tmp_path)
+    assert run.resume() and 0 < run.step < 12
+    trainer.train(settings, tmp_path)
+    np.testing.assert_allclose(losses(tmp_path), losses(finished[name]), rtol=0, atol=1e-6)
 
 
 def test_another_trunk_or_split_is_not_resumed(finished, tmp_path):
@@ -100,7 +111,7 @@ def test_what_is_written_is_the_comparator(name, finished):
     scene = draw(900, 1)
     result = model(scene.image, ["sky", "brick wall", "man"])
     assert result.mask.shape == scene.labels.shape
-    settings, trainer, _ = KINDS[name]
+    settings, trainer = KINDS[name]
     made = trainer(settings, finished[name])
     made.resume()
     own, there = made.net.entry[0].weight, model.network.model.entry[0].weight
@@ -206,15 +217,9 @@ def test_without_shipped_weights_it_says_what_to_do(monkeypatch, tmp_path):
             embedded._folder(comparators.known(name), None)
 
 
-@pytest.mark.parametrize(
-    ("name", "read"),
-    [
-        ("deeplabv3-scenes", read_supervised_settings),
-        ("lseg-scenes", read_word_pixel_settings),
-    ],
-)
-def test_the_shipped_settings_make_a_small_network_and_draw_training_worlds_only(name, read):
-    settings = read(paths.data(f"models/{name}.yaml"))
+@pytest.mark.parametrize("name", KINDS)
+def test_the_shipped_settings_make_a_small_network_and_draw_training_worlds_only(name):
+    settings = KINDS[name][1].read_settings(paths.data(f"models/{name}.yaml"))
     net = MaskDecoder(
         34, 128, settings.blocks, settings.width, settings.pyramid, settings.rates, settings.detail
     )

@@ -1,10 +1,13 @@
 """Timers on a clock that the test turns, costs of a tiny model, and budgets."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from ovsslib import segmenter as flow
+from ovsslib.clip.backbone import Backbone
 from ovsslib.errors import DataError
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
@@ -15,6 +18,13 @@ from ovsslib.text import features
 
 WINDOWS = {"short_side": 64, "crop": 64, "stride": 32}
 CPU = torch.device("cpu")
+
+
+def copied(backbone, precision):
+    """The same weights in another precision."""
+    return Backbone(
+        copy.deepcopy(backbone.model), name="copy", weights_hash="", precision=precision
+    )
 
 
 class Clock:
@@ -149,6 +159,16 @@ def test_weights_are_counted_exactly(tiny_backbone):
     expected = sum(p.numel() * 4 for p in tiny_backbone.model.parameters())
     expected += sum(b.numel() * b.element_size() for b in tiny_backbone.model.buffers())
     assert compute.weight_bytes(segmenter_of(tiny_backbone)) == expected
+
+
+def test_half_precision_products_need_the_memory_of_float32_sums(tiny_backbone):
+    """Tokens and attention of "bf16" are kept in float32, so its estimate is no smaller."""
+    windows = {"windows": {"short_side": 224, "crop": 224, "stride": 224}}
+    full = Segmenter(tiny_backbone, segmenter_of(tiny_backbone).recipe.but(windows))
+    half = Segmenter(copied(tiny_backbone, "bf16"), full.recipe)
+    quarter = Segmenter(copied(tiny_backbone, "fp16"), full.recipe)
+    sizes = [compute.estimated_bytes(segmenter, (64, 64), 1) for segmenter in (full, half, quarter)]
+    assert sizes[0] == sizes[1] > sizes[2]
 
 
 def test_a_budget_is_kept_or_not(tiny_backbone):
