@@ -10,16 +10,16 @@ import argparse
 import sys
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from marked_parts import refill
 
 import ovsslib
 from ovsslib import guides, paths
+from ovsslib.evaluation.intervals import written
 from ovsslib.study.neighbours import (
     agreement,
     clip_maps,
     guide_maps,
+    mean_colour,
     on_grid,
     paired_difference,
     patch_labels,
@@ -44,8 +44,7 @@ def collect(guide: guides.Guide, backbone: ovsslib.Backbone, pictures: int):
         fine = (2 * coarse[0], 2 * coarse[1])
         small = {kind: map_[:, : fine[0], : fine[1]] for kind, map_ in guide_features.items()}
         height, width = fine[0] * 8, fine[1] * 8
-        pixels = torch.from_numpy(image[:height, :width].copy()).permute(2, 0, 1)[None] / 255
-        colours = {"mean colour": F.avg_pool2d(guide.normalise(pixels), 8)[0]}
+        colours = {"mean colour": mean_colour(guide, image[:height, :width])}
         every = (
             (OURS, small, 8),
             ("SceneCLIP, brought to the same places", on_grid(clip, fine), 8),
@@ -80,7 +79,7 @@ def table(maps: dict, labels: dict, within: bool) -> str:
     rows = [["patches of", "best features", "agreement, %", f"{OURS} minus it"], ["---"] * 4]
     for name, (kind, shares) in best.items():
         gap = paired_difference(ours, shares)
-        points = f"{100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+        points = written(100 * gap.value, 100 * gap.low, 100 * gap.high, "+.1f")
         rows.append([name, kind, f"{100 * shares.mean():.1f}", "" if name == OURS else points])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -23,6 +23,14 @@ SHORT = 20
 """Characters of a row's name that are kept on one line."""
 MANY_ROWS = 25
 """From so many rows on a table can be sorted and filtered (ovsslib.js)."""
+WIDE = 95
+"""From so many characters side by side on a table is set smaller and its intervals stand below their numbers."""
+PHONE = 48
+"""From so many characters side by side on a table is stacked on a phone, row by row."""
+FEW_COLUMNS = 9
+"""A table of more columns scrolls on a phone: stacked, it would be a mile long."""
+GAP = 2
+"""Characters of space between two columns."""
 
 
 def mend_tables(body: str) -> str:
@@ -41,8 +49,10 @@ def mend(html: str) -> str:
         return html
     names = _without_plain_numbers(table, names, rows)
     index = len(names) - max(len(row.find_all("td")) for row in rows)
-    for number, name in enumerate(names[index:]):
-        _mend_column(name, [row.find_all("td")[number] for row in rows])
+    columns = [[row.find_all("td")[number] for row in rows] for number in range(len(names) - index)]
+    for name, cells in zip(names[index:], columns, strict=True):
+        _mend_column(name, cells)
+    _fit(table, [_row_names(rows, number) for number in range(index)] + columns)
     for name in names:
         if not name.get_text(strip=True):
             name.name = "td"  # an empty heading heads nothing
@@ -119,9 +129,45 @@ def _mend_column(name: Tag, cells: list[Tag]) -> None:
     if filled and 2 * len(numbers) > len(filled):
         name["class"] = ["number"]
     if name.get_text(strip=True).endswith("verdict"):
-        table = name.find_parent("table")
-        if "has-verdict" not in table["class"]:
-            table["class"] = [*table["class"], "has-verdict"]
+        _mark(name.find_parent("table"), "stacked")
+
+
+def _mark(table: Tag, word: str) -> None:
+    if word not in table["class"]:
+        table["class"] = [*table["class"], word]
+
+
+def _row_names(rows: list[Tag], number: int) -> list[Tag]:
+    """A column of the index; a name that spans rows stands in the first of them."""
+    return [row.find_all("th")[number] for row in rows if len(row.find_all("th")) > number]
+
+
+def _fit(table: Tag, columns: list[list[Tag]]) -> None:
+    """Says of a table whether it is too wide for a phone, or for a page, and breaks its numbers before their intervals."""
+    width = sum(_width(cells) + GAP for cells in columns)
+    if width >= PHONE and len(columns) <= FEW_COLUMNS and len(columns[0]) < MANY_ROWS:
+        _mark(table, "stacked")
+    if width < WIDE:
+        return
+    _mark(table, "wide")
+    for cell in (cell for cells in columns for cell in cells if "short" in cell.get("class", [])):
+        number, bracket, rest = cell.get_text().partition(" [")
+        if bracket:
+            cell["class"] = [one for one in cell["class"] if one != "short"]
+            cell.clear()
+            for place, text in enumerate((number, "[" + rest)):
+                part = BeautifulSoup("", "html.parser").new_tag("span", attrs={"class": "short"})
+                part.string = text
+                cell.extend([" ", part] if place else [part])
+
+
+def _width(cells: list[Tag]) -> int:
+    """Characters that a column takes at least: its longest cell that is kept on one line, or its longest word."""
+    return max(
+        len(text) if "short" in cell.get("class", []) else max(map(len, text.split()), default=0)
+        for cell in cells
+        for text in [cell.get_text(strip=True)]
+    )
 
 
 def _label(table: Tag, names: list[Tag], rows: list[Tag]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import t as student
 from torch import Tensor
 
 from ovsslib.clip.backbone import PIXEL_MEAN, PIXEL_STD, Backbone
@@ -24,7 +25,7 @@ from ovsslib.segmenter import Segmenter
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean over pictures of one agreement minus another, with its paired bootstrap interval (`level` certainty)."""
+    """Mean over pictures of one agreement minus another, with its paired interval (`level` certainty)."""
 
     value: float
     low: float
@@ -86,28 +87,41 @@ def agreement(
     return shares
 
 
-def paired_difference(
-    a: np.ndarray, b: np.ndarray, level: float = 0.95, draws: int = 10_000, seed: int = 0
-) -> Difference:
-    """Mean of a - b over pictures, with the percentile interval of a bootstrap over pictures. a, b: (N,)."""
+def paired_difference(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Difference:
+    """Mean of a - b over pictures, with its t interval (the jackknife of a mean); NaN ends for one picture.
+
+    a, b: (N,), of the same pictures. Raises DataError for sizes that differ, or no picture.
+    """
     if a.shape != b.shape or a.ndim != 1 or not len(a):
         raise DataError(f"paired values must be of the same pictures, not {a.shape} and {b.shape}")
     gap = a - b
-    chosen = np.random.default_rng(seed).integers(0, len(gap), (draws, len(gap)))
-    means = gap[chosen].mean(1)
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Difference(float(gap.mean()), float(low), float(high), level)
+    if len(gap) == 1:
+        return Difference(float(gap[0]), float("nan"), float("nan"), level)
+    times = student.ppf((1 + level) / 2, len(gap) - 1)
+    half = float(times * gap.std(ddof=1) / len(gap) ** 0.5)
+    value = float(gap.mean())
+    return Difference(value, value - half, value + half, level)
+
+
+def _whole_patches(image: np.ndarray, patch: int) -> Tensor:
+    """(1, 3, H', W') float32, 0 to 1, of (H, W, 3) uint8: what is left of the sides beyond whole patches is cut off."""
+    height, width = (side // patch * patch for side in image.shape[:2])
+    return torch.from_numpy(image[:height, :width].copy()).permute(2, 0, 1)[None].float() / 255
 
 
 @torch.no_grad()
 def guide_maps(guide: Guide, image: np.ndarray) -> dict[str, Tensor]:
     """Every kind of features of a guide for a picture (H, W, 3) uint8: kind -> (D, h, w). What is left of the sides
     beyond whole patches is cut off."""
-    height, width = (side // guide.patch_size * guide.patch_size for side in image.shape[:2])
-    pixels = torch.from_numpy(image[:height, :width].copy()).permute(2, 0, 1)[None].float() / 255
-    reading = guide.read(guide.normalise(pixels))
+    reading = guide.read(guide.normalise(_whole_patches(image, guide.patch_size)))
     return {kind: reading.features(kind)[0] for kind in KINDS}
+
+
+def mean_colour(guide: Guide, image: np.ndarray) -> Tensor:
+    """What a guide has to beat: the mean colour of each of its patches of a picture (H, W, 3) uint8, normalised as it
+    sees the picture: (3, h, w)."""
+    pixels = guide.normalise(_whole_patches(image, guide.patch_size))
+    return F.avg_pool2d(pixels, guide.patch_size)[0]
 
 
 @torch.no_grad()
@@ -118,9 +132,7 @@ def clip_maps(
 
     q, k and v of the last block, the tokens that enter it, and the projected features of some recipes.
     """
-    size = backbone.patch_size
-    height, width = (side // size * size for side in image.shape[:2])
-    pixels = torch.from_numpy(image[:height, :width].copy()).permute(2, 0, 1)[None].float() / 255
+    pixels = _whole_patches(image, backbone.patch_size)
     mean, std = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     pixels = ((pixels - mean) / std).to(backbone.device)
     last = backbone.layers - 1

@@ -109,11 +109,17 @@ def part_recall(predictions: Mapping[str, Predictions], word: str = "person") ->
 
 
 def part_table(recall: pd.DataFrame) -> pd.DataFrame:
-    """:func:`part_recall` for people: a row per recipe and one for each comparison, a column per part, as text."""
+    """:func:`part_recall` for people: a row per recipe and one for each comparison, a column per part, as text.
+
+    Where no value has an interval, the name of the index says so once, not each cell.
+    """
+    bare = bool(recall["low"].isna().all())
     cells: dict[str, dict[str, str]] = {}
     for row in recall.to_dict("records"):
         name, part = row["recipe"], row["part"]
         text = intervals.written(row["value"], row["low"], row["high"], ".1f", " %")
+        if bare:
+            text = text.removesuffix(f" ({intervals.TOO_FEW})")
         cells.setdefault(name, {})[part] = text
         if row["verdict"]:
             ends = row["difference_low"], row["difference_high"]
@@ -121,7 +127,10 @@ def part_table(recall: pd.DataFrame) -> pd.DataFrame:
             comparison = cells.setdefault(f"{name}, against the first row (points)", {})
             comparison[part] = f"{gain}: {row['verdict']}"
     frame = pd.DataFrame.from_dict(cells, orient="index")
-    frame.index.name = f"recall, {int(recall['images'].max())} images with persons"
+    images = f"{int(recall['images'].max())} images with persons"
+    frame.index.name = f"recall, {images}" + (
+        f"; {intervals.TOO_FEW} of a row alone" if bare else ""
+    )
     return frame
 
 

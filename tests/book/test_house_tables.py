@@ -87,12 +87,14 @@ def test_claims_have_units_too(text):
 
 def test_cells_of_a_table_with_verdicts_know_their_heading(measured):
     soup = mended(measured)
-    assert "has-verdict" in soup.table["class"]
+    assert "stacked" in soup.table["class"]
     last = soup.tbody.find_all("tr")[1].find_all("td")[-1]
     assert (last["data-label"], last.get_text()) == ("verdict", "better")
     assert {th["scope"] for th in soup.tbody.find_all("th")} == {"row"}
     assert {" ".join(th["class"]) for th in soup.tbody.find_all("th")} == {"short"}
-    assert "has-verdict" not in mended(measured.drop(columns="verdict")).table["class"]
+    slim = measured[["verdict"]]
+    assert "stacked" in mended(slim).table["class"]
+    assert "stacked" not in mended(slim.rename(columns={"verdict": "group"})).table["class"]
 
 
 def test_two_levels_of_an_index_keep_their_names_and_their_spans():
@@ -122,3 +124,22 @@ def test_the_name_of_the_columns_gives_way_to_that_of_the_index():
     frame = pd.DataFrame({"mIoU": ["89.9 %"]}, index=pd.Index(["14x14"], name="grid"))
     frame.columns.name = "metric"
     assert cells(mended(frame), "thead") == [["grid", "mIoU, %"]]
+
+
+def test_wide_tables_break_before_intervals_and_are_stacked_on_phones():
+    narrow = pd.DataFrame({"mIoU": ["66.2 [62.2, 70.5]"]}, index=["sclip"])
+    soup = mended(narrow)
+    assert not {"wide", "stacked"} & set(soup.table["class"])
+    assert soup.tbody.td.get_text() == "66.2 [62.2, 70.5]" and "short" in soup.tbody.td["class"]
+    middling = pd.concat([narrow.add_prefix(f"{n} ") for n in range(3)], axis=1)
+    assert (
+        "stacked" in mended(middling).table["class"]
+        and "wide" not in mended(middling).table["class"]
+    )
+    wide = pd.concat([narrow.add_prefix(f"{n} ") for n in range(6)], axis=1)
+    soup = mended(wide)
+    assert {"wide", "stacked"} <= set(soup.table["class"])
+    assert [span.get_text() for span in soup.tbody.td.find_all("span")] == ["66.2", "[62.2, 70.5]"]
+    assert soup.tbody.td.get_text() == "66.2 [62.2, 70.5]" and soup.tbody.td["class"] == ["number"]
+    many = pd.concat([narrow.add_prefix(f"{n} ") for n in range(12)], axis=1)
+    assert "wide" in mended(many).table["class"] and "stacked" not in mended(many).table["class"]

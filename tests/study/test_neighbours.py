@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import ovsslib
 from ovsslib import guides
@@ -66,6 +67,26 @@ def test_the_interval_is_that_of_the_paired_differences():
     half = 1.96 * 0.02 / 20
     assert gap.low == pytest.approx(gap.value - half, abs=5e-4)
     assert gap.high == pytest.approx(gap.value + half, abs=5e-4)
+
+
+def test_the_interval_of_few_pictures_is_that_of_scipy():
+    a, b = np.array([0.5, 0.7, 0.9, 0.4]), np.array([0.4, 0.7, 0.7, 0.5])
+    gap = neighbours.paired_difference(a, b)
+    ends = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (gap.low, gap.high) == pytest.approx((ends.low, ends.high))
+    alone = neighbours.paired_difference(a[:1], b[:1])
+    assert alone.value == pytest.approx(0.1) and np.isnan([alone.low, alone.high]).all()
+
+
+def test_the_mean_colour_of_a_patch_is_that_of_its_pixels():
+    guide = guides.load("scenedino")
+    image = np.random.default_rng(0).integers(0, 256, (20, 27, 3), dtype=np.uint8)
+    colours = neighbours.mean_colour(guide, image)
+    assert colours.shape == (3, 2, 3)  # patches of 8; the rest of both sides is cut off
+    pixels = torch.from_numpy(image[8:16, 16:24].mean((0, 1)) / 255).float()[None, :, None, None]
+    torch.testing.assert_close(
+        colours[:, 1, 2], guide.normalise(pixels)[0, :, 0, 0], atol=1e-5, rtol=0
+    )
 
 
 def test_inside_a_picture_scenedino_s_patches_agree_more_than_sceneclip_s_own():
