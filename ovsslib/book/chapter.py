@@ -15,7 +15,7 @@ from ovsslib.book.figures.style import figure_style
 from ovsslib.book.parameters import name_list, whole_number
 from ovsslib.clip.backbone import Backbone
 from ovsslib.datasets.dataset import SegmentationDataset
-from ovsslib.errors import MissingPackageError, ModelError, Notice, RecipeError
+from ovsslib.errors import DataError, MissingPackageError, ModelError, Notice, RecipeError
 from ovsslib.evaluation.profiles import Profile
 from ovsslib.evaluation.results import Results, measure, stored
 from ovsslib.evaluation.store import FRESH_VARIABLE, ResultsStore
@@ -113,7 +113,7 @@ class Chapter:
             try:
                 self._segmenter(recipe)
                 able[title] = recipe
-            except (ModelError, RecipeError, MissingPackageError) as error:
+            except (ModelError, RecipeError, MissingPackageError, DataError) as error:
                 why[title] = str(error)
         return able, why
 

@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from ovsslib.errors import DataError, ModelError, RecipeError
+from ovsslib.errors import DataError, MissingPackageError, ModelError, RecipeError
 from ovsslib.evaluation import intervals
 from ovsslib.evaluation.distributed import local_device
 from ovsslib.evaluation.engine import evaluate, look_up
+from ovsslib.evaluation.keys import network_fingerprints
 from ovsslib.evaluation.profiles import DEFAULT, Profile
 from ovsslib.evaluation.records import change_texts
 from ovsslib.evaluation.report import CLASS_PREFIX, METRICS, Report
@@ -202,7 +203,7 @@ def stored(
 ) -> Results:
     """As :func:`measure`, but of the store alone: recipes without a record there are left out.
 
-    So are recipes whose second model is not here, and those that the profile's model cannot run.
+    So are recipes whose second model, package or archive is not here, and those that the profile's model cannot run.
     Raises DataError for a limit below 1, or data that cannot be read.
     """
     profile = Profile.named(profile) if isinstance(profile, str) else profile
@@ -211,9 +212,11 @@ def stored(
     backbone, segmenters = profile.backbone(), {}
     for name, recipe in named_recipes(recipes, profile).items():
         try:
-            segmenters[name] = Segmenter(backbone, recipe)
-        except (ModelError, RecipeError):
+            segmenter = Segmenter(backbone, recipe)
+            network_fingerprints(recipe, backbone)  # some networks are opened late: LoftUp
+        except (ModelError, RecipeError, MissingPackageError, DataError):
             continue
+        segmenters[name] = segmenter
     limit = limit if limit is not None else profile.limit
     reports = look_up(list(segmenters.values()), dataset, limit, store=store)
     stored_reports = {n: r for n, r in zip(segmenters, reports, strict=True) if r is not None}

@@ -124,6 +124,10 @@ class ClipAsRnn:
         changed = [f for f in ("stuff", "stuff_prompts") if getattr(self, f) != getattr(default, f)]
         return dict.fromkeys(changed, "there is one pass")
 
+    def check(self, backbone: Backbone) -> None:
+        """Open the second tower before any work, if there is one. Raises ModelError if it is not here."""
+        self._scorer(backbone)
+
     def networks(self, backbone: Backbone) -> dict[str, str]:
         """Hash of the second tower, if there is one."""
         return {"scorer": self._scorer(backbone).weights_hash} if self.scorer else {}

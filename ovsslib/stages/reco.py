@@ -101,6 +101,10 @@ class ReCo:
         """The second encoder, if there is one."""
         return self.encoder or None
 
+    def check(self, backbone: Backbone) -> None:
+        """Look for the archive before any work. Raises DataError if it is not there."""
+        open_archive(self.archive)
+
     def networks(self, backbone: Backbone) -> Mapping[str, str]:
         """Hash of the archive's pictures."""
         return {"archive": open_archive(self.archive).fingerprint}

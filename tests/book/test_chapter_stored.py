@@ -40,11 +40,13 @@ def test_what_cannot_run_here_is_told_and_the_rest_is_kept(monkeypatch):
     asked = {
         "sclip": "sclip",
         "far": ("proxyclip", {"proxy_attention.guide": "dino-vitb8"}),
+        "scorer": ("car", {"car.scorer": "ViT-L-14-quickgelu/nowhere.pt"}),
+        "archive": ("reco", {"reco.archive": "no/such/folder"}),
         "here": "proxyclip",
     }
     monkeypatch.setattr("ovsslib.guides.loading.cached_folder", lambda hub: None)
     able, why = book.runnable(asked)
-    assert list(able) == ["sclip", "here"] and list(why) == ["far"]
+    assert list(able) == ["sclip", "here"] and list(why) == ["far", "scorer", "archive"]
     assert "dino-vitb8" in why["far"] and "local cache" in why["far"]
     assert book.segmenter("proxyclip") is book.segmenter("proxyclip")  # its guide is opened once
     with pytest.raises(RecipeError, match="nosuch"):

@@ -67,6 +67,17 @@ def test_measured_ones_are_looked_up_and_others_stay_empty(tmp_path):
     assert found.loc["sclip", "value"] == pytest.approx(again.miou)
 
 
+def test_recipes_whose_second_network_is_not_here_have_no_record():
+    recipes = {
+        "sclip": "sclip",
+        "scorer": Recipe.named("car").but({"car.scorer": "ViT-L-14-quickgelu/openai"}),
+        "archive": Recipe.named("reco").but({"reco.archive": "no/such/folder"}),
+        "loftup": Recipe.named("thesis-phase1").but({"upsampling.weights": "no/such/file.pt"}),
+        "guide": Recipe.named("proxyclip").but({"proxy_attention.guide": "facebook/nowhere"}),
+    }
+    assert set(stored(recipes, "embedded")) == {"sclip"}
+
+
 def test_agreement_counts_methods_with_both_numbers():
     table = pd.DataFrame(
         {
