@@ -111,7 +111,7 @@ def part_recall(predictions: Mapping[str, Predictions], word: str = "person") ->
 def part_table(recall: pd.DataFrame) -> pd.DataFrame:
     """:func:`part_recall` for people: a row per recipe and one for each comparison, a column per part, as text.
 
-    Where no value has an interval, the name of the index says so once, not each cell.
+    Where no value has an interval, none of them says so in its cell.
     """
     bare = bool(recall["low"].isna().all())
     cells: dict[str, dict[str, str]] = {}
@@ -127,10 +127,7 @@ def part_table(recall: pd.DataFrame) -> pd.DataFrame:
             comparison = cells.setdefault(f"{name}, against the first row (points)", {})
             comparison[part] = f"{gain}: {row['verdict']}"
     frame = pd.DataFrame.from_dict(cells, orient="index")
-    images = f"{int(recall['images'].max())} images with persons"
-    frame.index.name = f"recall, {images}" + (
-        f"; {intervals.TOO_FEW} of a row alone" if bare else ""
-    )
+    frame.index.name = f"recall, {int(recall['images'].max())} images with persons"
     return frame
 
 
