@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ovsslib.clip.memory import memory_errors
+from ovsslib.clip.memory import FreeMemory, memory_errors
 from ovsslib.comparators import Comparator
 from ovsslib.datasets.checking import unused_classes
 from ovsslib.datasets.dataset import VIEWS
@@ -119,6 +119,7 @@ class Run:
         groups = group_by_trunk([job.segmenter for job in jobs])
         show = self.progress and self.processes.first and indices
         bar = tqdm(total=len(indices), desc=self.dataset.name, unit="image", disable=not show)
+        memory = FreeMemory()
         with bar:
             for index, item in read_ahead(self.dataset, indices, self.workers):
                 try:
@@ -135,6 +136,7 @@ class Run:
                     for job, record in records:
                         job.log.append(record)
                         job.add(record)
+                memory.between_pictures()
                 bar.set_postfix_str(_running(jobs), refresh=False)
                 bar.update()
 

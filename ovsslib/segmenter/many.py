@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ovsslib import paths
+from ovsslib.clip.memory import FreeMemory
 from ovsslib.errors import DataError, ImageError, OvssError, WordsError
 from ovsslib.images.pictures import read_picture
 from ovsslib.images.segmentation import Segmentation
@@ -141,6 +142,7 @@ class Many:
         return next(self._run)
 
     def _results(self) -> Iterator[tuple[str, Segmentation]]:
+        memory = FreeMemory()
         for name, image in self._read_ahead():
             try:
                 if isinstance(image, OvssError):
@@ -150,6 +152,7 @@ class Many:
             except OvssError as error:
                 self.failed[name] = str(error)
                 continue
+            memory.between_pictures()
             yield name, result
         if self.failed:
             first = next(iter(self.failed.items()))

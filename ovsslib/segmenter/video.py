@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ovsslib import paths
-from ovsslib.clip.memory import memory_errors
+from ovsslib.clip.memory import FreeMemory, memory_errors
 from ovsslib.errors import DataError, ImageError
 from ovsslib.images.pictures import Picture, read_picture
 from ovsslib.images.segmentation import Segmentation
@@ -81,7 +81,7 @@ def _segmented(
     segmenter: "Segmenter", source: Any, text: Any, smoothing: float
 ) -> Iterator[Segmentation]:
     past: Stitched | None = None
-    rows = segmenter.words(text)
+    rows, memory = segmenter.words(text), FreeMemory()
     for image in read_frames(source):
         picture = PictureInput(segmenter.prepare(image), image)
         encoded = encode_pictures([segmenter], picture, [rows])[0]
@@ -96,6 +96,7 @@ def _segmented(
                 logits.mix(past, smoothing)
             past = logits
             finished = segmenter.finish(logits, image, picture, text, confidence=True)
+        memory.between_pictures()
         yield Segmentation(
             mask=finished.labels, names=list(text.vocabulary.names), image=image, recipe=segmenter.recipe.name,
             model=segmenter.backbone.name, confidence=finished.confidence, margin=finished.margin,

@@ -1,15 +1,14 @@
 """The highest memory of a piece of work: PyTorch's tensors on CUDA, else of the process, by sampling."""
 
-import ctypes
 import gc
 import os
 import threading
-from contextlib import suppress
 
 import numpy as np
 import psutil
 import torch
 
+from ovsslib.clip.memory import give_back_free_memory
 from ovsslib.segmenter import Segmenter
 from ovsslib.text.features import TextFeatures
 
@@ -76,13 +75,6 @@ def bytes_in_use(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return torch.cuda.memory_allocated(device)
-    _give_back_free_memory()
-    return psutil.Process(os.getpid()).memory_info().rss
-
-
-def _give_back_free_memory() -> None:
-    """Have the allocator return what it keeps in store, so that the growth of the process is the
-    work's."""
     gc.collect()
-    with suppress(OSError, AttributeError):  # glibc only
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back_free_memory()
+    return psutil.Process(os.getpid()).memory_info().rss

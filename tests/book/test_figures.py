@@ -42,6 +42,15 @@ def test_pareto_frontier_leaves_out_dominated_points():
     assert list(frontier.get_ydata()) == [10.0, 32.0]
 
 
+def test_costs_far_apart_stand_on_a_logarithmic_axis_with_plain_numbers():
+    assert figures.pareto(TABLE).axes[0].get_xscale() == "linear"
+    far = TABLE.assign(seconds=TABLE["seconds"] * [1, 100, 10])
+    axes = figures.pareto(far).axes[0]
+    assert axes.get_xscale() == "log"
+    labels = {tick.get_text() for tick in axes.get_xticklabels()}
+    assert {"0.1", "1", "10"} <= labels and not any("^" in text for text in labels)
+
+
 def test_cumulative_has_accuracy_and_time():
     figure = figures.cumulative(TABLE, claimed="claimed")
     assert [axes.get_ylabel() for axes in figure.axes] == ["mIoU (%)", "seconds per image"]

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from ovsslib.book.figures.style import FAINT, INK, new_figure
@@ -229,6 +230,10 @@ def pareto(
         axes.set_xlim(*x_limits)
     elif len(table) and table[x].min() > 0 and table[x].max() > _WIDE * table[x].min():
         axes.set_xscale("log")  # else the cheap ones pile up at the left
+        # Plain numbers at 1, 2 and 5: most readers of a cost do not think in powers of ten.
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     if axes.get_legend() is not None:  # seaborn's own
         axes.get_legend().remove()
     if ceiling is None and group is None:
