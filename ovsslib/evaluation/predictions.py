@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ovsslib import paths
+from ovsslib.clip.memory import FreeMemory
 from ovsslib.comparators import Comparator
 from ovsslib.errors import DataError
 from ovsslib.evaluation.keys import data_fingerprint, key_of, parts_of
@@ -116,12 +117,14 @@ def predict(
     open_jobs = [job for job, archive in zip(jobs, archives, strict=True) if archive is None]
     groups = group_by_trunk([job.segmenter for job in open_jobs])
     bar = tqdm(range(len(chosen)) if open_jobs else (), desc=chosen.name, disable=not progress)
+    memory = FreeMemory()
     for index in bar:
         image, label = chosen[index][:2]
         for group in groups:
             members = [open_jobs[place] for place in group]
             for job, mask in zip(members, _masks(members, image, label, present_only), strict=True):
                 _write(job.archive, str(index), mask)
+        memory.between_pictures()
     for job in open_jobs:
         _close(job)
     predictions = []

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ovsslib.clip.memory import FreeMemory
 from ovsslib.datasets.dataset import SegmentationDataset
 from ovsslib.editing.edits import mask_for
 from ovsslib.errors import RecipeError, WordsError
@@ -72,7 +73,9 @@ def measure_edits(
         texts[title] = segmenter.text(
             segmenter.recipe["text"].vocabulary(dataset.vocabulary), share=False
         )
+    memory = FreeMemory()
     for index in range(len(dataset)):
+        memory.between_pictures()
         image, label, _ = dataset[index]
         objects = _objects(label, dataset, kinds, min_pixels)
         edits += len(objects)
