@@ -47,15 +47,16 @@ quick: $(INSTALLED)  ## ruff, types, and the unit tests that take no more than a
 	@$(RUN) -m pytest -q -n $(JOBS) --dist loadfile tests/clip tests/text tests/images tests/stages tests/test_methods.py \
 		tests/test_recipe.py tests/test_house.py
 
-test: $(INSTALLED)  ## ruff, types, the unit tests, and every notebook against its stored outputs: SLOW=1 adds the long tests
+test: $(INSTALLED)  ## ruff, types, the unit tests, and every notebook against its stored outputs, with the coverage: SLOW=1 adds the long tests
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 	@$(RUN) -m pytest -q -n $(JOBS) --dist loadfile $(if $(filter 1,$(SLOW)),,-m "not slow") $(if $(NOTEBOOKS),--nbval --nbval-current-env \
-		--nbval-cell-timeout 600) tests $(NOTEBOOKS)
+		--nbval-cell-timeout 600) --cov --cov-report= tests $(NOTEBOOKS)
+	@echo "coverage: $$($(RUN) -m coverage report --format=total) % of the lines of ovsslib (file by file: make coverage)"
 
-coverage: $(INSTALLED)  ## the unit tests again, with the share of each file's lines that they run
-	@$(RUN) -m pytest -q -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered tests
+coverage: $(INSTALLED)  ## the share of each file's lines that the last `make test` ran
+	@$(RUN) -m coverage report --skip-covered
 
 check-book: $(INSTALLED)  ## open every page of the built book in headless Chromium: WORD=LoftUp is searched for
 	@$(RUN) scripts/check_book.py --word "$(WORD)"

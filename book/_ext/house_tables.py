@@ -23,7 +23,7 @@ SHORT = 20
 """Characters of a row's name that are kept on one line."""
 MANY_ROWS = 25
 """From so many rows on a table can be sorted and filtered (ovsslib.js)."""
-WIDE = 95
+WIDE = 88
 """From so many characters side by side on a table is set smaller and its intervals stand below their numbers."""
 PHONE = 48
 """From so many characters side by side on a table is stacked on a phone, row by row."""
@@ -52,7 +52,8 @@ def mend(html: str) -> str:
     columns = [[row.find_all("td")[number] for row in rows] for number in range(len(names) - index)]
     for name, cells in zip(names[index:], columns, strict=True):
         _mend_column(name, cells)
-    _fit(table, [_row_names(rows, number) for number in range(index)] + columns)
+    every = [_row_names(rows, number) for number in range(index)] + columns
+    _fit(table, [[name, *cells] for name, cells in zip(names, every, strict=True)])
     for name in names:
         if not name.get_text(strip=True):
             name.name = "td"  # an empty heading heads nothing
@@ -143,9 +144,12 @@ def _row_names(rows: list[Tag], number: int) -> list[Tag]:
 
 
 def _fit(table: Tag, columns: list[list[Tag]]) -> None:
-    """Says of a table whether it is too wide for a phone, or for a page, and breaks its numbers before their intervals."""
+    """Says of a table whether it is too wide for a phone, or for a page, and breaks its numbers before their intervals.
+
+    columns: of each its heading, then its cells.
+    """
     width = sum(_width(cells) + GAP for cells in columns)
-    if width >= PHONE and len(columns) <= FEW_COLUMNS and len(columns[0]) < MANY_ROWS:
+    if width >= PHONE and len(columns) <= FEW_COLUMNS and len(columns[0]) <= MANY_ROWS:
         _mark(table, "stacked")
     if width < WIDE:
         return
