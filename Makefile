@@ -85,5 +85,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "cannot make $(VENV). Debian, Ubuntu: apt install python3-venv"; exit 1; }
 	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[book,dev]"
+	@if $(RUN) -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then \
+		$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt "cython>=3" setuptools wheel && \
+		$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation pydensecrf2; fi
 	@touch $@
 	@echo "installed $$($(RUN) -m pip list --disable-pip-version-check 2>/dev/null | tail -n +3 | wc -l) packages"

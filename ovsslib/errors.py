@@ -54,8 +54,8 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     return f"{hint}; known: {', '.join(known)}"
 
 
-def require(module: str, extra: str, purpose: str) -> Any:
-    """An optional package's module, imported.
+def require(module: str, extra: str, purpose: str, remedy: str = "") -> Any:
+    """An optional package's module, imported. remedy: what to do where the extra alone does not help.
 
     Raises MissingPackageError that names the extra which installs it: "fetching data sets needs pooch; ...".
     """
@@ -63,5 +63,6 @@ def require(module: str, extra: str, purpose: str) -> Any:
         return import_module(module)
     except ImportError:
         raise MissingPackageError(
-            f"{purpose} needs {module.partition('.')[0]}; install it with: pip install 'ovsslib[{extra}]'"
+            f"{purpose} needs {module.partition('.')[0]}; install it with: "
+            + (remedy or f"pip install 'ovsslib[{extra}]'")
         ) from None

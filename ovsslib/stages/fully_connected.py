@@ -9,6 +9,7 @@ whose probability is shared out among them at the end. The coarse copy also tell
 that changes, so the choice keeps to a tolerance rather than to a fixed number of labels.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -49,8 +50,15 @@ _CANDIDATE_RATIO = 0.4
 _GROWTH = 1.35
 
 
+# pydensecrf2 1.1 asks for a Cython whose C++ Python 3.13 no longer compiles; with a newer one it builds.
+_BY_HAND = (
+    "pip install 'cython>=3' setuptools wheel && pip install --no-build-isolation pydensecrf2"
+)
+
+
 def _library() -> ModuleType:
-    return require("pydensecrf.densecrf", "crf", "DenseCRF (compiled from C++)")
+    remedy = _BY_HAND if sys.version_info >= (3, 13) else ""
+    return require("pydensecrf.densecrf", "crf", "DenseCRF (compiled from C++)", remedy)
 
 
 def mean_field(

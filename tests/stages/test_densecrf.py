@@ -125,5 +125,9 @@ def test_bad_input_is_named(monkeypatch):
     with pytest.raises(RecipeError, match="scale is 2"):
         DenseCRF(scale=2.0)
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
     with pytest.raises(MissingPackageError, match=r"pip install 'ovsslib\[crf\]'"):
+        densecrf(photo, probabilities)
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0))  # the extra leaves it out there
+    with pytest.raises(MissingPackageError, match="--no-build-isolation pydensecrf2"):
         densecrf(photo, probabilities)
