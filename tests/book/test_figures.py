@@ -299,6 +299,7 @@ def test_a_heat_map_keeps_its_cells_beside_long_names(recwarn):
     names = ["plain names, 20 distractors + background chosen for the words + offset", "plurals"]
     figure = figures.heat_map(pd.DataFrame({"a": [1.0, 2.0]}, names), "points", centre=0)
     figure.canvas.draw()
-    assert figure.axes[0].get_position().width > 0.2 and not recwarn.list
+    assert figure.axes[0].get_position().width > 0.2
+    assert not [one for one in recwarn if "layout" in str(one.message)]  # nothing else is ours
     ticks = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert [tick.replace("\n", " ") for tick in ticks] == names and "\n" in ticks[0]
