@@ -126,6 +126,19 @@ def replacing(
             temporary.unlink()
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, linked folders followed (each once), hidden files left out."""
+    visited = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders.sort()  # which of two links to a folder is followed must not depend on the disk
+        yield from (Path(parent) / name for name in names if not name.startswith("."))
+
+
 def put_in_place(source: Path, target: str | os.PathLike[str]) -> None:
     """Give a finished file its name, in one step; an existing one is replaced. Raises OSError."""
     os.replace(source, target)

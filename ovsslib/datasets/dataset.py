@@ -19,10 +19,8 @@ from ovsslib import paths
 from ovsslib.datasets import label_tables as labels
 from ovsslib.datasets.file_hashes import file_hashes
 from ovsslib.errors import DataError, ImageError
-from ovsslib.images.pictures import open_untouched, read_picture
+from ovsslib.images.pictures import PICTURE_SUFFIXES, open_untouched, read_picture
 from ovsslib.text.cleaning import split_synonyms
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 VIEWS = {
     "voc21": ("VOCdevkit/VOC2012", "voc21", 21, 1449),
@@ -337,7 +335,7 @@ def _items(layout: Layout, base: Path) -> Iterator[Item]:
     if layout.list_file is None:
         ids = sorted(
             path.relative_to(images).as_posix()[: -len(layout.image_suffix)]
-            for path in files_below(images)
+            for path in paths.files_below(images)
             if path.name.endswith(layout.image_suffix)
         )
     else:
@@ -383,7 +381,7 @@ def _open_folder(root, split: str, words: Sequence[str] | None) -> SegmentationD
         if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
     )
     if not files:
-        raise DataError(f"no images: {images} has none of {', '.join(PICTURE_SUFFIXES)}")
+        raise DataError(f"no images: {images} has none of {', '.join(sorted(PICTURE_SUFFIXES))}")
     stems = [path.stem for path in files]
     if len(set(stems)) != len(stems):
         twice = next(stem for stem in stems if stems.count(stem) > 1)
@@ -400,18 +398,6 @@ def _lines_of(file: Path) -> list[str]:
         raise DataError(f"{file} is not UTF-8; save it as UTF-8") from None
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}") from None
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, linked folders followed (each once), hidden files left out."""
-    visited = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        yield from (Path(parent) / name for name in names if not name.startswith("."))
 
 
 def _first_folder(root: Path, names: Sequence[str], split: str) -> Path:

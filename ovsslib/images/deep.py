@@ -40,9 +40,10 @@ def with_deep_samples(image: Image.Image, path: Path) -> Image.Image:
     samples = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16 or samples.ndim != 3:
         return image
-    colours = high_byte(samples[..., 2::-1], str(path))
+    deep_samples = np.asarray(samples, dtype=np.int64)
+    colours = high_byte(deep_samples[..., 2::-1], str(path))
     if samples.shape[2] == 4:
-        colours = np.dstack([colours, (samples[..., 3] >> 8).astype(np.uint8)])
+        colours = np.dstack([colours, (deep_samples[..., 3] >> 8).astype(np.uint8)])
     deep = Image.fromarray(colours)
     if ORIENTATION in image.getexif():
         deep.getexif()[ORIENTATION] = image.getexif()[ORIENTATION]

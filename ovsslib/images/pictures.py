@@ -29,7 +29,28 @@ STD = (68.501, 66.632, 70.323)
 MAX_PIXELS = 2**28
 """Largest picture that is read, 268 million pixels (16384 x 16384), 805 MB as RGB."""
 
-_NEEDS_PLUGIN = (".heic", ".heif", ".jxl", ".raw", ".cr2", ".nef", ".arw", ".dng", ".svg")
+_PHOTOGRAPHS_OF_A_PLUGIN = (".heic", ".heif", ".jxl", ".raw", ".cr2", ".nef", ".arw", ".dng")
+_NEEDS_PLUGIN = (*_PHOTOGRAPHS_OF_A_PLUGIN, ".svg")
+PICTURE_SUFFIXES = frozenset(
+    {
+        *(
+            ".jpg",
+            ".jpeg",
+            ".jpe",
+            ".jfif",
+            ".png",
+            ".webp",
+            ".bmp",
+            ".tif",
+            ".tiff",
+            ".gif",
+            ".jp2",
+        ),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".avif"),
+        *_PHOTOGRAPHS_OF_A_PLUGIN,  # reading them says what to do; they are not left out without a word
+    }
+)
+"""File names that count as pictures in a folder, in lower case."""
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
 
