@@ -21,6 +21,7 @@ import yaml
 
 from ovsslib import paths
 from ovsslib.errors import WordsError, did_you_mean
+from ovsslib.recipe.reading import read_yaml
 from ovsslib.text.background_sets import background_besides, background_sets, background_words
 from ovsslib.text.cleaning import (
     as_list,
@@ -277,7 +278,7 @@ class Vocabulary:
         try:
             if path.suffix.lower() not in (".yaml", ".yml", ".json"):
                 return _from_lines(text, path.stem, background_line)
-            content = yaml.safe_load(text)
+            content = read_yaml(text)
             if isinstance(content, dict) and "classes" in content:
                 vocabulary = _from_content(content, path.stem, names, background)
                 _report_shared(vocabulary)
