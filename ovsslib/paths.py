@@ -102,6 +102,8 @@ def replacing(
     if "\0" in str(path):
         raise DataError(f"cannot write {str(path)!r}: no file can have that name; choose another")
     target = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    if os.path.exists(path) and not os.path.exists(target):
+        target = path  # /dev/stdout: a link whose text names a pipe, and no path
     special = os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target)
     folder = Path(tempfile.gettempdir()) if special else target.parent
     temporary = folder / f".{path.name[:40]}.{secrets.token_hex(8)}.part"

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ovsslib.cli.console import say
+from ovsslib.cli.files import check_writable, read_words, refuse_ignored
 from ovsslib.cli.options import RecipeName
 from ovsslib.errors import DataError, RecipeError
 
@@ -48,6 +50,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
 
 
 def edit(
+    context: typer.Context,
     image: Photo,
     word: Word,
     out: Out,
@@ -94,13 +97,24 @@ def edit(
         raise DataError(
             f"an edited picture is saved without loss, as PNG: {out.name!r} must end in .png"
         )
+    check_writable(out)
+    offered = None if words is None else read_words(words, tables=False)
+    painted = chosen.keys() & {"replace", "remove", "new-background"}
+    if not painted:
+        names = ("inpainter", "download", "negative", "seed", "steps", "guidance")
+        edits_that_paint = "--replace, --remove and --new-background"
+        refuse_ignored(
+            context,
+            names,
+            f"is of {edits_that_paint}; --{next(iter(chosen))} paints nothing, leave it out",
+        )
     painting = {"negative_prompt": negative, "seed": seed, "steps": steps, "guidance": guidance}
-    if chosen.keys() & {"replace", "remove", "new-background"}:
+    if painted:
         from ovsslib.editing.diffusion import DEFAULT_MODEL, load_inpainter
 
         # loaded first: without it there is no need to segment
         painting["model"] = load_inpainter(inpainter or DEFAULT_MODEL, device, download=download)
-    result = _segmented(image, word, words, recipe, model, pretrained, device, confidence)
+    result = _segmented(image, word, offered, recipe, model, pretrained, device, confidence)
     from ovsslib.editing import edits as editing
 
     mask = editing.mask_for(result, word, component, grow, feather, confidence)
@@ -111,10 +125,10 @@ def edit(
 
     write_png(Image.fromarray(edited), out)
     changed = int((mask > 0).sum())
-    print(f"{word}: {changed} pixels, {100 * changed / mask.size:.1f} % of the picture; {out}")
+    say(f"{word}: {changed} pixels, {100 * changed / mask.size:.1f} % of the picture; {out}")
 
 
-def _segmented(image, word, words, recipe, model, pretrained, device, confidence):
+def _segmented(image, word, offered, recipe, model, pretrained, device, confidence):
     import torch
 
     from ovsslib.segmenter import load
@@ -122,7 +136,8 @@ def _segmented(image, word, words, recipe, model, pretrained, device, confidence
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     segmenter = load(recipe, model, pretrained, device=device)
-    offered, background = (words, None) if words else ([word], "auto")
+    background = "auto" if offered is None else None
+    offered = [word] if offered is None else offered
     return segmenter(image, offered, background, keep_scores=confidence is not None)
 
 
@@ -144,5 +159,5 @@ def _edited(result, mask, chosen: dict, painting: dict):
     if name == "new-background":
         return editing.background(image, mask, prompt=value, **painting)
     around = editing.surrounding_words(result, mask)
-    print(f"painting with: {', '.join(around) or 'the picture alone'}")
+    say(f"painting with: {', '.join(around) or 'the picture alone'}")
     return editing.remove(image, mask, around, **painting)

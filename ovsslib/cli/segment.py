@@ -7,18 +7,20 @@ import typer
 
 from ovsslib import paths
 from ovsslib.cli.console import say, show, stderr
+from ovsslib.cli.files import check_writable, read_words, refuse_ignored
 from ovsslib.cli.options import Model, Pretrained, Set
-from ovsslib.errors import DataError, RecipeError, WordsError
+from ovsslib.errors import DataError, RecipeError
 from ovsslib.recipe import parse_changes
 
 
 def segment(
+    context: typer.Context,
     image: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.")],
     words: Annotated[
         str,
         typer.Option(
-            help='The words, as in "person, dog, grass"; a file of words, one a line (.txt, .yaml); for a folder '
-            "also a .csv: picture, then its words."
+            help='The words, as in "person, dog, grass"; a file of words, one a line (.txt, .yaml), or -: from a pipe; for '
+            "a folder also a .csv: picture, then its words."
         ),
     ],
     recipe: Annotated[
@@ -58,10 +60,16 @@ def segment(
     from ovsslib.segmenter import Segmenter, load
 
     word_list = read_words(words)  # before a model is loaded: the cheaper mistake first
+    image = image.expanduser()
     whole_folder = paths.is_dir(image)
     if whole_folder and out is None:
         raise DataError(f"{image} is a folder; say where its masks shall go: --out FOLDER")
     _refuse_ignored(image, whole_folder, overlay, format_, instances)
+    if not whole_folder:
+        refuse_ignored(
+            context, ("workers",), f"is for folders, and {image} is one picture; leave it out"
+        )
+        check_writable(out, overlay)
     segmenter = load(recipe, model or "auto", pretrained, device=device, precision=precision)
     if set_:
         if isinstance(segmenter, Comparator):
@@ -89,26 +97,6 @@ def _refuse_ignored(image: Path, folder: bool, overlay, formats, instances: bool
             f"{option} is for folders and {image} is one picture; leave it out (--out mask.png, --overlay overlay.png), or "
             "name the folder"
         )
-
-
-def read_words(words: str):
-    """Words of the command line: themselves, or what the file of that name holds.
-
-    Raises WordsError for a name that ends like a file's and is none.
-    """
-    from ovsslib.segmenter import WordsByPicture, read_words_by_picture
-    from ovsslib.text.vocabulary import Vocabulary
-
-    path = Path(words)
-    if path.suffix.lower() not in (".txt", ".yaml", ".yml", ".csv") or "," in words:
-        return words
-    if not paths.is_file(path):
-        raise WordsError(
-            f"there is no file of words at {path}; write the words, or give another path"
-        )
-    if path.suffix.lower() == ".csv":
-        return WordsByPicture(read_words_by_picture(path))
-    return Vocabulary.from_file(path)
 
 
 def _picture(segmenter, image: Path, words, out, background, overlay) -> None:
