@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ovsslib
 from ovsslib.errors import DataError, WordsError
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter, WordsByPicture, read_words_by_picture
@@ -113,3 +114,18 @@ def test_arguments_that_would_be_misread(segmenter, folder):
         segmenter.many([np.zeros((8, 8, 3), dtype=np.uint8)], WORDS)
     with pytest.raises(DataError, match="workers=1.5"):
         segmenter.many(folder, WORDS, workers=1.5)
+
+
+def test_a_trained_model_segments_folders_too(folder, tmp_path):
+    made = ovsslib.load("deeplabv3-scenes")
+    report = segment_folder(made, folder, ["sky", "grass"], tmp_path / "out")
+    assert report.done == ["a.jpg", "b.jpg"]
+    for name in ("a", "b"):
+        expected = made(folder / f"{name}.jpg", ["sky", "grass"], keep_scores=True)
+        assert np.array_equal(
+            np.asarray(Image.open(tmp_path / f"out/masks/{name}.png")), expected.mask
+        )
+    text = made.text(["sky", "grass"])
+    result = made.segment(expected.image, text, confidence=True)
+    first, second = np.sort(expected.scores, axis=0)[::-1]
+    assert np.allclose(result.confidence, first) and np.allclose(result.margin, first - second)
