@@ -47,6 +47,8 @@ Seed = Annotated[int, typer.Option(help="Of the painting.")]
 Steps = Annotated[int, typer.Option(help="Denoising steps of the painting.")]
 Guidance = Annotated[float, typer.Option(help="How closely the prompt is followed.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
+PAINTED = {"replace", "remove", "new-background"}
+"""Edits that a diffusion model makes."""
 
 
 def edit(
@@ -88,28 +90,10 @@ def edit(
         "new-background": new_background,
     }
     chosen = {name: value for name, value in edits.items() if value not in (None, False)}
-    if len(chosen) != 1:
-        listed = ", ".join(f"--{name}" for name in chosen) or "none"
-        raise RecipeError(
-            f"give one edit, not {listed}: {', '.join(f'--{name}' for name in edits)}"
-        )
-    if out.suffix.lower() != ".png":
-        raise DataError(
-            f"an edited picture is saved without loss, as PNG: {out.name!r} must end in .png"
-        )
-    check_writable(out)
+    _refuse(context, out, chosen, list(edits))
     offered = None if words is None else read_words(words, tables=False)
-    painted = chosen.keys() & {"replace", "remove", "new-background"}
-    if not painted:
-        names = ("inpainter", "download", "negative", "seed", "steps", "guidance")
-        edits_that_paint = "--replace, --remove and --new-background"
-        refuse_ignored(
-            context,
-            names,
-            f"is of {edits_that_paint}; --{next(iter(chosen))} paints nothing, leave it out",
-        )
     painting = {"negative_prompt": negative, "seed": seed, "steps": steps, "guidance": guidance}
-    if painted:
+    if chosen.keys() & PAINTED:
         from ovsslib.editing.diffusion import DEFAULT_MODEL, load_inpainter
 
         # loaded first: without it there is no need to segment
@@ -126,6 +110,27 @@ def edit(
     write_png(Image.fromarray(edited), out)
     changed = int((mask > 0).sum())
     say(f"{word}: {changed} pixels, {100 * changed / mask.size:.1f} % of the picture; {out}")
+
+
+def _refuse(context: typer.Context, out: Path, chosen: dict, edits: list[str]) -> None:
+    """Raise for what cannot work, or would be ignored, before a model is loaded."""
+    if len(chosen) != 1:
+        listed = ", ".join(f"--{name}" for name in chosen) or "none"
+        raise RecipeError(
+            f"give one edit, not {listed}: {', '.join(f'--{name}' for name in edits)}"
+        )
+    if out.suffix.lower() != ".png":
+        raise DataError(
+            f"an edited picture is saved without loss, as PNG: {out.name!r} must end in .png"
+        )
+    check_writable(out)
+    if not chosen.keys() & PAINTED:
+        names = ("inpainter", "download", "negative", "seed", "steps", "guidance")
+        refuse_ignored(
+            context,
+            names,
+            f"is of --replace, --remove and --new-background; --{next(iter(chosen))} paints nothing, leave it out",
+        )
 
 
 def _segmented(image, word, offered, recipe, model, pretrained, device, confidence):

@@ -64,12 +64,7 @@ def segment(
     whole_folder = paths.is_dir(image)
     if whole_folder and out is None:
         raise DataError(f"{image} is a folder; say where its masks shall go: --out FOLDER")
-    _refuse_ignored(image, whole_folder, overlay, format_, instances)
-    if not whole_folder:
-        refuse_ignored(
-            context, ("workers",), f"is for folders, and {image} is one picture; leave it out"
-        )
-        check_writable(out, overlay)
+    _refuse_ignored(context, image, whole_folder, out, overlay, format_, instances)
     segmenter = load(recipe, model or "auto", pretrained, device=device, precision=precision)
     if set_:
         if isinstance(segmenter, Comparator):
@@ -87,16 +82,23 @@ def segment(
         say(f"{segmenter.recipe.name}: {name} cannot change the mask here: {reason}")
 
 
-def _refuse_ignored(image: Path, folder: bool, overlay, formats, instances: bool) -> None:
-    """Raise DataError for an option that a folder, or a single picture, would ignore."""
-    if folder and overlay is not None:
-        raise DataError(f"--overlay {overlay}: {image} is a folder; ask for --format overlays")
-    if not folder and (formats or instances):
+def _refuse_ignored(
+    context: typer.Context, image: Path, folder: bool, out, overlay, formats, instances: bool
+) -> None:
+    """Raise DataError for an option that a folder, or a single picture, would ignore; and for a place without a folder."""
+    if folder:
+        if overlay is not None:
+            raise DataError(f"--overlay {overlay}: {image} is a folder; ask for --format overlays")
+        return
+    if formats or instances:
         option = f"--format {formats[0]}" if formats else "--instances"
         raise DataError(
             f"{option} is for folders and {image} is one picture; leave it out (--out mask.png, --overlay overlay.png), or "
             "name the folder"
         )
+    reason = f"is for folders, and {image} is one picture; leave it out"
+    refuse_ignored(context, ("workers",), reason)
+    check_writable(out, overlay)
 
 
 def _picture(segmenter, image: Path, words, out, background, overlay) -> None:

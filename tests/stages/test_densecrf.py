@@ -127,3 +127,14 @@ def test_bad_input_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'ovsslib\[crf\]'"):
         densecrf(photo, probabilities)
+
+
+def test_read_only_and_turned_pictures():
+    """np.asarray(Image.open(...)), as people write it, cannot be written to."""
+    photo, probabilities = scene(4, 40, 48)
+    expected = densecrf(photo, probabilities)
+    locked = photo.copy()
+    locked.flags.writeable = False
+    turned = np.array(photo[:, ::-1])[:, ::-1]
+    for picture in (locked, turned, np.asfortranarray(photo)):
+        assert np.array_equal(densecrf(picture, probabilities), expected)
