@@ -120,7 +120,7 @@ _NEEDED = (
     *(("pixels", "mean"), ("pixels", "std"), ("graph", ""), ("recipe", "name")),
     *(("weights", ""), ("switches", "")),
 )
-"""What is read of a description: entries, and parts of them."""
+"""Entries of a description that are read, with their parts."""
 
 
 def _holds(content: dict[str, Any], key: str, part: str) -> bool:
