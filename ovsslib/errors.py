@@ -49,7 +49,10 @@ class MissingPackageError(OvssError):
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the closest known one, then all of them."""
     known = list(known)
-    close = get_close_matches(str(word), known, n=1)
+    lower = {name.lower(): name for name in reversed(known)}
+    close = get_close_matches(str(word), known, n=1) or [
+        lower[match] for match in get_close_matches(str(word).lower(), lower, n=1)
+    ]
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"{hint}; known: {', '.join(known)}"
 

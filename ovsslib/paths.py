@@ -102,6 +102,8 @@ def replacing(
     if "\0" in str(path):
         raise DataError(f"cannot write {str(path)!r}: no file can have that name; choose another")
     target = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    if os.path.exists(path) and not os.path.exists(target):
+        target = path  # /dev/stdout: a link whose text names a pipe, and no path
     special = os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target)
     folder = Path(tempfile.gettempdir()) if special else target.parent
     temporary = folder / f".{path.name[:40]}.{secrets.token_hex(8)}.part"
@@ -124,6 +126,19 @@ def replacing(
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, linked folders followed (each once), hidden files left out."""
+    visited = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders.sort()  # which of two links to a folder is followed must not depend on the disk
+        yield from (Path(parent) / name for name in names if not name.startswith("."))
 
 
 def put_in_place(source: Path, target: str | os.PathLike[str]) -> None:

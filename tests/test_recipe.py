@@ -250,3 +250,104 @@ def test_inert_stages_say_so():
     assert Recipe.named("sclip").inert() == {}
     assert "temperature" in Recipe("c").but(calibration=True).inert()["calibration"]
     assert Recipe.named("thesis-2c").inert() == {}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "nan", "-.inf"])
+def test_numbers_that_are_none_are_refused(value):
+    """NaN is greater than nothing: with it every pixel would be word 0."""
+    with pytest.raises(
+        RecipeError, match=r"labels.logit_scale=-?(nan|inf).*finite number|logit_scale='-.inf'"
+    ):
+        Recipe.named("sclip").but({"labels.logit_scale": value})
+    settings = dataclasses.replace(Recipe.named("sclip")["labels"])
+    object.__setattr__(settings, "logit_scale", float("nan"))
+    with pytest.raises(RecipeError, match="finite number"):
+        Recipe("own", {"labels": settings})
+
+
+def test_no_field_of_any_stage_takes_what_is_no_number():
+    for name, info in stages().items():
+        for entry in dataclasses.fields(info.settings):
+            for wrong in (float("nan"), float("inf")):
+                with pytest.raises(RecipeError):
+                    make_settings(name, {entry.name: wrong})
+
+
+@pytest.mark.parametrize("field", ["pamr.iterations", "labels.logit_scale", "upsampling.grid"])
+def test_true_is_no_number(field):
+    with pytest.raises(RecipeError, match=f"{field}=True: give a number"):
+        Recipe.named("sclip").but(parse_changes([f"{field}=true"]))
+    assert Recipe.named("sclip").but({"attention.residual": False}) != Recipe.named("clip")
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["pamr.iterations=3", "pamr.iterations=7"], "pamr.iterations is 3 as well; keep one"),
+        (["pamr=true", "pamr=false"], "pamr is True as well"),
+        (["densecrf=true", "refine=[pamr]"], r"densecrf=True: refine=\['pamr'\].*contradict"),
+        (["refine=[pamr]", "densecrf.scale=0.5"], "densecrf=.*contradict"),
+        (["refine=[pamr, densecrf]", "pamr=false"], "pamr=False.*contradict"),
+        (["refine=pamr"], r"'refine' is a point of the flow.*refine=\["),
+        (["PAMR=true"], "did you mean 'pamr'"),
+    ],
+)
+def test_changes_that_contradict_each_other_are_refused(texts, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe.named("sclip").but(parse_changes(texts))
+
+
+def test_changes_that_agree_in_any_order():
+    recipe = Recipe.named("sclip")
+    for texts in (["refine=[pamr]", "pamr.iterations=3"], ["pamr.iterations=3", "refine=[pamr]"]):
+        assert recipe.but(parse_changes(texts))["pamr"].iterations == 3
+    assert parse_changes(["pamr=true", "pamr=true"]) == {"pamr": True}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nstages: {pamr: true}\nstages: {labels: {closing: 3}}", "'stages' stands twice"),
+        ("name: a\nstages: {pamr: {iterations: 5, iterations: 7}}", "'iterations' stands twice"),
+        ("name: a\nstages: [pamr]", r"stages is a mapping.*not \['pamr'\]"),
+        ("name: a\ndatasets: [voc21]", "datasets is a mapping"),
+        ("name: a\ndatasets: {voc21: pamr}", "settings for 'voc21' are a mapping.*not 'pamr'"),
+        ("name: a\ndatasets: {voc21: {parm.iterations: 3}}", "'parm'.*did you mean 'pamr'"),
+        ("name:", "name is text, not None"),
+        ("name: [a]", "name is text"),
+        ("name: a\nyear: x", "year is a year such as 2024, not 'x'"),
+        ("name: a\nsummary: [1]", "summary is text"),
+    ],
+)
+def test_recipes_of_the_wrong_form_are_refused(text, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_yaml(text)
+
+
+def test_anchors_and_merges_are_no_repeated_keys():
+    text = "name: a\nstages:\n  pamr: &p {iterations: 5}\n  densecrf: {scale: 0.5}\n"
+    merged = text.replace("&p {iterations: 5}", "{<<: {iterations: 4}, iterations: 5}")
+    assert Recipe.from_yaml(merged) == Recipe.from_yaml(text)
+
+
+def test_another_spelling_of_a_data_set_is_told():
+    for spelling in ("voc-21", "VOC21", "voc_21"):
+        with pytest.raises(
+            RecipeError, match=f"settings for the data set 'voc21', not '{spelling}'"
+        ):
+            Recipe.named("itaclip", spelling)
+    assert Recipe.named("itaclip", "my own").dataset is None
+
+
+def test_recipe_files_as_people_name_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my r\u00e9cipe.yaml").write_text(
+        "\ufeffname: a\nstages: {pamr: true}\n", encoding="utf-8"
+    )
+    assert "pamr" in Recipe.named("~/my r\u00e9cipe.yaml")
+    assert "pamr" in Recipe.named(tmp_path / "my r\u00e9cipe.yaml")
+    with pytest.raises(RecipeError, match="unknown recipe 'none.yaml': there is no such file"):
+        Recipe.named("none.yaml")
+    (tmp_path / "latin.yaml").write_bytes("name: caf\u00e9".encode("latin-1"))
+    with pytest.raises(RecipeError, match="latin.yaml.*save it as UTF-8"):
+        Recipe.named("~/latin.yaml")

@@ -9,6 +9,7 @@ import typer
 
 from ovsslib import paths
 from ovsslib.cli.console import say, show
+from ovsslib.cli.files import read_words
 from ovsslib.errors import DataError
 
 data_app = typer.Typer(
@@ -104,16 +105,21 @@ def get_data(
 def show_words(
     name: Annotated[str | None, typer.Argument(help="A vocabulary; none lists them.")] = None,
     names: Annotated[
-        str, typer.Option(help="Naming variant, such as readable, sclip, itaclip.")
-    ] = "readable",
+        str | None,
+        typer.Option(help="Naming variant, such as sclip, itaclip. Default: readable."),
+    ] = None,
 ) -> None:
     """The classes of a vocabulary and the queries that stand for each."""
     from ovsslib.text.vocabulary import Vocabulary, available
 
     if name is None:
+        if names is not None:
+            raise DataError(
+                f"--names {names} goes with a vocabulary: ovss words show NAME --names {names}"
+            )
         say("\n".join(available()))
         return
-    vocabulary = Vocabulary.named(name, names=names)
+    vocabulary = Vocabulary.named(name, names=names or "readable")
     show(vocabulary.describe(), f"{vocabulary.title or name}: {len(vocabulary)} classes")
 
 
@@ -150,12 +156,12 @@ def audit(
     pretrained: Annotated[str | None, typer.Option(help="Pretrained tag, or a file.")] = None,
 ) -> None:
     """Words that the model does not know, confuses, or takes for the same; and what to write instead."""
-    from ovsslib.cli.segment import read_words
     from ovsslib.segmenter import load
     from ovsslib.text.background import audit_words
 
+    offered = read_words(words, tables=False)  # before a model is loaded: the cheaper mistake first
     backbone = load("sclip", model, pretrained).backbone
-    report = audit_words(backbone, read_words(words), background)
+    report = audit_words(backbone, offered, background)
     if report.unknown:
         say(
             f"never seen by {backbone.name}: {', '.join(report.unknown)}; write others, or load a real CLIP"

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ovsslib.cli.console import say
+from ovsslib.cli.files import check_writable, read_words, refuse_ignored
 from ovsslib.cli.options import RecipeName
 from ovsslib.errors import DataError, RecipeError
 
@@ -45,9 +47,12 @@ Seed = Annotated[int, typer.Option(help="Of the painting.")]
 Steps = Annotated[int, typer.Option(help="Denoising steps of the painting.")]
 Guidance = Annotated[float, typer.Option(help="How closely the prompt is followed.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
+PAINTED = {"replace", "remove", "new-background"}
+"""Edits that a diffusion model makes."""
 
 
 def edit(
+    context: typer.Context,
     image: Photo,
     word: Word,
     out: Out,
@@ -85,22 +90,15 @@ def edit(
         "new-background": new_background,
     }
     chosen = {name: value for name, value in edits.items() if value not in (None, False)}
-    if len(chosen) != 1:
-        listed = ", ".join(f"--{name}" for name in chosen) or "none"
-        raise RecipeError(
-            f"give one edit, not {listed}: {', '.join(f'--{name}' for name in edits)}"
-        )
-    if out.suffix.lower() != ".png":
-        raise DataError(
-            f"an edited picture is saved without loss, as PNG: {out.name!r} must end in .png"
-        )
+    _refuse(context, out, chosen, list(edits))
+    offered = None if words is None else read_words(words, tables=False)
     painting = {"negative_prompt": negative, "seed": seed, "steps": steps, "guidance": guidance}
-    if chosen.keys() & {"replace", "remove", "new-background"}:
+    if chosen.keys() & PAINTED:
         from ovsslib.editing.diffusion import DEFAULT_MODEL, load_inpainter
 
         # loaded first: without it there is no need to segment
         painting["model"] = load_inpainter(inpainter or DEFAULT_MODEL, device, download=download)
-    result = _segmented(image, word, words, recipe, model, pretrained, device, confidence)
+    result = _segmented(image, word, offered, recipe, model, pretrained, device, confidence)
     from ovsslib.editing import edits as editing
 
     mask = editing.mask_for(result, word, component, grow, feather, confidence)
@@ -111,10 +109,31 @@ def edit(
 
     write_png(Image.fromarray(edited), out)
     changed = int((mask > 0).sum())
-    print(f"{word}: {changed} pixels, {100 * changed / mask.size:.1f} % of the picture; {out}")
+    say(f"{word}: {changed} pixels, {100 * changed / mask.size:.1f} % of the picture; {out}")
 
 
-def _segmented(image, word, words, recipe, model, pretrained, device, confidence):
+def _refuse(context: typer.Context, out: Path, chosen: dict, edits: list[str]) -> None:
+    """Raise for what cannot work, or would be ignored, before a model is loaded."""
+    if len(chosen) != 1:
+        listed = ", ".join(f"--{name}" for name in chosen) or "none"
+        raise RecipeError(
+            f"give one edit, not {listed}: {', '.join(f'--{name}' for name in edits)}"
+        )
+    if out.suffix.lower() != ".png":
+        raise DataError(
+            f"an edited picture is saved without loss, as PNG: {out.name!r} must end in .png"
+        )
+    check_writable(out)
+    if not chosen.keys() & PAINTED:
+        names = ("inpainter", "download", "negative", "seed", "steps", "guidance")
+        refuse_ignored(
+            context,
+            names,
+            f"is of --replace, --remove and --new-background; --{next(iter(chosen))} paints nothing, leave it out",
+        )
+
+
+def _segmented(image, word, offered, recipe, model, pretrained, device, confidence):
     import torch
 
     from ovsslib.segmenter import load
@@ -122,7 +141,8 @@ def _segmented(image, word, words, recipe, model, pretrained, device, confidence
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     segmenter = load(recipe, model, pretrained, device=device)
-    offered, background = (words, None) if words else ([word], "auto")
+    background = "auto" if offered is None else None
+    offered = [word] if offered is None else offered
     return segmenter(image, offered, background, keep_scores=confidence is not None)
 
 
@@ -144,5 +164,5 @@ def _edited(result, mask, chosen: dict, painting: dict):
     if name == "new-background":
         return editing.background(image, mask, prompt=value, **painting)
     around = editing.surrounding_words(result, mask)
-    print(f"painting with: {', '.join(around) or 'the picture alone'}")
+    say(f"painting with: {', '.join(around) or 'the picture alone'}")
     return editing.remove(image, mask, around, **painting)

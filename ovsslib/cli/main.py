@@ -3,6 +3,8 @@
 Topics with several commands (`data`, `words`, `scenes`) are apps of their own; `app.add_typer` adds another.
 """
 
+import errno
+import io
 import sys
 import warnings
 from pathlib import Path
@@ -17,11 +19,12 @@ from ovsslib.cli.console import one_line, say, show, show_warning, speaks, stder
 from ovsslib.cli.data import Root, data_app, pretrain_app, scenes_app, words_app
 from ovsslib.cli.edit import edit
 from ovsslib.cli.export import export_app
+from ovsslib.cli.files import check_writable, expanded
 from ovsslib.cli.models import models_app
 from ovsslib.cli.options import Model, Pretrained, Set
 from ovsslib.cli.results import results_app
 from ovsslib.cli.segment import segment
-from ovsslib.errors import DataError, OvssError, RecipeError
+from ovsslib.errors import DataError, OvssError, RecipeError, did_you_mean
 from ovsslib.recipe import Recipe, parse_changes, recipes
 
 app = typer.Typer(
@@ -48,10 +51,18 @@ ProfileName = Annotated[str | None, typer.Option("--profile", help="Model, data 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; an error that the library raises on purpose is one red line and exit code 1."""
     warnings.showwarning = show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal in ASCII shows "caf?"
     try:
-        app(args=arguments)
+        app(args=[expanded(a) for a in (sys.argv[1:] if arguments is None else arguments)])
     except OvssError as error:
         stderr().print(f"[red]error: {escape(one_line(error))}[/red]", soft_wrap=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        stderr().print(f"[red]error: the output cannot be written: {error.strerror}[/red]")
         sys.exit(1)
     except KeyboardInterrupt:
         stderr().print("[red]stopped; the same command goes on where it was[/red]")
@@ -100,14 +111,15 @@ def evaluate(
     settings = _profile(profile, model, pretrained, dataset, root, device, precision).but(
         split=split
     )
+    # Comparisons take three columns each: one metric fits a terminal.
+    usual = ["miou"] if baseline else ["miou", "pixel_accuracy", "mean_accuracy", "boundary_f1"]
     named = named_recipes(recipe or ["sclip"], settings)
+    _check_report(metric, csv, baseline, named)
     if set_:
         changes = parse_changes(set_)
         named = {label: entry.but(changes) for label, entry in named.items()}
     policy: Any = on_error  # any other word is refused there
     results = measure(named, settings, limit, fresh, workers=workers, on_error=policy)
-    # Comparisons take three columns each: one metric fits a terminal.
-    usual = ["miou"] if baseline else ["miou", "pixel_accuracy", "mean_accuracy", "boundary_f1"]
     _report(results, metric or usual, baseline, csv)
     _leave_processes()
 
@@ -120,7 +132,7 @@ def _profile(
 
     from ovsslib.evaluation.profiles import DEFAULT, Profile
 
-    profile = Profile.named(name or DEFAULT)
+    profile = Profile.named(DEFAULT if name is None else name)
     if model is not None and pretrained is None:
         profile = dataclasses.replace(profile, pretrained=None)
     return profile.but(
@@ -131,6 +143,23 @@ def _profile(
         device=device,
         precision=precision,
     )
+
+
+def _check_report(metrics, csv: Path | None, baseline: str | None = None, labels=()) -> None:
+    """Refuse what the table at the end could not show, before hours of measuring."""
+    from ovsslib.evaluation.report import CLASS_PREFIX, METRICS
+
+    known = (*METRICS, "per_class", f"{CLASS_PREFIX}NAME")
+    for metric in metrics or ():
+        if metric not in known and not metric.startswith(CLASS_PREFIX):
+            raise DataError(f"unknown metric {metric!r}{did_you_mean(metric, known)}")
+    if baseline is not None and baseline not in labels:
+        raise DataError(
+            f"no result is called {baseline!r}{did_you_mean(baseline, labels)}; a baseline is one of the recipes: "
+            f"--recipe {baseline}"
+        )
+    if csv is not None and (paths.is_dir(csv) or not csv.exists()):
+        check_writable(csv)
 
 
 def _report(results, metrics: list[str], baseline: str | None, csv: Path | None = None) -> None:
@@ -170,6 +199,7 @@ def ablate(
     from ovsslib.study.ablation import ablate as run
     from ovsslib.study.ablation import read_grid
 
+    _check_report(metric, csv)
     chosen = read_grid(grid, _profile(profile) if profile else None, limit)
     _report(run(chosen, workers, engine=engine), metric or ["miou"], chosen.base, csv)
 
@@ -196,6 +226,7 @@ def reproduce(
         return
     if target is None:
         raise DataError("name a published table: ovss reproduce thesis-table4.1; --list shows them")
+    _check_report((), csv)
     outcome = run(target, dataset, profile, limit, workers=workers)
     show(
         outcome.table(),
@@ -230,8 +261,8 @@ def show_recipes(
         typer.Option("--long", help="With year, kind, published and measured mIoU, and licence."),
     ] = False,
     profile: Annotated[
-        str, typer.Option(help="What `--long` looks measurements up for.")
-    ] = "embedded",
+        str | None, typer.Option(help="What `--long` looks measurements up for. Default: embedded.")
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table of `--long` here.")] = None,
 ) -> None:
     """List the recipes, or print one with its settings by data set."""
@@ -243,6 +274,8 @@ def show_recipes(
             raise RecipeError(
                 f"--dataset {dataset} goes with one recipe's settings; with --long, name a profile: --profile"
             )
+        _check_report((), csv)
+        profile = "embedded" if profile is None else profile
         names = [name] if name is not None else published_methods()
         table = methods_table(stored(names, profile), names)
         table = table.rename(columns={"value": "measured", "published": "published_coco_stuff"})
@@ -253,6 +286,12 @@ def show_recipes(
         if csv is not None:
             paths.write_file(csv, table.to_csv().encode())
         return
+    if profile is not None:
+        raise RecipeError(f"--profile {profile} goes with --long, which looks measurements up")
+    if name is None and dataset is not None:
+        raise RecipeError(
+            f"--dataset {dataset} goes with one recipe: ovss recipes NAME --dataset {dataset}"
+        )
     if name is None:
         show(
             pd.DataFrame({"recipe": recipes().keys(), "what it is": recipes().values()}),
@@ -260,8 +299,18 @@ def show_recipes(
         )
         return
     chosen = Recipe.named(name, dataset)
-    path = Path(name) if name.endswith((".yaml", ".yml")) else paths.data(f"recipes/{name}.yaml")
+    if dataset is not None and chosen.dataset != dataset:
+        _check_dataset(dataset)
+    own = name.endswith((".yaml", ".yml"))
+    path = Path(name).expanduser() if own else paths.data(f"recipes/{name}.yaml")
     say(chosen.to_yaml() if dataset else path.read_text(encoding="utf-8"))
+
+
+def _check_dataset(name: str) -> None:
+    from ovsslib.datasets.dataset import dataset_names
+
+    if name not in dataset_names():
+        raise DataError(f"unknown data set {name!r}{did_you_mean(name, dataset_names())}")
 
 
 @app.command("profiles")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ovsslib.cli.console import say, show
+from ovsslib.cli.files import refuse_ignored
 
 results_app = typer.Typer(help="Results: those on this machine, sending and taking them.")
 
@@ -17,6 +18,12 @@ Model = Annotated[str | None, typer.Option(help="Those whose model's name holds 
 def list_them(context: typer.Context, dataset: Dataset = None, model: Model = None) -> None:
     """List the results; `ovss results export FILE` writes one's own for others, `import FILE` takes theirs."""
     if context.invoked_subcommand is not None:
+        command = context.invoked_subcommand
+        refuse_ignored(
+            context,
+            ("dataset", "model"),
+            f"stands before `{command}`, where it is not read; write it behind",
+        )
         return
     from ovsslib.evaluation.store import ResultsStore
 
@@ -27,7 +34,13 @@ def list_them(context: typer.Context, dataset: Dataset = None, model: Model = No
     if model is not None:
         rows = rows[rows["model"].str.contains(model, regex=False)]
     if rows.empty:
-        say("no results; `ovss evaluate` makes one")
+        asked = [f"data set {dataset!r}"] * (dataset is not None) + [f"model {model!r}"] * (
+            model is not None
+        )
+        known = frame.loc[frame["metric"] == "miou", ["dataset", "model"]].drop_duplicates()
+        there = "; ".join(f"{row.dataset} with {row.model}" for row in known.itertuples())
+        say(f"no results of {' and '.join(asked) or 'any kind'}; there are {there or 'none'}")
+        say("`ovss evaluate` makes one")
         return
     shown = rows[["dataset", "model", "recipe", "changes", "images", "value", "low", "high"]]
     show(shown.round(2), "mIoU, percent, with the ends of its 95 % interval", index=False)

@@ -7,18 +7,20 @@ import typer
 
 from ovsslib import paths
 from ovsslib.cli.console import say, show, stderr
+from ovsslib.cli.files import check_writable, read_words, refuse_ignored
 from ovsslib.cli.options import Model, Pretrained, Set
-from ovsslib.errors import DataError, RecipeError, WordsError
+from ovsslib.errors import DataError, RecipeError
 from ovsslib.recipe import parse_changes
 
 
 def segment(
+    context: typer.Context,
     image: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.")],
     words: Annotated[
         str,
         typer.Option(
-            help='The words, as in "person, dog, grass"; a file of words, one a line (.txt, .yaml); for a folder '
-            "also a .csv: picture, then its words."
+            help='The words, as in "person, dog, grass"; a file of words, one a line (.txt, .yaml), or -: from a pipe; for '
+            "a folder also a .csv: picture, then its words."
         ),
     ],
     recipe: Annotated[
@@ -58,10 +60,11 @@ def segment(
     from ovsslib.segmenter import Segmenter, load
 
     word_list = read_words(words)  # before a model is loaded: the cheaper mistake first
+    image = image.expanduser()
     whole_folder = paths.is_dir(image)
     if whole_folder and out is None:
         raise DataError(f"{image} is a folder; say where its masks shall go: --out FOLDER")
-    _refuse_ignored(image, whole_folder, overlay, format_, instances)
+    _refuse_ignored(context, image, whole_folder, out, overlay, format_, instances)
     segmenter = load(recipe, model or "auto", pretrained, device=device, precision=precision)
     if set_:
         if isinstance(segmenter, Comparator):
@@ -79,36 +82,23 @@ def segment(
         say(f"{segmenter.recipe.name}: {name} cannot change the mask here: {reason}")
 
 
-def _refuse_ignored(image: Path, folder: bool, overlay, formats, instances: bool) -> None:
-    """Raise DataError for an option that a folder, or a single picture, would ignore."""
-    if folder and overlay is not None:
-        raise DataError(f"--overlay {overlay}: {image} is a folder; ask for --format overlays")
-    if not folder and (formats or instances):
+def _refuse_ignored(
+    context: typer.Context, image: Path, folder: bool, out, overlay, formats, instances: bool
+) -> None:
+    """Raise DataError for an option that a folder, or a single picture, would ignore; and for a place without a folder."""
+    if folder:
+        if overlay is not None:
+            raise DataError(f"--overlay {overlay}: {image} is a folder; ask for --format overlays")
+        return
+    if formats or instances:
         option = f"--format {formats[0]}" if formats else "--instances"
         raise DataError(
             f"{option} is for folders and {image} is one picture; leave it out (--out mask.png, --overlay overlay.png), or "
             "name the folder"
         )
-
-
-def read_words(words: str):
-    """Words of the command line: themselves, or what the file of that name holds.
-
-    Raises WordsError for a name that ends like a file's and is none.
-    """
-    from ovsslib.segmenter import WordsByPicture, read_words_by_picture
-    from ovsslib.text.vocabulary import Vocabulary
-
-    path = Path(words)
-    if path.suffix.lower() not in (".txt", ".yaml", ".yml", ".csv") or "," in words:
-        return words
-    if not paths.is_file(path):
-        raise WordsError(
-            f"there is no file of words at {path}; write the words, or give another path"
-        )
-    if path.suffix.lower() == ".csv":
-        return WordsByPicture(read_words_by_picture(path))
-    return Vocabulary.from_file(path)
+    reason = f"is for folders, and {image} is one picture; leave it out"
+    refuse_ignored(context, ("workers",), reason)
+    check_writable(out, overlay)
 
 
 def _picture(segmenter, image: Path, words, out, background, overlay) -> None:

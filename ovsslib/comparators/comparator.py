@@ -152,14 +152,23 @@ class Comparator:
         return self.segment(image, self.text(words, background), keep_scores)
 
     def segment(
-        self, image: np.ndarray, text: TextFeatures, keep_scores: bool = False
+        self,
+        image: np.ndarray,
+        text: TextFeatures,
+        keep_scores: bool = False,
+        confidence: bool = False,
     ) -> Segmentation:
-        """Segment an (H, W, 3) uint8 picture with words from :meth:`text`."""
+        """Segment an (H, W, 3) uint8 picture with words from :meth:`text`; `confidence`: keep score and margin of each pixel."""
         scores = self.class_scores(image, text)
+        sure = margin = None
+        if confidence:
+            best = scores.topk(min(2, len(scores)), dim=0).values
+            sure = best[0].clamp(0, 1).cpu().numpy()
+            margin = (best[0] - best[1] if len(best) > 1 else best[0]).cpu().numpy()
         return Segmentation(
             mask=scores.argmax(dim=0).to(torch.int32).cpu().numpy(), names=list(text.vocabulary.names),
             scores=scores.cpu().numpy() if keep_scores else None, image=image, recipe=self.recipe.name,
-            model=self.backbone.pretrained,
+            model=self.backbone.pretrained, confidence=sure, margin=margin,
         )  # fmt: skip
 
     def class_scores(self, image: np.ndarray, text: TextFeatures) -> Tensor:

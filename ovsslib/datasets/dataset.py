@@ -7,22 +7,20 @@ labels.
 
 import hashlib
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ovsslib import paths
 from ovsslib.datasets import label_tables as labels
 from ovsslib.datasets.file_hashes import file_hashes
-from ovsslib.errors import DataError, ImageError
-from ovsslib.images.pictures import open_untouched, read_picture
-from ovsslib.text.cleaning import split_synonyms
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from ovsslib.errors import DataError, ImageError, WordsError
+from ovsslib.images.pictures import PICTURE_SUFFIXES, open_untouched, read_picture
+from ovsslib.text.cleaning import clean_word, lines_of_file, split_synonyms
 
 VIEWS = {
     "voc21": ("VOCdevkit/VOC2012", "voc21", 21, 1449),
@@ -86,15 +84,15 @@ def open_dataset(
     root: str | os.PathLike | None = None,
     split: str = "val",
     limit: int | None = None,
-    words: Sequence[str] | None = None,
+    words: Any = None,
 ) -> "SegmentationDataset":
     """Open a data set: a sequence of (image (H, W, 3) uint8 RGB, label (H, W), name).
 
     `root` is the data set's own folder or the folder that holds the data sets under their usual
     names (`VOCdevkit/VOC2012`, `coco_stuff164k`, ...); without it `$OVSSLIB_DATA` is used. Scenes
     come with the library and need none. `limit` keeps the first images only. `words` are the
-    classes of a `folder` (otherwise its `words.txt`: one class per line, synonyms separated by ",
-    ").
+    classes of a `folder` (a list, a text or a Vocabulary; otherwise its `words.txt`: one class per
+    line, read as :mod:`ovsslib.text.cleaning` says).
 
     A `folder` has `images/` and `annotations/` (or `masks/`, `labels/`), each perhaps with a
     subfolder for the split; masks are index PNGs with the image's stem; up to 255 classes 255 is
@@ -102,7 +100,7 @@ def open_dataset(
 
     Raises DataError for an unknown name or split, a missing folder or list, or no images.
     """
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
+    if limit is not None and (type(limit) is not int or limit < 1):
         raise DataError(f"limit must be a whole number of at least 1, or None, not {limit!r}")
     if name == "folder":
         dataset = _open_folder(root, split, words)
@@ -337,7 +335,7 @@ def _items(layout: Layout, base: Path) -> Iterator[Item]:
     if layout.list_file is None:
         ids = sorted(
             path.relative_to(images).as_posix()[: -len(layout.image_suffix)]
-            for path in files_below(images)
+            for path in paths.files_below(images)
             if path.name.endswith(layout.image_suffix)
         )
     else:
@@ -359,21 +357,14 @@ def _read_list(path: Path) -> list[str]:
     return [line.split()[0] for line in lines if line.strip()]
 
 
-def _open_folder(root, split: str, words: Sequence[str] | None) -> SegmentationDataset:
+def _open_folder(root, split: str, words: Any) -> SegmentationDataset:
     root = _given_root("folder", root)
     images = _first_folder(root, ("images", "img_dir", "JPEGImages"), split)
     masks = _first_folder(root, ("annotations", "masks", "labels", "ann_dir"), split)
-    if words is None:
-        file = root / "words.txt"
-        if not file.is_file():
-            raise DataError(
-                f"no words for {root}: give words=[...], or write one per line in {file}"
-            )
-        words = _lines_of(file)
-    words = [word.strip() for word in words if word.strip()]
+    words = _lines_of(root) if words is None else _given_words(words)
     if not words:
         raise DataError(f"no words for {root}: give at least one")
-    names = [(split_synonyms(word) or [word])[0].strip() for word in words]
+    names = [clean_word((split_synonyms(word) or [word])[0]) for word in words]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"two classes of {root} are called {twice!r}; give each its own name")
@@ -383,7 +374,7 @@ def _open_folder(root, split: str, words: Sequence[str] | None) -> SegmentationD
         if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
     )
     if not files:
-        raise DataError(f"no images: {images} has none of {', '.join(PICTURE_SUFFIXES)}")
+        raise DataError(f"no images: {images} has none of {', '.join(sorted(PICTURE_SUFFIXES))}")
     stems = [path.stem for path in files]
     if len(set(stems)) != len(stems):
         twice = next(stem for stem in stems if stems.count(stem) > 1)
@@ -393,29 +384,55 @@ def _open_folder(root, split: str, words: Sequence[str] | None) -> SegmentationD
     return SegmentationDataset("folder", split, items, len(words), words=words)
 
 
-def _lines_of(file: Path) -> list[str]:
+def _lines_of(root: Path) -> list[str]:
+    """Classes of the file `words.txt` of a folder: line by line, as :mod:`ovsslib.text.cleaning` reads files."""
+    file = root / "words.txt"
+    if not paths.is_file(file):
+        raise DataError(f"no words for {root}: give words=[...], or write one per line in {file}")
     try:
-        return re.split(r"\r\n|\r|\n", file.read_text(encoding="utf-8-sig"))
+        lines, first = lines_of_file(file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise DataError(f"{file} is not UTF-8; save it as UTF-8") from None
+    except WordsError as error:
+        raise DataError(f"{file}: {error}") from None
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}") from None
+    if first != 0:
+        raise DataError(
+            f"{file} counts its classes from {first}, and labels count from 0; write the name of label 0 in the first line, "
+            "or leave the numbers out"
+        )
+    return lines
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, linked folders followed (each once), hidden files left out."""
-    visited = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        yield from (Path(parent) / name for name in names if not name.startswith("."))
+def _given_words(words: Any) -> list[str]:
+    """Classes that a caller gave: a list of texts, one text as people write it, or a Vocabulary."""
+    from ovsslib.text.vocabulary import Vocabulary
+
+    try:
+        if isinstance(words, (str, Mapping, set, frozenset)) or not isinstance(words, Iterable):
+            words = Vocabulary.from_words(words)
+        if isinstance(words, Vocabulary):
+            return [", ".join(queries) for queries in words.synonyms]
+        return [clean_word(word) for word in words]
+    except WordsError as error:
+        raise DataError(f"words={words!r}: {error}") from None
 
 
 def _first_folder(root: Path, names: Sequence[str], split: str) -> Path:
     for name in names:
-        if (root / name).is_dir():
-            return root / name / split if (root / name / split).is_dir() else root / name
+        folder = root / name
+        if (folder / split).is_dir():
+            return folder / split
+        if folder.is_dir():
+            _refuse_other_splits(folder, split)
+            return folder
     raise DataError(f"{root} has no folder {' or '.join(names)}")
+
+
+def _refuse_other_splits(folder: Path, split: str) -> None:
+    """Raise DataError for a folder without files that has folders of other splits."""
+    entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    if entries and all(path.is_dir() for path in entries):
+        there = ", ".join(path.name for path in entries[:8])
+        raise DataError(f"{folder} has no split {split!r}; there are {there}: choose one (--split)")

@@ -80,6 +80,9 @@ def prepare_dataset(
     """
     if split not in ("train", "val"):
         raise DataError(f"unknown split {split!r}; label files are prepared for train or val")
+    if source is not None and not name.startswith("context"):
+        raise DataError(f"source={str(source)!r}: only PASCAL Context has one; leave it out")
+    root = Path(root).expanduser()
     jobs: Iterable[_LabelFile]
     finish: Callable[[], None] | None = None
     if name in ("coco_stuff", "coco_object"):

@@ -8,6 +8,7 @@ checker included.
 """
 
 import inspect
+import math
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -192,7 +193,7 @@ class Inpainter:
     def _check_settings(
         self, seed: int, steps: int, guidance: float, short_side: int | None
     ) -> None:
-        if seed < 0 or steps < 1 or guidance < 0:
+        if seed < 0 or steps < 1 or not 0 <= guidance < math.inf:
             raise RecipeError(
                 f"seed={seed}, steps={steps}, guidance={guidance}: seed and guidance are at least "
                 "0, steps 1"

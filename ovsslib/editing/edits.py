@@ -20,15 +20,13 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps
 from scipy.ndimage import distance_transform_edt
 
-from ovsslib.datasets.dataset import PICTURE_SUFFIXES
 from ovsslib.editing.diffusion import DEFAULT_MODEL, Inpainter, inpainter_for
 from ovsslib.errors import DataError, ImageError, RecipeError, WordsError
-from ovsslib.images.pictures import Picture, read_picture
+from ovsslib.images.pictures import PICTURE_SUFFIXES, Picture, read_picture
 from ovsslib.images.segmentation import Segmentation
 
 Colour = str | Sequence[int]
 COMPONENTS = ("all", "largest")
-_SUFFIXES = (*PICTURE_SUFFIXES, ".gif", ".heic", ".avif")
 
 
 # -- from a word to a mask ----------------------------------------------------------------------
@@ -266,7 +264,7 @@ def _backdrop(fill: Any, size: tuple[int, int]) -> np.ndarray:
 def _is_path(text: str) -> bool:
     """Whether a text is the path of a picture, there or missing, and not a colour's name."""
     path = Path(text).expanduser()
-    return path.is_file() or "/" in text or "\\" in text or path.suffix.lower() in _SUFFIXES
+    return path.is_file() or "/" in text or "\\" in text or path.suffix.lower() in PICTURE_SUFFIXES
 
 
 def _colour(colour: Any) -> tuple[int, int, int]:

@@ -81,6 +81,7 @@ def evaluate(
         MemoryBudgetError: not even one window at a time fits into memory.
     """
     entries = listed(segmenters)
+    _check_kinds(entries, dataset, workers)
     if on_error not in ("stop", "skip"):
         raise DataError(f"on_error={on_error!r}: choose 'stop' or 'skip'")
     chosen = _first_images(dataset, limit)
@@ -112,6 +113,22 @@ def evaluate(
     return named if segmenters is not entries[0] else named[0]
 
 
+def _check_kinds(entries: Sequence[Any], dataset: Any, workers: int) -> None:
+    """Raise DataError for names in place of what they name, and for no number of threads."""
+    for entry in entries:
+        if not hasattr(entry, "recipe"):
+            raise DataError(
+                f"{entry!r} is no segmenter; load it first, as in ovsslib.load('sclip'), or use measure() with names"
+            )
+    if isinstance(dataset, str) or not hasattr(dataset, "vocabulary"):
+        named = repr(dataset) if isinstance(dataset, str) else type(dataset).__name__
+        raise DataError(
+            f"{named} is no data set; open it first, as in ovsslib.open_dataset('scenes')"
+        )
+    if not isinstance(workers, int) or workers < 0:
+        raise DataError(f"workers={workers!r}: give a number of threads, 0 to read without any")
+
+
 def look_up(
     segmenters: Sequence[Measured],
     dataset: Any,
@@ -134,7 +151,7 @@ def look_up(
 
 def _first_images(dataset: Any, limit: int | None) -> Any:
     """The data set cut to `limit` images. Raises DataError for a limit below 1 and for no images."""
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
+    if limit is not None and (type(limit) is not int or limit < 1):
         raise DataError(f"limit={limit!r}: measure at least 1 image, a whole number")
     chosen = dataset if limit is None or limit >= len(dataset) else dataset[:limit]
     if not len(chosen):

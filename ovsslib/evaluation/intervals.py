@@ -417,4 +417,6 @@ def _checked(
         raise DataError(f"at least 1 resample is needed, not {resamples}")
     if counts.dtype.kind not in "iu":
         raise DataError(f"counts must be whole numbers, not {counts.dtype}")
+    if counts.min(initial=0) < 0:
+        raise DataError(f"counts are numbers of pixels, and one of these is {counts.min()}")
     return counts

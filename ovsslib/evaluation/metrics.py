@@ -29,7 +29,7 @@ class ConfusionMatrix:
     """Pixels by (label, predicted class), int64 (C, C), summed over a data set."""
 
     def __init__(self, classes: int):
-        if classes < 1:
+        if not isinstance(classes, (int, np.integer)) or classes < 1:
             raise DataError(f"a confusion matrix needs at least 1 class, not {classes}")
         self.classes = classes
         self.matrix = np.zeros((classes, classes), dtype=np.int64)
@@ -164,6 +164,12 @@ class BoundaryRule:
     tolerance: int = 2
     band: int = 5
 
+    def __post_init__(self) -> None:
+        for name in ("tolerance", "band"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise DataError(f"{name}={value!r}: give a whole number of pixels of at least 0")
+
 
 @dataclass(frozen=True, eq=False)
 class BoundaryPixels:
@@ -254,6 +260,8 @@ def calibration_counts(
     bins, the last one 1.0 as well. Confidences are summed in millionths. Raises DataError for
     values outside 0..1.
     """
+    if type(bins) is not int or bins < 1:
+        raise DataError(f"bins={bins!r}: give a whole number of at least 1")
     confidence = np.asarray(confidence, dtype=np.float64)
     prediction, label = np.asarray(prediction), np.asarray(label)
     if not confidence.shape == prediction.shape == label.shape:

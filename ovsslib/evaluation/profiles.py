@@ -16,6 +16,7 @@ from ovsslib.clip.placement import AUTO, PRECISIONS
 from ovsslib.datasets.dataset import SegmentationDataset, open_dataset
 from ovsslib.errors import RecipeError, did_you_mean
 from ovsslib.recipe import Recipe
+from ovsslib.recipe.reading import read_yaml
 
 DEFAULT = "embedded"
 
@@ -86,7 +87,7 @@ class Profile:
         if not paths.is_file(path):
             raise RecipeError(f"unknown profile {str(name)!r}{did_you_mean(name, profile_names())}")
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+            content = read_yaml(path.read_text(encoding="utf-8-sig"))
             return Profile(
                 name=path.stem, **(_beside(content, path.parent) if from_file else content)
             )

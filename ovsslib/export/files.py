@@ -91,4 +91,39 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"{folder / DESCRIPTION} has format {version!r}, this library reads {FORMAT}; export the folder again: "
             "ovss export onnx"
         )
+    missing = [
+        f"{key}.{part}" if part else key for key, part in _NEEDED if not _holds(content, key, part)
+    ]
+    if missing:
+        raise DataError(
+            f"{folder / DESCRIPTION} lacks {', '.join(missing)}; export the folder again: ovss export onnx"
+        )
     return content
+
+
+_PARTS_OF_MODEL = (
+    *(
+        "name",
+        "pretrained",
+        "dim",
+        "width",
+        "heads",
+        "layers",
+        "patch_size",
+        "base_grid",
+        "image_size",
+    ),
+    *("context_length", "logit_scale", "configuration"),
+)
+_NEEDED = (
+    *(("model", part) for part in _PARTS_OF_MODEL),
+    *(("pixels", "mean"), ("pixels", "std"), ("graph", ""), ("recipe", "name")),
+    *(("weights", ""), ("switches", "")),
+)
+"""Entries of a description that are read, with their parts."""
+
+
+def _holds(content: dict[str, Any], key: str, part: str) -> bool:
+    if not part:
+        return key in content
+    return isinstance(content.get(key), dict) and part in content[key]

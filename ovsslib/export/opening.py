@@ -12,7 +12,7 @@ import yaml
 from torch import Tensor
 
 from ovsslib.clip.backbone import Tap, TrunkOutput
-from ovsslib.errors import ImageError, ModelError, RecipeError, require
+from ovsslib.errors import DataError, ImageError, ModelError, RecipeError, require
 from ovsslib.export.files import (
     DATA,
     KNOWN_TOKENS,
@@ -73,14 +73,11 @@ class OnnxBackbone:
         self.device, self.precision = torch.device("cpu"), "fp32"
         self.dtype = self.stream_dtype = torch.float32
         self.batch_of_windows = 1
-        file = folder / KNOWN_TOKENS
-        self.known_token_ids = (
-            torch.tensor(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
-        )
+        self.known_token_ids = _known_tokens(folder / KNOWN_TOKENS)
         self.times_read: dict[int, int] = {}  # an exported folder does not say
         self._tokenizer = open_clip.SimpleTokenizer()
-        self._vision, vision_hash = _session(runtime, folder / VISION)
-        self._text, text_hash = _session(runtime, folder / TEXT)
+        self._vision, vision_hash = _session(runtime, folder / VISION, "pixels")
+        self._text, text_hash = _session(runtime, folder / TEXT, "tokens")
         self.weights_hash = hashlib.sha256((vision_hash + text_hash).encode()).hexdigest()[:16]
 
     def __repr__(self) -> str:
@@ -113,10 +110,21 @@ class OnnxBackbone:
         return TrunkOutput(pixels, grid, _NoTaps())
 
     def encode(self, pixels: Tensor, switches: dict[str, Tensor]) -> list[Tensor]:
-        """Outputs of the vision graph for pixels (B, 3, H, W): features (B, D, h, w), class token (B, D), ..."""
+        """Outputs of the vision graph for pixels (B, 3, H, W): features (B, D, h, w), class token (B, D), ...
+
+        Raises ModelError for a graph of another patch size or width than the folder's description says.
+        """
         feed = {"pixels": pixels.float().contiguous().numpy()}
         feed |= {name: value.numpy() for name, value in switches.items()}
-        return [torch.from_numpy(output) for output in self._vision.run(None, feed)]
+        outputs = [torch.from_numpy(output) for output in self._vision.run(None, feed)]
+        height, width = pixels.shape[-2:]
+        expected = (self.dim, height // self.patch_size, width // self.patch_size)
+        if outputs[0].shape[1:] != expected:
+            raise ModelError(
+                f"{self.folder / VISION} gives features of {tuple(outputs[0].shape[1:])} for {height}x{width} pixels, and "
+                f"its recipe.json speaks of {expected}: they are of two exports; export the folder again: ovss export onnx"
+            )
+        return outputs
 
     def encode_text(self, token_ids: Tensor) -> Tensor:
         """Tokens (N, L) -> text features (N, dim), float32, not normalised."""
@@ -226,8 +234,23 @@ def switches_of(attention: AttentionSettings) -> dict[str, Tensor]:
     }
 
 
-def _session(runtime: Any, file: Path) -> tuple[Any, str]:
-    """A session of a graph on the CPU, with as many threads as PyTorch has, and the hash of its file."""
+def _known_tokens(file: Path) -> Tensor | None:
+    """Tokens that the model was trained on, if the folder says. Raises DataError for a damaged file."""
+    if not file.is_file():
+        return None
+    try:
+        return torch.tensor(json.loads(file.read_text(encoding="utf-8")), dtype=torch.long)
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"cannot read {file} ({error}); export the folder again: ovss export onnx"
+        ) from None
+
+
+def _session(runtime: Any, file: Path, given: str) -> tuple[Any, str]:
+    """A session of a graph on the CPU, with as many threads as PyTorch has, and the hash of its file.
+
+    Raises ModelError for a graph that cannot be run, or has no input called `given`.
+    """
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
@@ -245,4 +268,9 @@ def _session(runtime: Any, file: Path) -> tuple[Any, str]:
         raise ModelError(
             f"{file} cannot be run: {str(error).splitlines()[0]}; export the folder again: ovss export onnx"
         ) from None
+    inputs = [entry.name for entry in session.get_inputs()]
+    if given not in inputs:
+        raise ModelError(
+            f"{file} takes {', '.join(inputs)}, not {given}: it is another graph; export the folder again: ovss export onnx"
+        )
     return session, digest.hexdigest()

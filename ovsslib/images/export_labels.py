@@ -1,6 +1,7 @@
 """Masks for labelling tools and other libraries: Label Studio, polygons, `supervision`, FiftyOne."""
 
 import importlib
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from ovsslib.errors import MissingPackageError
+from ovsslib.errors import ImageError, MissingPackageError
 from ovsslib.images.export import pieces
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def polygons(segmentation: "Segmentation", tolerance: float = 0.0) -> list[dict[
     outline: [[x, y], ...] through the centres of the piece's outermost pixels; holes: such rings through the pixels
     around each hole. `tolerance`: largest distance in pixels by which a ring may be simplified (Douglas, Peucker).
     """
+    if not 0 <= tolerance < math.inf:
+        raise ImageError(f"tolerance={tolerance}: give a number of pixels of at least 0")
     polygons_of_pieces = []
     for label, mask in pieces(segmentation, components=True):
         rings, tree = cv2.findContours(

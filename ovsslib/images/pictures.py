@@ -12,7 +12,6 @@ files its pixels equal those of OpenCV's reader.
 
 import os
 import threading
-import warnings
 from pathlib import Path
 
 import cv2
@@ -21,6 +20,7 @@ import torch
 from PIL import Image, ImageOps
 
 from ovsslib.errors import ImageError
+from ovsslib.images.deep import high_byte, with_deep_samples
 
 MEAN = (122.771, 116.746, 104.094)
 """CLIP's channel means, RGB, on the 0..255 scale, rounded as the published configurations are."""
@@ -29,7 +29,28 @@ STD = (68.501, 66.632, 70.323)
 MAX_PIXELS = 2**28
 """Largest picture that is read, 268 million pixels (16384 x 16384), 805 MB as RGB."""
 
-_NEEDS_PLUGIN = (".heic", ".heif", ".jxl", ".raw", ".cr2", ".nef", ".arw", ".dng", ".svg")
+_PHOTOGRAPHS_OF_A_PLUGIN = (".heic", ".heif", ".jxl", ".raw", ".cr2", ".nef", ".arw", ".dng")
+_NEEDS_PLUGIN = (*_PHOTOGRAPHS_OF_A_PLUGIN, ".svg")
+PICTURE_SUFFIXES = frozenset(
+    {
+        *(
+            ".jpg",
+            ".jpeg",
+            ".jpe",
+            ".jfif",
+            ".png",
+            ".webp",
+            ".bmp",
+            ".tif",
+            ".tiff",
+            ".gif",
+            ".jp2",
+        ),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".avif"),
+        *_PHOTOGRAPHS_OF_A_PLUGIN,  # reading them says what to do; they are not left out without a word
+    }
+)
+"""File names that count as pictures in a folder, in lower case."""
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
 
@@ -41,8 +62,8 @@ def read_picture(source: Picture) -> np.ndarray:
 
     `source` is a path, a PIL image, or an array that is (H, W, 3) uint8 RGB already (returned as it
     is). The EXIF orientation is applied. Grey, palette, CMYK and other colour models become RGB;
-    16-bit grey keeps its high byte (12-bit values in 16 bits, their eight highest, with a warning); transparency is laid over white; of an animation the first
-    frame is taken.
+    16-bit samples keep their high byte (12-bit values in 16 bits, their eight highest, with a
+    warning); transparency is laid over white; of an animation the first frame is taken.
 
     Raises ImageError (with the path) when the file is missing, empty, damaged, no picture, of more
     than MAX_PIXELS pixels, or of 32-bit samples whose scale is unknown; when an array has another
@@ -51,7 +72,7 @@ def read_picture(source: Picture) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return _checked_array(source)
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the given PIL image")
+        return _given_image(source)
     if not isinstance(source, (str, os.PathLike)):
         raise ImageError(
             "a picture is a path, a PIL image, or an (H, W, 3) uint8 array, "
@@ -65,7 +86,7 @@ def read_picture(source: Picture) -> np.ndarray:
     try:
         _check_file(path)
         with _open(path) as image:
-            return _to_rgb(image, str(path))
+            return _to_rgb(with_deep_samples(image, path), str(path))
     except ImageError:
         raise
     except Exception as error:
@@ -78,6 +99,19 @@ def read_picture(source: Picture) -> np.ndarray:
         raise ImageError(
             f"{path} cannot be read as a picture ({type(error).__name__}: {error}); "
             "it is damaged, cut off, or no picture: fetch it again or leave it out"
+        ) from error
+
+
+def _given_image(image: Image.Image) -> np.ndarray:
+    """A PIL image as RGB. Pillow decodes late: damage of its file shows only here."""
+    try:
+        return _to_rgb(image, "the given PIL image")
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(
+            f"the given PIL image of mode {image.mode} cannot be read ({type(error).__name__}: {error}); its file is "
+            "damaged or closed, or it must be converted first: image.convert('RGB')"
         ) from error
 
 
@@ -171,8 +205,10 @@ def open_untouched(path: Path) -> Image.Image:
 def _check_file(path: Path) -> None:
     if not path.exists():
         raise ImageError(f"{path} does not exist; check the path")
-    if not path.is_file():
+    if path.is_dir():
         raise ImageError(f"{path} is a folder, not a picture; name a file in it")
+    if not path.is_file():
+        raise ImageError(f"{path} is a pipe or a device, not a picture; save it to a file first")
     if path.stat().st_size == 0:
         raise ImageError(f"{path} is empty (0 bytes); fetch it again")
 
@@ -224,15 +260,7 @@ def _from_deep_grey(values: np.ndarray, where: str) -> np.ndarray:
             f"{where} has {values.dtype} samples from {values.min()} to {values.max()}, whose "
             "scale is not known; save it with 8 or 16 bits per sample"
         )
-    values = values.astype(np.int64)
-    bits = max(8, int(values.max()).bit_length())  # 12-bit cameras store 0 to 4095 in 16 bits
-    if bits < 16:
-        warnings.warn(
-            f"{where} has 16-bit samples up to {values.max()}; they are read as {bits}-bit values. Save it with 8 "
-            "bits, or scaled to 16, to be sure",
-            stacklevel=5,
-        )
-    return np.repeat((values >> (bits - 8)).astype(np.uint8)[..., None], 3, axis=2)
+    return np.repeat(high_byte(values, where)[..., None], 3, axis=2)
 
 
 def _checked_array(image: np.ndarray) -> np.ndarray:

@@ -70,10 +70,12 @@ class Segmentation:
             )
         for label in ("confidence", "margin"):
             values = getattr(self, label)
-            if values is not None and values.shape != mask.shape:
-                raise ImageError(f"{label} must be {mask.shape} like the mask, not {values.shape}")
+            if values is not None and np.shape(values) != mask.shape:
+                raise ImageError(
+                    f"{label} must be {mask.shape} like the mask, not {np.shape(values)}"
+                )
         object.__setattr__(self, "mask", mask.astype(np.int32, copy=False))
-        object.__setattr__(self, "names", list(self.names))
+        object.__setattr__(self, "names", _checked_names(self.names))
 
     @property
     def colours(self) -> np.ndarray:
@@ -144,6 +146,8 @@ class Segmentation:
         """The same for a threshold of one's own, 0 to 1."""
         import pandas as pd  # late: only tables need it
 
+        if not 0 <= threshold <= 1:
+            raise DataError(f"threshold={threshold}: a margin lies between 0 and 1")
         if self.margin is None:
             raise DataError(
                 "this segmentation knows no margins; make it by calling a segmenter, or give it margin=..."
@@ -176,7 +180,7 @@ class Segmentation:
             self.image,
             opacity=opacity,
             entries=[
-                Entry(label, name, share)
+                Entry(label, " ".join(name.split()), share)  # a line break cannot be drawn
                 for label, name, share in zip(order, rows["name"], rows["share"], strict=True)
             ]
             if legend
@@ -277,6 +281,22 @@ class Segmentation:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
         """The overlay with an alternative text for readers who do not see it."""
         return {"image/png": self._repr_png_(), "text/plain": str(self)}, self._alt()
+
+
+def _checked_names(names: Any) -> list[str]:
+    """Names as a list. Raises WordsError for what is no text, and for one name of two words, which nobody could ask for."""
+    if isinstance(names, str):
+        raise WordsError(f"names={names!r}: give a list with a name for each label")
+    listed = list(names)
+    for name in listed:
+        if not isinstance(name, str):
+            raise WordsError(
+                f"{name!r} is no name of a word; write it as text, such as {str(name)!r}"
+            )
+    if len(set(listed)) < len(listed):
+        twice = next(name for name in listed if listed.count(name) > 1)
+        raise WordsError(f"two labels are called {twice!r}; give each its own name")
+    return listed
 
 
 def _png(picture: Image.Image) -> bytes:

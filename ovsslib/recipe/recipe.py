@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,8 @@ import yaml
 from ovsslib import paths
 from ovsslib.errors import RecipeError, did_you_mean
 from ovsslib.recipe.points import ALWAYS_ON, CAPABILITIES, ONE_OF_A_KIND, POINTS
-from ovsslib.recipe.registry import make_settings, stage_info, stages
+from ovsslib.recipe.reading import read_recipe, read_yaml, refuse_near_miss
+from ovsslib.recipe.registry import make_settings, refuse_unusable, stage_info, stages
 
 GROUPS = ("clip", "guide", "masks")
 
@@ -52,6 +53,7 @@ class Recipe:
         for required in ALWAYS_ON:
             by_name.setdefault(required, make_settings(required))
         for name, settings in by_name.items():
+            refuse_unusable(name, settings)
             if not isinstance(settings, stage_info(name).settings):
                 raise RecipeError(
                     f"stage {name!r} takes {stage_info(name).settings.__name__}, not {settings!r}"
@@ -182,17 +184,13 @@ class Recipe:
     @staticmethod
     def from_yaml(text: str, dataset: str | None = None) -> "Recipe":
         """A recipe from YAML text (see `data/recipes/`), with its settings for `dataset` if it has some."""
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"the recipe is not YAML: {error}") from None
-        if not isinstance(content, dict) or "name" not in content:
-            raise RecipeError("a recipe is a YAML mapping with at least a `name`")
-        about = {"name", "summary", "source", "dataset", "year", "group", "licence"}
-        unknown = set(content) - {*about, "stages", "datasets"}
-        if unknown:
-            raise RecipeError(f"recipe {content['name']!r}: unknown entries {sorted(unknown)}")
+        content = read_recipe(text)
         per_dataset = content.get("datasets") or {}
+        for changes in per_dataset.values():
+            for key in _grouped(changes or {}):
+                stage_info(key)  # a misspelt stage would wait for its data set
+        if dataset is not None and dataset not in per_dataset:
+            refuse_near_miss(content["name"], str(dataset), per_dataset)
         settings: dict[str, Any] = {}
         for name, values in (content.get("stages") or {}).items():
             _apply(settings, name, True if values is None else values)
@@ -207,25 +205,32 @@ class Recipe:
         return Recipe(
             str(content["name"]),
             settings,
-            content.get("summary", ""),
-            content.get("source", ""),
+            content.get("summary") or "",
+            content.get("source") or "",
             tuned,
             content.get("year"),
             group,
-            content.get("licence", ""),
+            content.get("licence") or "",
         )
 
     @staticmethod
     def named(name: str, dataset: str | None = None) -> "Recipe":
         """A shipped recipe, with the settings its authors released for `dataset` (if they released some)."""
-        path = (
-            Path(name)
-            if str(name).endswith((".yaml", ".yml"))
-            else paths.data(f"recipes/{name}.yaml")
-        )
+        from_file = str(name).endswith((".yaml", ".yml"))
+        path = Path(name).expanduser() if from_file else paths.data(f"recipes/{name}.yaml")
         if not paths.is_file(path):
+            if from_file:
+                raise RecipeError(
+                    f"unknown recipe {str(name)!r}: there is no such file; give its path, or a shipped name: {', '.join(recipe_names())}"
+                )
             raise RecipeError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
-        return Recipe.from_yaml(path.read_text(encoding="utf-8"), dataset)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(
+                f"cannot read the recipe {path} ({error}); save it as UTF-8"
+            ) from None
+        return Recipe.from_yaml(text, dataset)
 
     @staticmethod
     def from_thesis_config(config: Mapping[str, Any], dataset: str | None = None) -> "Recipe":
@@ -272,7 +277,22 @@ def _grouped(changes: Mapping[str, Any]) -> dict[str, Any]:
             )
         else:
             grouped[name] = {field_name: value}
+    for point, names in grouped.items():
+        if point in POINTS and isinstance(names, (list, tuple)):
+            _refuse_contradictions(point, names, grouped)
     return grouped
+
+
+def _refuse_contradictions(point: str, names: Sequence[Any], changes: Mapping[str, Any]) -> None:
+    """Raise RecipeError for a stage that the list of its point leaves out and another change turns on, or the reverse."""
+    for key, value in changes.items():
+        if key not in stages() or key == point or stage_info(key).point != point:
+            continue
+        wanted = value is not False and value is not None
+        if wanted != (key in names):
+            raise RecipeError(
+                f"{key}={value!r}: {point}={list(names)!r} is asked for at the same time; they contradict each other, keep one"
+            )
 
 
 def _both_mappings(first: Any, second: Any) -> bool:
@@ -293,6 +313,11 @@ def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
         for name in names:
             settings.setdefault(name, make_settings(name))
         return
+    if key in POINTS and key not in stages():
+        of_point = [name for name in stages() if stage_info(name).point == key]
+        raise RecipeError(
+            f"{key}={value!r}: {key!r} is a point of the flow; give the list of its stages, such as {key}=[{of_point[0]}]"
+        )
     info = stage_info(key)
     if value is False or value is None:
         if key in ALWAYS_ON:
@@ -315,15 +340,19 @@ def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
 
 def parse_changes(texts: Iterable[str]) -> dict[str, Any]:
     """Changes for :meth:`Recipe.but` from command-line texts such as "pamr=true" or "labels.logit_scale=50"."""
-    changes = {}
+    changes: dict[str, Any] = {}
     for text in texts:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise RecipeError(f"change {text!r}: write it as stage.field=value or stage=true")
         try:
-            changes[key.strip()] = yaml.safe_load(value)
+            read = read_yaml(value)
         except yaml.YAMLError:
             raise RecipeError(f"change {text!r}: {value!r} is not a YAML value") from None
+        if changes.setdefault(key.strip(), read) != read:
+            raise RecipeError(
+                f"change {text!r}: {key.strip()} is {changes[key.strip()]!r} as well; keep one"
+            )
     return changes
 
 

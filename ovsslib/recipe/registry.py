@@ -2,11 +2,12 @@
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pydantic
 
@@ -144,9 +145,37 @@ def make_settings(name: str, values: Mapping[str, Any] | None = None) -> Any:
             raise RecipeError(
                 f"stage {name!r} has no field {key!r}{did_you_mean(key, sorted(fields))}"
             )
+    for key, value in values.items():
+        if isinstance(value, bool) and not _takes(info.settings, key, bool):
+            raise RecipeError(f"{name}.{key}={value!r}: give a number or a text, not true or false")
     try:
-        return _adapter(info.settings).validate_python(values)
+        settings = _adapter(info.settings).validate_python(values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join([name, *(str(part) for part in first["loc"][:1])])
         raise RecipeError(f"{where}={first['input']!r}: {first['msg']}") from None
+    refuse_unusable(name, settings)
+    return settings
+
+
+def refuse_unusable(name: str, settings: Any) -> None:
+    """Raise RecipeError for a number that is not finite: NaN compares with nothing, and would label all as word 0."""
+    if not dataclasses.is_dataclass(settings):
+        return
+    for entry in dataclasses.fields(settings):
+        value = getattr(settings, entry.name)
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise RecipeError(f"{name}.{entry.name}={value!r}: give a finite number")
+
+
+@cache
+def _hints(settings: type) -> Mapping[str, Any]:
+    return get_type_hints(settings)
+
+
+def _takes(settings: type, field: str, kind: type) -> bool:
+    """Whether values of a kind are among those that a field is declared to have."""
+    hint = _hints(settings)[field]
+    choices = get_args(hint) or (hint,)
+    return any(choice in (kind, Any) or isinstance(choice, kind) for choice in choices)

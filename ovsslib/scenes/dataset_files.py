@@ -181,6 +181,8 @@ def write_split(
     """
     if count < 1:
         raise DataError(f"a split of {count} pictures cannot be made; ask for 1 or more")
+    if not split or split in (".", "..") or Path(split).name != split:
+        raise DataError(f"split={split!r} is no name of a folder; give one such as val or train")
     folder = Path(folder)
     chosen = list(indices) if indices is not None else balanced_indices(seed, count, minimum)
     manifest_path = folder / "manifests" / f"{split}.json"

@@ -20,13 +20,13 @@ from pickle import UnpicklingError
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
-import yaml
 from torch import Tensor
 from tqdm import tqdm
 
 from ovsslib import paths
 from ovsslib.clip.placement import check_device
 from ovsslib.errors import DataError, ModelError
+from ovsslib.recipe.reading import read_yaml
 
 
 class _Dataclass(Protocol):
@@ -49,7 +49,7 @@ def settings_from(path: Path, kind: type[Settings], **makers: Any) -> Settings:
 
     Raises DataError for unknown names, for missing ones, and for values out of range.
     """
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    values = read_yaml(Path(path).read_text(encoding="utf-8")) or {}
     names = {entry.name for entry in fields(kind)}
     unknown = sorted(set(values) - names)
     if unknown:

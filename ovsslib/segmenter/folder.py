@@ -80,43 +80,54 @@ def segment_folder(
         raise DataError(
             f"unknown format {', '.join(unknown) or '(none)'}; there are {', '.join(FORMATS)}"
         )
+    if components and not {"coco", "label-studio"} & set(formats):
+        raise DataError(
+            f"pieces (components, --instances) are told apart by the formats coco and label-studio alone, and this writes "
+            f"{', '.join(formats)}; ask for one of the two, or leave them out"
+        )
     out = Path(out)
-    pictures = find_pictures(source)
+    pictures = _without_results(find_pictures(source), source, out)
     files = _files_of(pictures)
     key = _key(segmenter, words, background, formats, components)
     _sweep(out)
     report = FolderReport()
     report.kept = [n for n, p in pictures.items() if _record(out, files[n], key, p) is not None]
-    run = Many(segmenter, pictures.values(), _renamed(words, pictures), background, False, workers,
-               [pictures[name].as_posix() for name in report.kept])  # fmt: skip
-    name_of = {path.as_posix(): name for name, path in pictures.items()}
+    run = Many(segmenter, pictures, words, background, False, workers, report.kept)
     if progress is not None:
         progress(len(report.kept), len(pictures))
-    for path, result in run:
-        name = name_of[path]
+    for name, result in run:
         record = _write(result, out, files[name], name, formats, components)
         record |= {"key": key, "file": _stamp(pictures[name]), "name": name}
         write_file(out / ".done" / f"{files[name]}.json", json.dumps(record).encode(), True)
         report.done.append(name)
         if progress is not None:
             progress(len(report.kept) + len(report.done) + len(run.failed), len(pictures))
-    report.failed = {name_of[path]: reason for path, reason in run.failed.items()}
+    report.failed = dict(run.failed)
     finished = [n for n in pictures if n not in report.failed]
     _join(out, [_record(out, files[name], key, pictures[name]) for name in finished], formats)
     return report
 
 
-def _renamed(words: Any, pictures: dict[str, Path]) -> Any:
-    """Words by picture under the names that the run uses: paths."""
-    if not isinstance(words, WordsByPicture):
-        return words
-    listed = {}
-    for name, path in pictures.items():
-        for key in (name, path.name, path.stem):
-            if key in words.words:
-                listed[path.as_posix()] = words.words[key]
-                break
-    return WordsByPicture(listed, words.usual)
+def _without_results(pictures: dict[str, Path], source: Any, out: Path) -> dict[str, Path]:
+    """The pictures that are not below the output folder: a second run must not take the first one's masks for pictures.
+
+    Raises DataError if the two folders are one.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return pictures
+    target, root = (Path(os.path.realpath(Path(place).expanduser())) for place in (out, source))
+    if target == root:
+        raise DataError(
+            f"{out} holds the pictures themselves, and the next run would take masks for pictures; choose another folder, "
+            f"such as {out / 'words'}"
+        )
+    if root.is_relative_to(target):  # the results lie beside the pictures
+        return pictures
+    return {
+        name: path
+        for name, path in pictures.items()
+        if not Path(os.path.realpath(path.parent)).is_relative_to(target)
+    }
 
 
 def _files_of(pictures: dict[str, Path]) -> dict[str, str]:

@@ -16,66 +16,79 @@ import numpy as np
 from ovsslib import paths
 from ovsslib.clip.memory import FreeMemory
 from ovsslib.errors import DataError, ImageError, OvssError, WordsError
-from ovsslib.images.pictures import read_picture
+from ovsslib.images.pictures import PICTURE_SUFFIXES, read_picture
 from ovsslib.images.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from ovsslib.segmenter.segmenter import Segmenter
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"}
-)
-"""File names that count as pictures in a folder, in lower case."""
+HEADINGS = ("picture", "name", "file", "image", "filename", "file_name", "file name", "path")
+"""First cells, in lower case, by which the first row of a file of words per picture is a heading."""
 
 
 def find_pictures(source: str | os.PathLike | Iterable[str | os.PathLike]) -> dict[str, Path]:
-    """Pictures of a folder (recursive, sorted, hidden files left out) or a list of paths: {name: path}.
+    """Pictures of a folder (recursive, linked folders too, sorted, hidden files left out) or a list of paths: {name: path}; such a mapping as it is.
 
     A name is the path below the folder with "/"; for a list, the path as it was given. Raises DataError for a folder
-    that is missing or holds no picture, and for a path that is given twice.
+    that is missing or holds no picture, for a path that is given twice, and for a list of what is no path.
     """
+    if isinstance(source, Mapping):
+        return {str(name): _path(place) for name, place in source.items()}
     if not isinstance(source, (str, os.PathLike)):
-        places = [Path(place) for place in source]
+        places = [_path(place) for place in source]
         pictures = {path.as_posix(): path for path in places}
         if len(pictures) < len(places):
             raise DataError("a picture is listed twice; list each once")
         return pictures
-    folder = Path(source)
+    folder = Path(source).expanduser()
     if paths.is_file(folder):
         return {folder.name: folder}
     if not paths.is_dir(folder):
         raise DataError(f"{folder} does not exist; give a folder of pictures, or a list of paths")
     pictures_below = {}
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(paths.files_below(folder)):
         relative_path = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in relative_path.parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+        if path.suffix.lower() in PICTURE_SUFFIXES and not hidden:
             pictures_below[relative_path.as_posix()] = path
     if not pictures_below:
         raise DataError(
-            f"{folder} holds no picture ({', '.join(sorted(SUFFIXES))}); give another folder"
+            f"{folder} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))}); give another folder"
         )
     return pictures_below
+
+
+def _path(place: Any) -> Path:
+    if not isinstance(place, (str, os.PathLike)):
+        raise DataError(
+            f"a list of pictures holds paths, not {type(place).__name__}; for pictures in memory call the segmenter once "
+            "for each, or use its frames()"
+        )
+    return Path(place)
 
 
 def read_words_by_picture(path: str | os.PathLike) -> dict[str, list[str]]:
     """Words per picture from a CSV file: its first column is the picture's name, the further ones its words.
 
-    A single further column may hold several words, separated by ";" or ",". Columns are separated by ",", or by ";"
-    where that comes first in every row (as spreadsheets write it in many countries). A first row that begins with "picture",
-    "name", "file" or "image" is a heading. Raises WordsError for a file that cannot be read, a row without words or
-    a picture that has two rows.
+    A single further column may hold several words, separated by ";" or ",". Columns are separated by ",", or by ";" or a
+    tab where that comes first in every row (as spreadsheets write it in many countries). A first row that begins with
+    one of HEADINGS is a heading. Raises WordsError for a file that cannot be read or holds no words, a row without words
+    or a picture that has two rows.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        firsts = {mark[0] for line in text.splitlines() if (mark := re.search("[,;]", line))}
-        reader = csv.reader(io.StringIO(text), delimiter=";" if firsts == {";"} else ",")
+        firsts = {mark[0] for line in text.splitlines() if (mark := re.search("[,;\t]", line))}
+        reader = csv.reader(io.StringIO(text), delimiter=firsts.pop() if len(firsts) == 1 else ",")
         rows = [[cell.strip() for cell in row] for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise WordsError(f"cannot read the words of {path}: {error}") from None
+    except UnicodeDecodeError:
+        raise WordsError(
+            f"the words of {path} are not in UTF-8; save the table as CSV in UTF-8"
+        ) from None
+    except (OSError, csv.Error) as error:
+        raise WordsError(f"cannot read the words of {path}: {error}; give a CSV file") from None
     words_of: dict[str, list[str]] = {}
     for number, row in enumerate(rows, start=1):
-        if not any(row) or (number == 1 and row[0].lower() in ("picture", "name", "file", "image")):
+        if not any(row) or (number == 1 and row[0].lower() in HEADINGS):
             continue
         cells = [cell for cell in row[1:] if cell]
         words = [
@@ -88,6 +101,8 @@ def read_words_by_picture(path: str | os.PathLike) -> dict[str, list[str]]:
         if row[0] in words_of:
             raise WordsError(f"{path}, line {number}: {row[0]!r} has words already; keep one line")
         words_of[row[0]] = words
+    if not words_of:
+        raise WordsError(f"{path} holds no words; write lines such as: photo.jpg,dog,grass")
     return words_of
 
 
@@ -111,22 +126,19 @@ class Many:
         workers: int = 2,
         skip: Iterable[str] = (),
     ):
-        if workers < 1:
+        if not isinstance(workers, int) or workers < 1:
             raise DataError(f"workers={workers}: at least one thread must read pictures")
         self.segmenter, self.keep_scores, self.workers = segmenter, keep_scores, workers
-        skipped = set(skip)
+        skipped = {skip} if isinstance(skip, str) else set(skip)
         every = find_pictures(source)
         self.pictures = {n: p for n, p in every.items() if n not in skipped}
         self.names = list(self.pictures)
         self.failed: dict[str, str] = {}
         self._by_picture = isinstance(words, WordsByPicture)
-        unused = words.unused(every) if self._by_picture else []
-        if unused:
-            listed = ", ".join(repr(name) for name in unused[:3])
-            warnings.warn(
-                f"words are listed for {len(unused)} picture(s) that are not here: {listed}; check the names",
-                stacklevel=3,
-            )
+        if self._by_picture:
+            warn_of_unused(words, every, stacklevel=4)
+        else:
+            _refuse_pictures_as_words(words, every)
         self._words, self._background = words, background
         self._text = None if self._by_picture else segmenter.text(words, background)
         self._run = self._results()
@@ -178,6 +190,25 @@ class Many:
             finally:
                 for _, future in waiting:
                     future.cancel()
+
+
+def warn_of_unused(words: "WordsByPicture", names: Iterable[str], stacklevel: int = 3) -> None:
+    """Warn of listed pictures that are none of these, or whose picture another line names more exactly."""
+    unused = words.unused(names)
+    if unused:
+        listed = ", ".join(repr(name) for name in unused[:3])
+        warnings.warn(
+            f"words are listed for {len(unused)} picture(s) that are not here: {listed}; check the names",
+            stacklevel=stacklevel,
+        )
+
+
+def _refuse_pictures_as_words(words: Any, names: Iterable[str]) -> None:
+    """Raise WordsError for a mapping of pictures to their words, which would be read as words with synonyms."""
+    if isinstance(words, Mapping) and (keys := words.keys() & {*names}):
+        raise WordsError(
+            f"{min(keys)!r} is one of the pictures and no word; for words per picture give WordsByPicture({{...}})"
+        )
 
 
 class WordsByPicture:

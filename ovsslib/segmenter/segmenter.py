@@ -24,6 +24,7 @@ from ovsslib.recipe import Recipe
 from ovsslib.segmenter import notices
 from ovsslib.segmenter.encoding import EncodedPicture, PictureInput, Words, encode_pictures
 from ovsslib.segmenter.finishing import Finished, finish, is_local
+from ovsslib.segmenter.given import checked_pixels, checked_words
 from ovsslib.segmenter.last_block import LastBlock, cosine_logits
 from ovsslib.segmenter.many import Many
 from ovsslib.segmenter.opened import OpenedPicture
@@ -173,7 +174,7 @@ class Segmenter:
         Returns:
             (B, h, w, D) float32 after ln_post and projection.
         """
-        tokens = self.dense_tokens(pixels, text_features, regions)
+        tokens = self.dense_tokens(checked_pixels(pixels), text_features, regions)
         if not keep_cls:
             return tokens.patches.unflatten(1, tokens.grid)
         if tokens.class_token is None:
@@ -219,9 +220,8 @@ class Segmenter:
         `text_features`: unit rows, or `Words` for recipes that tell words from background words.
         `regions`: (B, H, W) region ids for recipes with masks; None asks the recipe's proposer.
         """
-        given, maps = text_features, []
-        words = given if isinstance(given, Words) else Words(given, len(given))
-        for index, image in enumerate(pixels.to(self.backbone.device)):
+        words, maps = checked_words(text_features, self.backbone.dim), []
+        for index, image in enumerate(checked_pixels(pixels).to(self.backbone.device)):
             proposals = {} if regions is None else {self._proposer(): regions[index]}
             encoded = encode_pictures([self], PictureInput(image, regions=proposals), [words])[0]
             with torch.no_grad():

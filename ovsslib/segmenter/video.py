@@ -1,17 +1,19 @@
 """A film, frame by frame, with words that stay and logits that may be smoothed along time."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ovsslib import paths
 from ovsslib.clip.memory import FreeMemory, memory_errors
 from ovsslib.errors import DataError, ImageError
-from ovsslib.images.pictures import Picture, read_picture
+from ovsslib.images.pictures import PICTURE_SUFFIXES, Picture, open_untouched, read_picture
 from ovsslib.images.segmentation import Segmentation
 from ovsslib.segmenter.encoding import PictureInput, encode_pictures
 from ovsslib.segmenter.many import find_pictures
@@ -24,34 +26,63 @@ if TYPE_CHECKING:
 def read_frames(source: str | os.PathLike | Iterable[Picture]) -> Iterator[np.ndarray]:
     """Frames (H, W, 3) uint8 of a folder of numbered pictures, a film file, or a list of pictures, one at a time.
 
-    A film is read by imageio, which needs a plugin for its format (pip install "imageio[pyav]"); an animated GIF or
-    WebP needs none. Raises DataError if it cannot be read.
+    Pictures of a folder come by the numbers in their names: frame2 before frame10. A film is read by imageio, which
+    needs a plugin for its format (pip install "imageio[pyav]"); an animated GIF, PNG, WebP or TIFF is read as pictures
+    are (transparency over white, 16-bit samples by their high byte). Raises DataError if it cannot be read, ImageError
+    for a frame that is no picture.
     """
     if not isinstance(source, (str, os.PathLike)):
         yield from (read_picture(frame) for frame in source)
         return
-    path = Path(source)
+    path = Path(source).expanduser()
     if paths.is_dir(path):
-        yield from (read_picture(frame) for frame in find_pictures(path).values())
+        found = find_pictures(path)
+        yield from (read_picture(found[name]) for name in sorted(found, key=_by_number))
         return
     if not paths.is_file(path):
         raise DataError(
             f"{path} does not exist; give a film, a folder of frames, or a list of pictures"
         )
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        yield from _frames_of_picture(path)
+        return
     import imageio.v3 as imageio  # late: only films need it
 
     try:
         for frame in imageio.imiter(path):
-            frame = np.asarray(frame)
-            grey = frame.ndim == 2
-            yield np.ascontiguousarray(np.dstack([frame] * 3) if grey else frame[..., :3]).astype(
-                np.uint8
-            )
+            yield _as_rgb(np.asarray(frame), path)
     except (OSError, ValueError, ImportError) as error:
         first = str(error).splitlines()[0]
         raise DataError(
             f'{path} cannot be read as a film ({first}); pip install "imageio[pyav]", or give its frames as a folder'
         ) from error
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Sorts names by the numbers in them, where they are equal before: "frame2" before "frame10"."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _frames_of_picture(path: Path) -> Iterator[np.ndarray]:
+    """Frames of a picture file that may hold several; of one that holds one, the picture."""
+    with open_untouched(path) as image:
+        count = getattr(image, "n_frames", 1)
+        if count == 1:
+            yield read_picture(path)
+            return
+        for number in range(count):
+            image.seek(number)
+            yield read_picture(image.copy())
+
+
+def _as_rgb(frame: np.ndarray, path: Path) -> np.ndarray:
+    """A frame as a film reader gives it -> (H, W, 3) uint8. Raises ImageError for samples whose scale is not known."""
+    if frame.dtype != np.uint8:
+        raise ImageError(
+            f"the frames of {path} have {frame.dtype} samples; save it with 8 bits per sample"
+        )
+    return read_picture(Image.fromarray(frame))
 
 
 def segment_frames(

@@ -87,7 +87,7 @@ def mean_field(
     field.addPairwiseBilateral(
         sxy=parameters.appearance_xy,
         srgb=parameters.appearance_rgb,
-        rgbim=np.ascontiguousarray(image),
+        rgbim=np.require(image, requirements=["C", "W"]),  # np.asarray(PIL image) is read-only
         compat=np.float32(parameters.appearance_weight) * vector,
     )
     return np.array(field.inference(parameters.iterations), np.float32).reshape(

@@ -29,6 +29,7 @@ from ovsslib.evaluation.profiles import DEFAULT, Profile
 from ovsslib.evaluation.results import Results, measure
 from ovsslib.evaluation.store import ResultsStore
 from ovsslib.recipe import Recipe
+from ovsslib.recipe.reading import read_yaml
 
 _ENTRIES = ("profile", "base", "axes", "trials", "limit")
 
@@ -56,17 +57,24 @@ def read_grid(path: str | Path, profile: Profile | None = None, limit: int | Non
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"cannot read the ablation {path}: {error}") from None
     if not isinstance(content, dict) or "base" not in content or set(content) - {*_ENTRIES}:
         raise DataError(
             f"{path} is not an ablation: a mapping with `base` and any of {', '.join(_ENTRIES)}"
         )
-    profile = profile or Profile.named(content.get("profile", DEFAULT))
+    count = content.get("limit")
+    if count is not None and (type(count) is not int or count < 1):
+        raise DataError(f"{path}: limit is a whole number of at least 1, not {count!r}")
+    profile = profile or Profile.named(str(content.get("profile", DEFAULT)))
     base = profile.recipe(str(content["base"]))
     recipes = {base.name: base}
     for name, changes in trials_of(content.get("axes") or {}, content.get("trials") or {}).items():
+        if name == base.name:
+            raise RecipeError(
+                f"{path}: a trial is called {name!r} like the base; give it another name"
+            )
         recipe = base.but(changes, name=name)
         if recipe not in recipes.values():
             recipes[name] = recipe
@@ -74,7 +82,7 @@ def read_grid(path: str | Path, profile: Profile | None = None, limit: int | Non
         raise RecipeError(
             f"{path} changes nothing: give `axes` or `trials` that differ from {base.name!r}"
         )
-    return Grid(profile, recipes, base.name, limit if limit is not None else content.get("limit"))
+    return Grid(profile, recipes, base.name, limit if limit is not None else count)
 
 
 def trials_of(
@@ -85,6 +93,8 @@ def trials_of(
 
     Raises RecipeError for an axis that is not a list, or a trial that is not a mapping.
     """
+    if not isinstance(axes, Mapping):
+        raise RecipeError(f"axes={axes!r}: give a mapping from a setting to its values")
     for axis, values in axes.items():
         if not isinstance(values, (list, tuple)) or not values:
             raise RecipeError(f"axis {axis}={values!r}: give a list of values")
@@ -92,8 +102,13 @@ def trials_of(
     for values in itertools.product(*axes.values()) if axes else []:
         changes = dict(zip(axes, values, strict=True))
         changes_by_name[name_of(changes)] = changes
+    if not isinstance(trials, (Mapping, list, tuple)):
+        raise RecipeError(
+            f"trials={trials!r}: give a mapping from names to changes, or a list of changes"
+        )
     if not isinstance(trials, Mapping):
-        trials = {name_of(changes): changes for changes in trials if isinstance(changes, Mapping)}
+        named = [(name_of(t) if isinstance(t, Mapping) else str(t), t) for t in trials]
+        trials = dict(named)
     for name, trial in trials.items():
         if not isinstance(trial, Mapping):
             raise RecipeError(f"trial {name}={trial!r}: give a mapping of changes")

@@ -146,7 +146,8 @@ def with_background(
     """The vocabulary with a background class; "auto" is chosen for its words by the model, None leaves it alone."""
     if background is None:
         return vocabulary
-    if isinstance(background, str) and background == "auto" and vocabulary.background is None:
+    automatic = isinstance(background, str) and background.strip().lower() == "auto"
+    if automatic and vocabulary.background is None:
         background = choose_background(backbone, vocabulary)
     return vocabulary.with_background(background)
 

@@ -1,5 +1,6 @@
 """The shipped sets of background words, and background words as people write them."""
 
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
@@ -8,7 +9,7 @@ import yaml
 
 from ovsslib import paths
 from ovsslib.errors import WordsError, did_you_mean
-from ovsslib.text.cleaning import clean_word, split_synonyms
+from ovsslib.text.cleaning import clean_word, refuse_file_name, split_synonyms, word_key
 
 
 @lru_cache(maxsize=1)
@@ -26,13 +27,36 @@ def background_of(text: str) -> tuple[str, ...]:
 
     Raises WordsError for one word that looks like the name of a set and is none.
     """
-    chosen = "sclip" if text == "auto" else text.strip()
+    refuse_file_name(text)
+    chosen = text.strip().lower()
+    chosen = "sclip" if chosen == "auto" else chosen
     if chosen in background_sets():
         return background_words(chosen)
     words = tuple(split_synonyms(text.replace("\n", ",")))
     if len(words) == 1 and get_close_matches(chosen, background_sets(), n=1):
         return background_words(chosen)  # raises, and names the set that was meant
     return tuple(clean_word(word) for word in words)
+
+
+def background_besides(background: Any, queries: Iterable[str]) -> list[Any]:
+    """Background words as people give them: a text without what is among `queries`, or a list as it is.
+
+    Raises WordsError for what is neither, and for a text of which nothing is left.
+    """
+    if not isinstance(background, str):
+        if isinstance(background, (Mapping, bytes)) or not isinstance(background, Iterable):
+            raise WordsError(
+                f"background={background!r}: give None, 'auto', the name of a set, or a list of words"
+            )
+        return list(background)
+    keys = {word_key(query) for query in queries}
+    words = background_of(background)
+    chosen = [word for word in words if word_key(word) not in keys]
+    if words and not chosen:
+        raise WordsError(
+            f"all background words ({', '.join(words)}) are among the words; give others, or background=None"
+        )
+    return chosen
 
 
 def background_words(name: str) -> tuple[str, ...]:

@@ -21,16 +21,19 @@ import yaml
 
 from ovsslib import paths
 from ovsslib.errors import WordsError, did_you_mean
-from ovsslib.text.background_sets import background_of, background_sets, background_words
+from ovsslib.recipe.reading import read_yaml
+from ovsslib.text.background_sets import background_besides, background_sets, background_words
 from ovsslib.text.cleaning import (
     as_list,
     clean_word,
     clean_words,
+    lines_of_file,
     parse_classes,
     refuse_repeated,
+    refuse_set,
     split_synonyms,
     word_key,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,12 +234,7 @@ class Vocabulary:
                 "'background' is among the words and also the name of the background class: "
                 "drop the word, or pass background=None"
             )
-        if isinstance(background, str):
-            keys = {word_key(query) for query in self.queries}
-            words = background_of(background)
-            chosen = [word for word in words if word_key(word) not in keys]
-        else:
-            chosen = list(background)
+        chosen = background_besides(background, self.queries)
         if not chosen:
             raise WordsError("no background words: give at least one, or pass background=None")
         return Vocabulary(
@@ -261,7 +259,7 @@ class Vocabulary:
     ) -> "Vocabulary":
         """A vocabulary from a file.
 
-        `.yaml`: the format of `data/vocabularies/` (`names` and `background` as in :meth:`named`),
+        `.yaml`, `.json`: the format of `data/vocabularies/` (`names` and `background` as in :meth:`named`),
         or a plain list of words, or a mapping `name: synonyms`. Anything else: the class files of
         the official repositories, one class a line, its queries separated by a comma or semicolon; the
         first is its name (`ovsslib.text.cleaning` has the rules). With `background_line` the first line holds the background words. Raises WordsError
@@ -278,9 +276,9 @@ class Vocabulary:
             )
             raise WordsError(f"cannot read the vocabulary file {path}: {wrong}") from None
         try:
-            if path.suffix.lower() not in (".yaml", ".yml"):
+            if path.suffix.lower() not in (".yaml", ".yml", ".json"):
                 return _from_lines(text, path.stem, background_line)
-            content = yaml.safe_load(text)
+            content = read_yaml(text)
             if isinstance(content, dict) and "classes" in content:
                 vocabulary = _from_content(content, path.stem, names, background)
                 _report_shared(vocabulary)
@@ -389,7 +387,7 @@ def _background_queries(spec: Mapping, variant: str, background: str) -> Iterabl
 def _from_lines(text: str, stem: str, background_line: bool) -> Vocabulary:
     if not text.strip():
         raise WordsError("no words: the file is empty")
-    parsed = parse_classes(text)
+    parsed = parse_classes("\n".join(lines_of_file(text)[0]))
     synonyms = [clean_words(queries, f"class {n}") for n, queries in enumerate(parsed, 1)]
     names = [words[0] for words in synonyms]
     if background_line:
@@ -410,6 +408,7 @@ def _from_lines(text: str, stem: str, background_line: bool) -> Vocabulary:
 
 def _classes_of(words: Any) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Names and queries of free words, cleaned and checked."""
+    refuse_set(words)
     if isinstance(words, Mapping):
         heads = [split_synonyms(name) if isinstance(name, str) else [name] for name in words]
         names = tuple(clean_word(head[0] if head else "") for head in heads)

@@ -11,6 +11,7 @@ from ovsslib import Segmenter, evaluate
 from ovsslib.datasets.checking import check_dataset
 from ovsslib.datasets.dataset import open_dataset
 from ovsslib.errors import DataError
+from ovsslib.text.vocabulary import Vocabulary
 
 
 def folder(root, values=(0, 1), words="background\ndog\n"):
@@ -87,3 +88,63 @@ def test_other_images_of_equal_size_are_another_data_set(tmp_path):
     file.write_bytes(content)
     os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
     assert open_dataset("folder", root).fingerprint() != before
+
+
+def test_lines_of_words_are_read_like_any_file_of_classes(tmp_path):
+    """A comment or an empty line must not move the classes against their labels."""
+    for words in ("# two\nbackground\ndog\n", "0: background\n1: dog", "- background\n- dog"):
+        opened = open_dataset("folder", folder(tmp_path / str(len(words)), words=words))
+        assert opened.vocabulary.names == ("background", "dog") and opened.classes == 2
+    with pytest.raises(DataError, match=r"words.txt: line 2 is empty"):
+        open_dataset("folder", folder(tmp_path / "gap", words="background\n\ndog\ncat\n"))
+    with pytest.raises(DataError, match="counts its classes from 1, and labels count from 0"):
+        open_dataset("folder", folder(tmp_path / "one", words="1 dog\n2 cat\n"))
+
+
+def test_classes_in_every_form_that_words_have(tmp_path):
+    root = folder(tmp_path / "d")
+    forms = (
+        "sky, dog",
+        ["sky", " dog "],
+        {"sky": None, "dog": None},
+        Vocabulary.from_words("sky, dog"),
+    )
+    for words in forms:
+        assert open_dataset("folder", root, words=words).vocabulary.names == ("sky", "dog")
+    assert open_dataset("folder", root, words=["sky, air", "dog"]).vocabulary.synonyms[0] == (
+        "sky",
+        "air",
+    )
+    for words, reason in (
+        ({"sky", "dog"}, "a set has no order"),
+        ([1, 2], "1 is not a text"),
+        (5, ""),
+    ):
+        with pytest.raises(DataError, match=f"words=.*{reason}"):
+            open_dataset("folder", root, words=words)
+
+
+def test_a_split_that_is_not_there_names_those_that_are(tmp_path):
+    root = folder(tmp_path / "d")
+    for part in ("images", "masks"):
+        inside = [(path.name, path) for path in (root / part).iterdir()]
+        (root / part / "train").mkdir()
+        for name, path in inside:
+            path.rename(root / part / "train" / name)
+    with pytest.raises(DataError, match="images has no split 'val'; there are train: choose one"):
+        open_dataset("folder", root)
+    assert len(open_dataset("folder", root, split="train")) == 3
+
+
+def test_pictures_of_every_kind_count(tmp_path):
+    root = folder(tmp_path / "d")
+    for index, suffix in enumerate((".jfif", ".gif", ".ppm")):
+        name = root / f"images/{index}.png"
+        Image.open(name).save(root / f"images/{index}{suffix}", {".jfif": "JPEG"}.get(suffix))
+        name.unlink()
+    assert [name for _, _, name in open_dataset("folder", root)] == ["0", "1", "2"]
+
+
+def test_a_limit_is_a_number(tmp_path):
+    with pytest.raises(DataError, match="not True"):
+        open_dataset("folder", folder(tmp_path / "d"), limit=True)

@@ -351,3 +351,18 @@ def test_the_words_must_fit_the_classes(backbone, dataset):
     with pytest.raises(DataError, match="9 classes but 4 words"):
         run(Segmenter(backbone, small_recipe()), Wrong(dataset, None))
     assert measuring.model_name(backbone) == "seeded/random"
+
+
+def test_names_in_place_of_what_they_name_are_told(backbone, dataset):
+    segmenter = Segmenter(backbone, small_recipe())
+    with pytest.raises(DataError, match=r"'clip' is no segmenter; load it first.*ovsslib.load"):
+        evaluate(["clip"], dataset)
+    with pytest.raises(DataError, match=r"'scenes' is no data set; open it first.*open_dataset"):
+        evaluate(segmenter, "scenes")
+    with pytest.raises(DataError, match="list is no data set"):
+        evaluate(segmenter, [])
+    for workers in (-1, 1.5):
+        with pytest.raises(DataError, match=f"workers={workers}"):
+            evaluate(segmenter, dataset, workers=workers)
+    with pytest.raises(DataError, match="limit=True"):
+        evaluate(segmenter, dataset, limit=True)

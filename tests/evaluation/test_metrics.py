@@ -313,3 +313,15 @@ def test_calibration_refuses_what_is_no_probability():
             calibration_counts(np.array(values), maps, maps)
     with pytest.raises(DataError, match="differ"):
         calibration_counts(np.zeros((1, 3)), maps, maps)
+
+
+@pytest.mark.parametrize("value", [1.5, -1, True, float("nan")])
+def test_rules_of_boundaries_and_bins_are_whole_numbers(value):
+    """A tolerance of 1.5 made a disk without a centre, and other counts."""
+    for name in ("tolerance", "band"):
+        with pytest.raises(DataError, match=f"{name}=.*whole number"):
+            metrics.BoundaryRule(**{name: value})
+    with pytest.raises(DataError, match="bins=.*at least 1"):
+        metrics.calibration_counts(np.ones((2, 2)), *np.zeros((2, 2, 2), dtype=int), bins=value)
+    with pytest.raises(DataError, match="at least 1 class"):
+        metrics.ConfusionMatrix(value if value is not True else 0)

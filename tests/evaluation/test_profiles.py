@@ -86,6 +86,7 @@ def test_paths_in_a_profile_count_from_its_folder(tmp_path, monkeypatch):
         ("limit: true", "limit is a whole number"),
         ("device: 0", "device is text, not 0"),
         ("model: null", "model is text, not None"),
+        ("model: sceneclip\nmodel: ViT-B-16", "'model' stands twice"),
         ("root: [a]", r"root is text, or null, not \['a'\]"),
     ],
 )

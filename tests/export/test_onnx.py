@@ -339,3 +339,50 @@ def test_bad_folders_and_arguments(plain, tmp_path):
     (broken / "recipe.json").write_text('{"format": 7}')
     with pytest.raises(DataError, match="format 7"):
         ovsslib.load(str(broken))
+
+
+def _without(key: str, part: str = ""):
+    def change(folder: Path) -> None:
+        content = json.loads((folder / "recipe.json").read_text())
+        if part:
+            del content[key][part]
+        else:
+            del content[key]
+        (folder / "recipe.json").write_text(json.dumps(content))
+
+    return change
+
+
+def _of_another_patch_size(folder: Path) -> None:
+    content = json.loads((folder / "recipe.json").read_text())
+    content["model"]["patch_size"] = 32
+    (folder / "recipe.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        *(
+            (_without(key), f"lacks {key}")
+            for key in ("model", "graph", "recipe", "pixels", "weights")
+        ),
+        (_without("model", "width"), "lacks model.width;"),
+        (_without("pixels", "std"), "lacks pixels.std;"),
+        (
+            lambda folder: (folder / "known_tokens.json").write_text("x"),
+            "cannot read .*known_tokens",
+        ),
+        (
+            lambda folder: shutil.copy(folder / "vision.onnx", folder / "text.onnx"),
+            "text.onnx takes pixels, not tokens: it is another graph",
+        ),
+        (_of_another_patch_size, "they are of two exports"),
+    ],
+)
+def test_half_a_folder_and_parts_of_two_exports_are_told(plain, damage, message, tmp_path, picture):
+    shutil.copytree(plain[0], tmp_path / "copy")
+    damage(tmp_path / "copy")
+    with pytest.raises(
+        (DataError, ModelError), match=f"(?s){message}.*export the folder again|{message}"
+    ):
+        ovsslib.load(tmp_path / "copy")(picture, WORDS)

@@ -176,3 +176,36 @@ def test_it_cannot_be_changed(result):
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.mask = None
     assert result.mask.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["dog", "dog"], "two labels are called 'dog'"),
+        ([1, 2], "1 is no name of a word; write it as text, such as '1'"),
+        ("ab", "names='ab': give a list"),
+    ],
+)
+def test_names_that_nobody_could_ask_for_are_refused(names, message):
+    with pytest.raises(WordsError, match=message):
+        Segmentation(np.zeros((4, 4), dtype=np.int32), names)
+
+
+def test_a_word_with_a_line_break_is_drawn():
+    mask = np.zeros((40, 40), dtype=np.int32)
+    drawn, plain = (Segmentation(mask, [name]).overlay() for name in ("a\nred\tdog", "a red dog"))
+    assert drawn.size == plain.size
+
+
+def test_thresholds_and_tolerances_are_checked():
+    mask = np.zeros((4, 4), dtype=np.int32)
+    made = Segmentation(mask, ["dog"], margin=np.full((4, 4), 0.3))
+    assert made.uncertain_below(0.4)["(picture)"] == 100
+    for threshold in (float("nan"), -1, 5):
+        with pytest.raises(DataError, match="a margin lies between 0 and 1"):
+            made.uncertain_below(threshold)
+    for tolerance in (float("nan"), -1, float("inf")):
+        with pytest.raises(ImageError, match="tolerance=.*at least 0"):
+            made.to_polygons(tolerance)
+    with pytest.raises(ImageError, match=r"margin must be \(4, 4\)"):
+        Segmentation(mask, ["dog"], margin=[1.0])

@@ -131,3 +131,14 @@ def test_bad_input_is_named(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 13, 0))  # the extra leaves it out there
     with pytest.raises(MissingPackageError, match="--no-build-isolation pydensecrf2"):
         densecrf(photo, probabilities)
+
+
+def test_read_only_and_turned_pictures():
+    """np.asarray(Image.open(...)), as people write it, cannot be written to."""
+    photo, probabilities = scene(4, 40, 48)
+    expected = densecrf(photo, probabilities)
+    locked = photo.copy()
+    locked.flags.writeable = False
+    turned = np.array(photo[:, ::-1])[:, ::-1]
+    for picture in (locked, turned, np.asfortranarray(photo)):
+        assert np.array_equal(densecrf(picture, probabilities), expected)

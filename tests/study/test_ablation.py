@@ -80,6 +80,16 @@ def test_trials_may_be_a_list_without_names():
         ({"base": "sclip", "axes": {"pamr": True}}, "give a list of values"),
         ({"base": "sclip", "trials": {"a": 3}}, "give a mapping"),
         ({"base": "sclip", "axes": {"pamr.iteration": [1]}}, "no field 'iteration'"),
+        (
+            {"base": "sclip", "trials": ["pamr", {"pamr": True}]},
+            "trial pamr='pamr': give a mapping",
+        ),
+        ({"base": "sclip", "trials": "pamr"}, "trials='pamr': give a mapping"),
+        ({"base": "sclip", "axes": ["pamr"]}, r"axes=\['pamr'\]: give a mapping"),
+        ({"base": "sclip", "trials": {"sclip": {"pamr": True}}}, "called 'sclip' like the base"),
+        ({"base": "sclip", "axes": {"pamr": [True]}, "limit": 0}, "limit is a whole number.*not 0"),
+        ({"base": "sclip", "axes": {"pamr": [True]}, "limit": "3"}, "not '3'"),
+        ({"base": "sclip", "axes": {"pamr": [True]}, "profile": 5}, "unknown profile '5'"),
     ],
 )
 def test_bad_grids_are_refused(tmp_path, content, message):

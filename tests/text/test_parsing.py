@@ -66,3 +66,71 @@ def test_background_is_read_alike_everywhere():
 def test_the_parser_says_which_line_is_empty():
     with pytest.raises(WordsError, match="line 2 is empty"):
         parse_classes("dog\n ,\ncat")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "# my classes\ndog, puppy\ncat\n",
+        "# my classes\n\ndog, puppy\n# no pet\ncat",
+        "0: dog, puppy\n1: cat",
+        "1 dog, puppy\n2 cat\n",
+        "0,dog, puppy\n1,cat\n",
+        "1. dog, puppy\n2. cat",
+        "- dog, puppy\n- cat",
+        '"dog", \'puppy\'\n"cat"\n',
+    ],
+)
+def test_marks_of_a_file_are_no_words(content, tmp_path):
+    (tmp_path / "w.names").write_text(content)
+    assert Vocabulary.from_file(tmp_path / "w.names").synonyms == (("dog", "puppy"), ("cat",))
+
+
+def test_numbers_and_dashes_of_words_stay(tmp_path):
+    for content in (
+        "2 dogs\n3 dogs",
+        "1 dog\n1 cat",
+        "0 dog\ncat",
+        "t-shirt\nx-ray",
+        "7 up\n- cat",
+    ):
+        (tmp_path / "w.txt").write_text(content)
+        expected = tuple((line,) for line in content.split("\n"))
+        assert Vocabulary.from_file(tmp_path / "w.txt").synonyms == expected
+
+
+def test_an_empty_line_is_told_by_its_place_in_the_file(tmp_path):
+    (tmp_path / "w.txt").write_text("# classes\ndog\n\ncat\n")
+    with pytest.raises(WordsError, match="line 3 is empty"):
+        Vocabulary.from_file(tmp_path / "w.txt")
+
+
+def test_pasted_lists(tmp_path):
+    for text in ('"dog", "cat"', "['dog', 'cat']", '["dog", "cat"]', "[dog, cat]"):
+        assert Vocabulary.from_words(text).names == ("dog", "cat")
+    (tmp_path / "w.json").write_text('["dog", "cat"]')
+    assert Vocabulary.from_file(tmp_path / "w.json").names == ("dog", "cat")
+
+
+def test_words_that_would_be_misread(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.txt").write_text("dog\ncat\n")
+    with pytest.raises(WordsError, match=r"'w.txt' is a file.*Vocabulary.from_file\('w.txt'\)"):
+        Vocabulary.from_words("w.txt")
+    with pytest.raises(WordsError, match="'w.txt' is a file"):
+        Vocabulary.from_words(["dog"], "w.txt")
+    with pytest.raises(WordsError, match=r"a set has no order.*\['cat', 'dog'\]"):
+        Vocabulary.from_words({"dog", "cat"})
+    for background in (True, 0, {"sky": 1}):
+        with pytest.raises(WordsError, match="background=.*give None, 'auto'"):
+            Vocabulary.from_words(["dog"], background)
+    with pytest.raises(WordsError, match=r"all background words \(dog\) are among the words"):
+        Vocabulary.from_words(["Dog"], "dog")
+    with pytest.raises(WordsError, match="not UTF-8; set the terminal"):
+        Vocabulary.from_words(["caf\udcc3\udca9"])
+
+
+def test_names_of_sets_are_read_in_any_case():
+    usual = Vocabulary.from_words(["dog"], "sclip").synonyms
+    for text in ("SCLIP", " sclip ", "Auto", "auto "):
+        assert Vocabulary.from_words(["dog"], text).synonyms == usual

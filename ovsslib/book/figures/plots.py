@@ -430,8 +430,8 @@ def heat_map(
     if centre is not None:
         span = float(np.nanmax(np.abs(table.to_numpy(float) - centre))) or 1.0
         colours = {"cmap": "vlag", "vmin": centre - span, "vmax": centre + span}
-    sns.heatmap(
-        table.astype(float), annot=True, fmt=number, linewidths=1, linecolor="white", ax=axes,
+    sns.heatmap(  # it draws once: names must be broken before, or they leave no room for the cells
+        table.astype(float).set_axis(names), annot=True, fmt=number, linewidths=1, linecolor="white", ax=axes,
         cbar_kws={"label": label}, annot_kws={"size": 9}, **colours,
     )  # fmt: skip
     axes.set(xlabel=table.columns.name or "", ylabel=table.index.name or "")
