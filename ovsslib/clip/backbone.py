@@ -271,6 +271,7 @@ class Backbone:
         after_block: BlockChange | None = None,
         on_weights: BlockChange | None = None,
         score_mask: Tensor | None = None,
+        until: int | None = None,
     ) -> TrunkOutput:
         """All blocks but the last, once.
 
@@ -282,6 +283,7 @@ class Backbone:
             after_block: function (tokens (B, T, width), block, grid) -> tokens, called behind each block.
             on_weights: function (weights (B, heads, T, T), block, grid) -> weights, called inside each block.
             score_mask: (T, T) or (B, 1, T, T), added to the scores of every block before the softmax.
+            until: 0-based block at whose projections the pass ends, for who needs no more; its input are the tokens.
         """
         taps, inputs = set(taps), set(inputs)
         tokens, grid = self.embed(pixels, positions)
@@ -292,6 +294,9 @@ class Backbone:
             tap = self._project(index, tokens)
             if index in taps:
                 out.taps[index] = tap.to(self.stream_dtype)
+            if index == until:
+                out.tokens = tokens
+                return out
             if on_weights is None:
                 mixed = self._mixed(tap, score_mask)
             else:

@@ -14,7 +14,7 @@ from ovsslib.segmenter.running_best import RunningBest
 from ovsslib.stages.contexts import ImageContext
 from ovsslib.stages.windows import Stitched, WindowGrid
 
-STRIP = 24_000_000  # values handled at a time when a picture is finished strip by strip (float32)
+STRIP = 4_000_000  # values handled at a time when a picture is finished strip by strip (float32)
 QUERIES = 4_000_000  # the same when it is finished a few queries at a time
 LARGE = 100_000_000
 """Logits of a picture (queries x pixels) above which confidences are made a few queries at a time.

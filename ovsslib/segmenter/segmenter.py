@@ -108,18 +108,18 @@ class Segmenter:
     # -- once per window ------------------------------------------------------------------------------------
 
     def trunk(
-        self, pixels: Tensor, taps: Iterable[int] | None = None, inputs: Iterable[int] | None = None
+        self,
+        pixels: Tensor,
+        taps: Iterable[int] | None = None,
+        inputs: Iterable[int] | None = None,
+        until: int | None = None,
     ) -> TrunkOutput:
         """All blocks but the last for pixels (B, 3, H, W), with the recipe's stages at "trunk"."""
-        changed = bool(self.recipe.at("trunk"))
         return self.backbone.trunk(
-            pixels,
-            self.taps if taps is None else taps,
-            self.inputs if inputs is None else inputs,
-            positions=self.windows.positions,
-            after_block=self.last_block.after_block if changed else None,
-            on_weights=self.last_block.block_weights(),
-        )
+            pixels, self.taps if taps is None else taps, self.inputs if inputs is None else inputs,
+            positions=self.windows.positions, on_weights=self.last_block.block_weights(), until=until,
+            after_block=self.last_block.after_block if self.recipe.at("trunk") else None,
+        )  # fmt: skip
 
     def dense_tokens(
         self, pixels: Tensor, text: Tensor | None = None, regions: Tensor | None = None

@@ -129,6 +129,7 @@ class AttentionContext:
         text: (Q, D) unit text features, or None.
         guide: second encoder, or None; `guide_features(kind)` gives its map of these windows.
         regions: (B, H, W) int64 region ids of these windows, or None.
+        once: by settings object, what its stage made for the first pass of the block and takes again for a second.
     """
 
     backbone: Backbone
@@ -140,6 +141,7 @@ class AttentionContext:
     guide: "Guide | None" = None
     regions: Tensor | None = None
     kept: dict[Any, Any] = field(default_factory=dict)
+    once: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -336,7 +338,7 @@ class ImageContext:
         group_logits: (G, H, W) scaled logits of group texts, if a stage asked for them.
         window_logits: function () -> (N, Q + G, h, w) unscaled logits of the windows on their patch grids.
         kept_of_trunk: by settings object, what `keep_of_trunk` kept of the trunk, if the picture was one window.
-        trunk_of: function ((B, 3, h, w) pixels, taps) -> trunk result, for a stage here that must look again.
+        trunk_of: function ((B, 3, h, w) pixels, taps, until=...) -> trunk result, for a stage here that must look again.
         regions: (H, W) int64 region ids of the photograph, or None.
         scores: (C, H, W) class scores that the labels came from, for stages that read them (capability
             "reads_scores"), or None. Such a stage may put its own in their place.

@@ -6,6 +6,7 @@ The thesis's operator of the same name works on features and is the stage `featu
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ovsslib.errors import RecipeError
@@ -55,8 +56,15 @@ class RcsSettings:
 
     def on_weights(self, weights: Tensor, context) -> Tensor:
         """Mix (B, heads, T, T) weights of the last block with the middle layers' cross-correlation."""
-        scale, cross = context.backbone.scale, 0.0
+        if self not in context.once:
+            context.once[self] = self.cross_correlation(context)
+        return self.tau * ((1 - self.lam) * weights + context.once[self])
+
+    def cross_correlation(self, context) -> Tensor:
+        """lam A_cross (B, heads, T, T)."""
+        scale, cross = context.backbone.scale, torch.zeros(())
         for layer in self.layers:
             tap = context.trunk.taps[layer - 1]
-            cross = cross + ((tap.q * scale) @ tap.k.transpose(-2, -1)).softmax(dim=-1)
-        return self.tau * ((1 - self.lam) * weights + self.lam * cross / len(self.layers))
+            scores = (tap.q * scale) @ tap.k.transpose(-2, -1)
+            cross = cross.to(scores) + scores.softmax(dim=-1)
+        return self.lam * cross / len(self.layers)

@@ -14,7 +14,9 @@ from torch import Tensor
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
 from ovsslib.stages.contexts import Adjust, AttentionContext
-from ovsslib.stages.pixel_adaptive import pamr
+from ovsslib.stages.pixel_adaptive import Refinement
+
+_STRIP = 1 << 19  # values whose softmax is taken at a time: they stay in the processor's cache
 
 
 @stage(
@@ -82,12 +84,7 @@ class SfrSettings:
         """
         matrices = []
         for cosines, picture in zip(logits, context.window, strict=True):
-            full = F.interpolate(cosines[None], size=picture.shape[-2:], mode="bilinear")
-            if self.pamr_iterations:
-                full = pamr(picture[None].float(), full, self.pamr_iterations, self.pamr_dilations)
-            labels = patch_labels(
-                (full * self.logit_scale).softmax(1)[0], self.threshold, context.backbone.patch_size
-            )
+            labels = self._first_labels(cosines, picture, context.backbone.patch_size)
             matrix = feedback_matrix(labels, self.std, self.path_test, self.released_path_test)
             matrices.append(matrix / matrix.max())
         target = torch.stack(matrices)[:, None]
@@ -98,6 +95,28 @@ class SfrSettings:
 
         return adjust
 
+    def _first_labels(self, cosines: Tensor, picture: Tensor, patch: int) -> Tensor:
+        """Labels (h', w') of the patches of a window: cosines (Q, h, w), picture (3, H, W).
+
+        Logits of the window's size are made a few queries at a time, their softmax a few rows of patches at a time.
+        """
+        height, width = picture.shape[-2:]
+        refine = Refinement(picture, self.pamr_iterations, self.pamr_dilations)
+        parts = []  # (H, W, some queries): a pixel's values side by side, which is faster throughout
+        for some in cosines.split(refine.together(len(cosines))):
+            some = some[None].contiguous(memory_format=torch.channels_last)
+            full = F.interpolate(some, size=(height, width), mode="bilinear")[0]
+            parts.append(refine(full).permute(1, 2, 0))
+        step = patch * max(1, _STRIP // (patch * width * len(cosines)))
+        if picture.is_cuda:
+            step = height
+        labels = []
+        for top in range(0, height - height % patch, step):
+            logits = torch.cat([part[top : top + step] for part in parts], dim=-1)
+            probabilities = (logits * self.logit_scale).softmax(-1).permute(2, 0, 1)
+            labels.append(patch_labels(probabilities, self.threshold, patch))
+        return torch.cat(labels)
+
 
 def patch_labels(probabilities: Tensor, threshold: float, patch: int) -> Tensor:
     """Most frequent label of each patch's pixels: (Q, H, W) -> (h, w) long.
@@ -106,41 +125,50 @@ def patch_labels(probabilities: Tensor, threshold: float, patch: int) -> Tensor:
     """
     best, labels = probabilities.max(dim=0)
     labels = labels.masked_fill(best < threshold, 0)
-    h, w = labels.shape[0] // patch, labels.shape[1] // patch
+    h, w, queries = labels.shape[0] // patch, labels.shape[1] // patch, len(probabilities)
     cells = labels[: h * patch, : w * patch].reshape(h, patch, w, patch).permute(0, 2, 1, 3)
-    present = torch.unique(cells)
-    counts = torch.stack([(cells == label).sum(dim=(2, 3)) for label in present])
-    return present[counts.argmax(dim=0)]
+    votes = cells.flatten(2).flatten(0, 1)
+    first = queries * torch.arange(h * w, device=votes.device)  # a row of counts for each patch
+    counts = torch.bincount((votes + first[:, None]).flatten(), minlength=h * w * queries)
+    return counts.reshape(h, w, queries).argmax(dim=2)
 
 
 def path_decay(labels: Tensor, released: bool) -> Tensor:
     """Weight h of every pair of patches of one label, 0 for others: (h, w) labels -> (P, P) float32.
 
     1 if the straight line between the two stays in the label, else exp(-d / dmax) with the Chebyshev distance d.
-    Holds the pairs of one label and one sample of their lines at a time, whatever the length of the lines.
+    Holds the lines of one length between patches of one label at a time.
     """
-    h, w = labels.shape
-    flat = labels.flatten()
+    (h, w), flat = labels.shape, labels.flatten()
+    patches = torch.arange(h * w, device=labels.device)
+    row, column = patches // w, patches % w
     first, second = (flat[:, None] == flat[None]).nonzero().unbind(1)
-    y, x = first // w, first % w
-    dy, dx = second // w - y, second % w - x
-    distance = torch.maximum(dy.abs(), dx.abs())
+    distance = torch.maximum(
+        (row[first] - row[second]).abs(), (column[first] - column[second]).abs()
+    )
     longest = max(h - 1, w - 1, 1)
+    rows, columns = (between(side, longest).to(labels.device) for side in (h, w))
     inside = torch.ones_like(first, dtype=torch.bool)
-    walking = torch.arange(len(first), device=labels.device)  # pairs whose line goes on
-    for number, t in enumerate(torch.linspace(0, 1, longest + 1, dtype=torch.float64).tolist()):
-        if released:
-            walking = walking[distance[walking] >= number]
-        # torch.round rounds halves to even, as the released code does
-        rows = torch.round(y[walking] + t * dy[walking]).long()
-        columns = torch.round(x[walking] + t * dx[walking]).long()
-        stays = flat[rows * w + columns] == flat[first[walking]]
-        inside[walking[~stays]] = False
-        walking = walking[stays]
+    for d in range(longest + 1):
+        pairs = (distance == d).nonzero().flatten()
+        start, end = first[pairs], second[pairs]
+        samples = d + 1 if released else longest + 1
+        line = w * rows[:, :samples].index_select(0, row[start] * h + row[end])
+        line += columns[:, :samples].index_select(0, column[start] * w + column[end])
+        labels_on_line = flat.index_select(0, line.flatten()).view(line.shape)
+        inside[pairs] = (labels_on_line == flat[start, None]).all(dim=1)
     decay = torch.exp(-distance.float() / longest)
     out = torch.zeros(len(flat), len(flat), device=labels.device)
     out[first, second] = torch.where(inside, 1.0, decay)
     return out
+
+
+def between(side: int, longest: int) -> Tensor:
+    """Rows (or columns) on the way from each of `side` to each: (side * side, longest + 1 samples) long."""
+    t = torch.linspace(0, 1, longest + 1, dtype=torch.float64).float()
+    start, end = torch.arange(side)[:, None, None], torch.arange(side)[:, None]
+    # torch.round rounds halves to even, as the released code does
+    return torch.round(start + t * (end - start)).long().flatten(0, 1)
 
 
 def feedback_matrix(labels: Tensor, std: float, path_test: bool, released: bool) -> Tensor:

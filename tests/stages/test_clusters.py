@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from conftest import relative_error, vectors
 
@@ -14,6 +15,7 @@ from ovsslib.stages.clusters import (
     correlation,
     denoised,
     majority,
+    median_filtered,
 )
 
 
@@ -42,6 +44,13 @@ def test_clusters_follow_the_relation():
 
 def test_no_cluster_is_no_map():
     assert cluster_map(10 * torch.eye(24), (4, 6), (8, 12), 0.5, 3, 2) is None
+
+
+@pytest.mark.parametrize(("shape", "size"), [((14, 20), 5), ((7, 9), 3), ((30, 31), 19)])
+def test_the_median_is_that_of_scipy(shape, size):
+    values = np.random.default_rng(0).random(shape, dtype=np.float32).round(1)
+    expected = scipy.ndimage.median_filter(values, size=size)
+    assert np.array_equal(median_filtered(values, size), expected)
 
 
 def test_majority_vote_per_region_ties_to_the_smaller_label():

@@ -55,6 +55,20 @@ def test_batch_chunk_and_odd_sizes_change_nothing(height, width):
         assert (pamr(images, logits, 3, (2, 8), chunk=chunk) - together).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("queries", [7, 8, 21, 45])
+def test_pixel_by_pixel_and_map_by_map_give_the_same_bits(queries):
+    """How many words are asked for together decides which way is taken; no value may depend on it."""
+    rng = torch.Generator().manual_seed(queries)
+    image, logits = (
+        torch.rand(1, 3, 30, 37, generator=rng),
+        torch.rand(1, queries, 30, 37, generator=rng),
+    )
+    by_map = pamr(image, logits, 5, (2, 8), chunk=3)
+    assert torch.equal(pamr(image, logits, 5, (2, 8)), by_map)
+    assert torch.equal(pamr(image, logits, 5, (2, 8), chunk=queries), by_map)
+    assert torch.equal(pamr(image, logits[:, :5], 5, (2, 8)), by_map[:, :5])
+
+
 def test_strips_change_nothing(monkeypatch):
     torch.manual_seed(2)
     image, logits = torch.randn(1, 3, 30, 20), torch.randn(1, 5, 30, 20)
