@@ -51,8 +51,8 @@ test: $(INSTALLED)  ## ruff, types, the unit tests, and every notebook against i
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
-	@$(RUN) -m pytest -q -n $(JOBS) --dist loadfile $(if $(filter 1,$(SLOW)),,-m "not slow") $(if $(NOTEBOOKS),--nbval --nbval-current-env \
-		--nbval-cell-timeout 600) --cov --cov-report= tests $(NOTEBOOKS)
+	@$(RUN) -m pytest -q -n $(JOBS) --dist loadfile $(if $(filter 1,$(SLOW)),,-m "not slow") --cov --cov-report= tests
+	@$(if $(NOTEBOOKS),$(RUN) -m pytest -q -n $(JOBS) --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout 600 $(NOTEBOOKS))
 	@echo "coverage: $$($(RUN) -m coverage report --format=total) % of the lines of ovsslib (file by file: make coverage)"
 
 coverage: $(INSTALLED)  ## the share of each file's lines that the last `make test` ran

@@ -103,7 +103,7 @@ class SfrSettings:
         height, width = picture.shape[-2:]
         refine = Refinement(picture, self.pamr_iterations, self.pamr_dilations)
         parts = []  # (H, W, some queries): a pixel's values side by side, which is faster throughout
-        for some in cosines.split(refine.together(len(cosines))):
+        for some in (self.logit_scale * cosines).split(refine.together(len(cosines))):
             some = some[None].contiguous(memory_format=torch.channels_last)
             full = F.interpolate(some, size=(height, width), mode="bilinear")[0]
             parts.append(refine(full).permute(1, 2, 0))
@@ -113,7 +113,7 @@ class SfrSettings:
         labels = []
         for top in range(0, height - height % patch, step):
             logits = torch.cat([part[top : top + step] for part in parts], dim=-1)
-            probabilities = (logits * self.logit_scale).softmax(-1).permute(2, 0, 1)
+            probabilities = logits.softmax(-1).permute(2, 0, 1)
             labels.append(patch_labels(probabilities, self.threshold, patch))
         return torch.cat(labels)
 

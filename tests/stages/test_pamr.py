@@ -10,7 +10,7 @@ import torch
 
 from ovsslib.errors import RecipeError
 from ovsslib.stages.pamr import PAMR
-from ovsslib.stages.pixel_adaptive import pamr, pamr_affinity
+from ovsslib.stages.pixel_adaptive import Refinement, pamr, pamr_affinity
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 
@@ -55,7 +55,7 @@ def test_batch_chunk_and_odd_sizes_change_nothing(height, width):
         assert (pamr(images, logits, 3, (2, 8), chunk=chunk) - together).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("queries", [7, 8, 21, 45])
+@pytest.mark.parametrize("queries", [11, 12, 21, 45])
 def test_pixel_by_pixel_and_map_by_map_give_the_same_bits(queries):
     """How many words are asked for together decides which way is taken; no value may depend on it."""
     rng = torch.Generator().manual_seed(queries)
@@ -75,6 +75,36 @@ def test_strips_change_nothing(monkeypatch):
     whole = pamr(image, logits)
     monkeypatch.setattr(sys.modules["ovsslib.stages.pixel_adaptive"], "_STRIP_PIXELS", 60)
     assert (pamr(image, logits) - whole).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("dilations", [(8, 16), (1, 2, 40)])
+def test_many_queries_side_by_side_equal_few_map_by_map(dilations, monkeypatch):
+    torch.manual_seed(3)
+    image, logits = torch.randn(1, 3, 30, 20), torch.randn(1, 40, 30, 20)
+    few = pamr(image, logits, 3, dilations, chunk=4)
+    module = sys.modules["ovsslib.stages.pixel_adaptive"]
+    refinement = Refinement(image[0], 3, dilations)
+    assert [refinement.together(count) for count in (40, 12, 11, 1)] == [32, 12, 4, 1]
+    assert (pamr(image, logits, 3, dilations) - few).abs().max() < 1e-6
+    monkeypatch.setattr(module, "_STRIP_PIXELS", 70)
+    assert (pamr(image, logits, 3, dilations) - few).abs().max() < 1e-6
+    # a picture so large that fewer queries go together, down to map by map
+    monkeypatch.setattr(module, "_BESIDE_VALUES", 15 * 600)
+    assert [refinement.together(count) for count in (40, 12)] == [15, 12]
+    assert (refinement(logits[0]) - few[0]).abs().max() < 1e-6
+    monkeypatch.setattr(module, "_BESIDE_VALUES", 11 * 600)
+    assert refinement.together(40) == 4
+
+
+@pytest.mark.parametrize("queries", [5, 20])
+def test_memory_layout_stays(queries):
+    image = torch.randn(1, 3, 12, 20)
+    logits = torch.randn(1, queries, 12, 20)
+    beside = logits.contiguous(memory_format=torch.channels_last)
+    refined = pamr(image, beside, 2)
+    assert refined.stride() == beside.stride()
+    assert torch.equal(refined, pamr(image, logits, 2))
+    assert pamr(image, logits, 2).is_contiguous()
 
 
 def test_other_size_is_resized_with_aligned_corners():

@@ -1,6 +1,7 @@
 """ResCLIP's SFR: path test, smoothing, labels, real switches. Parity with the official code: test_methods.py."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import Recipe
 from ovsslib.segmenter import Segmenter
+from ovsslib.stages.pixel_adaptive import pamr
 from ovsslib.stages.sfr import SfrSettings, feedback_matrix, patch_labels, path_decay
 
 
@@ -70,6 +72,19 @@ def test_patch_labels_vote_and_threshold():
     tie[1, :, 1] = 1.0
     tie[0, :, 0] = 1.0
     assert patch_labels(tie, 0.0, 2).tolist() == [[0]]
+
+
+def test_strips_and_chunks_give_the_labels_of_all_at_once(monkeypatch):
+    torch.manual_seed(4)
+    cosines, picture = torch.rand(40, 5, 7), torch.randn(3, 80 + 3, 112 + 9)
+    settings = SfrSettings(threshold=0.5, pamr_iterations=2)
+    full = torch.nn.functional.interpolate(cosines[None], picture.shape[-2:], mode="bilinear")
+    refined = pamr(picture[None], full, 2, settings.pamr_dilations)
+    expected = patch_labels((refined * settings.logit_scale).softmax(1)[0], 0.5, 16)
+    assert len(expected.unique()) > 5 and (expected == 0).any()
+    assert torch.equal(settings._first_labels(cosines, picture, 16), expected)
+    monkeypatch.setattr(sys.modules["ovsslib.stages.sfr"], "_STRIP", 1)
+    assert torch.equal(settings._first_labels(cosines, picture, 16), expected)
 
 
 def test_needs_text_and_scores(tiny_backbone, tiny_inputs):
