@@ -66,6 +66,28 @@ def test_taps_and_inputs_are_those_of_the_blocks(tiny_backbone, tiny_inputs):
     assert torch.equal(part.taps[11].k, out.taps[11].k) and part.grid == out.grid
 
 
+@pytest.mark.parametrize("until", [0, 4, 10])
+def test_a_pass_may_end_early_at_a_blocks_projections(until, tiny_backbone, tiny_inputs):
+    pixels, visited = tiny_inputs["image_80x112"], []
+
+    def after_block(tokens, block, grid):
+        visited.append(block)
+        return tokens * 1.01
+
+    whole = tiny_backbone.trunk(pixels, {0, until}, {until}, after_block=after_block)
+    assert visited == list(range(11))
+    visited.clear()
+    short = tiny_backbone.trunk(pixels, {0, until}, {until}, after_block=after_block, until=until)
+    assert visited == list(range(until))
+    assert set(short.taps) == {0, until} and short.grid == whole.grid
+    for block in (0, until):
+        for name in ("q", "k", "v", "normed"):
+            theirs = getattr(whole.taps[block], name)
+            assert torch.equal(getattr(short.taps[block], name), theirs)
+    assert torch.equal(short.tokens, whole.inputs[until])
+    assert torch.equal(short.inputs[until], whole.inputs[until])
+
+
 def test_base_grid_uses_the_table_as_it_is(tiny_backbone):
     table = tiny_backbone.visual.positional_embedding
     assert torch.equal(tiny_backbone.positions((4, 4), "keep"), table)

@@ -78,6 +78,32 @@ def test_vote_makes_the_mask_constant_on_every_cluster(tiny_backbone):
     assert np.array_equal(silent, plain)
 
 
+@pytest.mark.parametrize(
+    "sink_denoise", [False, {"channels": (3, 17, 40), "sigma": 1.6}], ids=["plain", "denoised"]
+)
+def test_windows_vote_with_the_whole_picture_as_one_pass_shows_it(sink_denoise, tiny_backbone):
+    """The pass over the whole picture ends at the block that is read; stages in the blocks before it still count."""
+    image = np.random.default_rng(1).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    words = ["cat", "dog", "grass", "sky"]
+    recipe = Recipe.named("cliptrase").but(
+        {
+            "windows.short_side": 96,
+            "windows.crop": 64,
+            "windows.stride": 32,
+            "clusters.eps": 0.9,
+        },
+        sink_denoise=sink_denoise,
+    )
+    plain = Segmenter(tiny_backbone, recipe.but(clusters=False))(image, words).mask
+    segmenter = Segmenter(tiny_backbone, recipe)
+    trunk = segmenter.trunk(segmenter.prepare(image)[None], {10})
+    regions = cluster_map(denoised(correlation(trunk.taps[10]))[0], trunk.grid, (60, 90), 0.9, 3, 4)
+    assert regions is not None
+    expected = majority(plain, regions)
+    assert not np.array_equal(expected, plain)
+    assert np.array_equal(segmenter(image, words).mask, expected)
+
+
 @pytest.mark.parametrize("values", [{"eps": 0.0}, {"min_samples": 0}, {"enlarge": 0}])
 def test_bad_values_are_refused(values):
     with pytest.raises(RecipeError, match="clusters"):
