@@ -39,6 +39,7 @@ FURTHER_METHODS = {
     "inert": 1,  # recipe -> why it cannot change the label map where it stands
     "group_features": 3,  # backbone, text, text settings -> further text rows behind the queries
     "further_texts": 3,  # backbone, text, text settings -> {name: text rows} for the stage's own use
+    "sentences": 2,  # vocabulary, text settings -> {name: sentences} that the stage encodes beside the recipe's own
     "extra_texts": 2,  # backbone, text settings -> further text rows of a first pass
     "guide_name": 0,  # name of the second encoder that is needed, or None
     "proposer_name": 0,  # name of the mask proposer that is needed

@@ -17,6 +17,8 @@ from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
 from ovsslib.stages.contexts import AttentionContext
 from ovsslib.text.features import encode_texts
+from ovsslib.text.prompts import TextSettings
+from ovsslib.text.vocabulary import Vocabulary
 
 # The released words beside the classes: colours, patterns and materials, groups of things.
 _COLOURS = ("blue", "brown", "green", "grey", "orange", "pink", "purple", "red")
@@ -89,13 +91,20 @@ class ClassDistributionSettings:
         """Unit rows (E, D) of the further words, in the recipe's templates; encoded once per
         model.
         """
-        words = RELEASED_WORDS if self.words == "released" else self.words
+        words = self._words()
         if not words:
             return torch.zeros(0, backbone.dim, device=backbone.device)
         cache = _rows.setdefault(backbone, {})
         if (words, text_settings) not in cache:
             cache[words, text_settings] = encode_texts(backbone, words, text_settings)
         return cache[words, text_settings]
+
+    def _words(self) -> tuple[str, ...]:
+        return RELEASED_WORDS if self.words == "released" else self.words
+
+    def sentences(self, vocabulary: Vocabulary, settings: TextSettings) -> dict[str, list[str]]:
+        """Of the further words."""
+        return {"words": settings.prompts_of(self._words())}
 
     def second_weights(self, logits: Tensor, context: AttentionContext) -> Tensor:
         """Cosines (B, C', h, w) of the first pass, further words included -> weights (B, heads, T,

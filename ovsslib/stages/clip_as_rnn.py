@@ -4,7 +4,7 @@ Source: Sun et al., "CLIP as RNN", CVPR 2024, and its released code. The work is
 comes from `cam_scores`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -25,6 +25,7 @@ from ovsslib.stages.whole_picture import (
     background_rows,
     check_short_side,
     check_words,
+    competing_words,
     further_rows,
     own_pixels,
     refuse_early_stages,
@@ -34,6 +35,7 @@ from ovsslib.stages.whole_picture import (
 )
 from ovsslib.text.features import TextFeatures, encode_texts
 from ovsslib.text.prompts import PROMPTS, TextSettings
+from ovsslib.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from ovsslib.recipe import Recipe
@@ -145,20 +147,7 @@ class ClipAsRnn:
         """
         vocabulary, scorer = text.vocabulary, self._scorer(backbone)
         map_settings = TextSettings(prompts=self.map_prompts)
-        stuff = torch.isin(
-            text.query_class.cpu(),
-            torch.tensor(stuff_classes(vocabulary, self.stuff), dtype=torch.long),
-        )
-        if self.passes == "one":
-            stuff[:] = False
-        in_background = text.query_class.cpu() == (
-            -1 if vocabulary.background is None else vocabulary.background
-        )
-        in_play = [
-            q
-            for q, excluded in zip(vocabulary.queries, stuff | in_background, strict=True)
-            if not excluded
-        ]
+        stuff = self._is_stuff(vocabulary)
         rows = [
             encode_texts(scorer, vocabulary.queries, TextSettings(templates=(template,)))
             for template in PROMPTS[self.score_prompts].thing
@@ -167,9 +156,33 @@ class ClipAsRnn:
             "maps": encode_texts(backbone, vocabulary.queries, map_settings),
             "templates": torch.cat(rows),
             "background": background_rows(
-                backbone, text, map_settings, self.background_words, in_play
+                backbone, text, map_settings, self.background_words, self._in_play(vocabulary)
             ),
-            "stuff": stuff,
+            "stuff": torch.tensor(stuff),
+        }
+
+    def _is_stuff(self, vocabulary: Vocabulary) -> list[bool]:
+        """Per query, whether it belongs to the second pass."""
+        stuff = set() if self.passes == "one" else set(stuff_classes(vocabulary, self.stuff))
+        return [owner in stuff for owner in vocabulary.query_class]
+
+    def _in_play(self, vocabulary: Vocabulary) -> list[str]:
+        """Queries of the first pass, which the background words must not repeat."""
+        stuff = self._is_stuff(vocabulary)
+        queries = zip(vocabulary.queries, vocabulary.query_class, stuff, strict=True)
+        return [query for query, owner, s in queries if not s and owner != vocabulary.background]
+
+    def sentences(
+        self, vocabulary: Vocabulary, settings: TextSettings
+    ) -> Mapping[str, Sequence[str]]:
+        """Of the words in the later rounds' prompts and the scorer's, and of the background words."""
+        later = TextSettings(prompts=self.map_prompts)
+        scored = TextSettings(templates=PROMPTS[self.score_prompts].thing)
+        words = competing_words(vocabulary, self.background_words, self._in_play(vocabulary))
+        return {
+            "map_prompts": later.prompts_of(vocabulary.queries),
+            "score_prompts": scored.prompts_of(vocabulary.queries),
+            "background_words": later.prompts_of(words),
         }
 
     def picture_logits(self, context: WholePictureContext) -> Tensor:

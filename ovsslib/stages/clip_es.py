@@ -5,7 +5,7 @@ from a softmax over all words and background words, so that a word gives way whe
 spread along the mean attention of the last blocks, within boxes around its peaks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +20,7 @@ from ovsslib.stages.whole_picture import (
     background_rows,
     check_short_side,
     check_words,
+    competing_words,
     further_rows,
     own_pixels,
     refuse_early_stages,
@@ -28,6 +29,7 @@ from ovsslib.stages.whole_picture import (
 )
 from ovsslib.text.features import TextFeatures
 from ovsslib.text.prompts import TextSettings
+from ovsslib.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from ovsslib.recipe import Recipe
@@ -88,6 +90,13 @@ class ClipEs:
     ) -> Mapping[str, Tensor]:
         """{"background": (B, D)}: rows of the set of background words."""
         return {"background": background_rows(backbone, text, settings, self.background_words)}
+
+    def sentences(
+        self, vocabulary: Vocabulary, settings: TextSettings
+    ) -> Mapping[str, Sequence[str]]:
+        """Of the background words."""
+        words = competing_words(vocabulary, self.background_words)
+        return {"background_words": settings.prompts_of(words)}
 
     def picture_logits(self, context: WholePictureContext) -> Tensor:
         """(Q, h, w) maps in [0, 1] of the words; zero for words that are out, and for the background's."""

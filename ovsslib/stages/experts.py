@@ -22,6 +22,7 @@ from ovsslib.stages.contexts import WindowContext
 from ovsslib.text.features import TextFeatures, encode_texts, merge_queries
 from ovsslib.text.prompts import TextSettings
 from ovsslib.text.template_table import TemplateTable, table_hash
+from ovsslib.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from ovsslib.recipe import Recipe
@@ -103,6 +104,16 @@ class ExpertsSettings:
         return torch.cat(
             [expert_rows(rows, [indices.index(index) for index in templates]) for templates in top]
         )
+
+    def sentences(self, vocabulary: Vocabulary, settings: TextSettings) -> dict[str, list[str]]:
+        """Of all words in every class's best templates."""
+        if not self.table:
+            return {}
+        table = TemplateTable.load(self.table)
+        chosen = {index for templates in table.top(vocabulary, self.count) for index in templates}
+        templates = tuple(table.templates[index] for index in sorted(chosen))
+        plain = dataclasses.replace(settings, templates=templates, material_rules=False)
+        return {"table": plain.prompts_of(vocabulary.queries)}
 
     def on_window_text(self, text: Tensor, context: WindowContext) -> Tensor:
         """Rows (..., Q + C Q, D) -> (..., Q, D): the experts' own rows are compared one expert at a time."""

@@ -11,6 +11,8 @@ from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
 from ovsslib.stages.contexts import WindowContext
 from ovsslib.text.features import encode_texts
+from ovsslib.text.prompts import TextSettings
+from ovsslib.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from ovsslib.recipe import Recipe
@@ -61,6 +63,10 @@ class FeatureSurgerySettings:
         if self.redundant is not None and self.temperature != 2:
             return {"temperature": "a redundant text is given, so words have no weights"}
         return None
+
+    def sentences(self, vocabulary: Vocabulary, settings: TextSettings) -> dict[str, list[str]]:
+        """Of the redundant text; that of a vocabulary of one word is empty, which every model reads."""
+        return {"redundant": settings.prompts_of([self.redundant] if self.redundant else [])}
 
     def on_similarity(self, logits: Tensor, context: WindowContext) -> Tensor:
         """Logits (B, Q + G, h, w) -> the same, the G texts of groups unchanged."""

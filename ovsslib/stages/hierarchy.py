@@ -15,6 +15,8 @@ from torch import Tensor
 from ovsslib.errors import RecipeError
 from ovsslib.recipe import stage
 from ovsslib.text.features import TextFeatures, encode_texts, merge_queries
+from ovsslib.text.prompts import TextSettings
+from ovsslib.text.vocabulary import Vocabulary
 
 
 @stage(
@@ -63,21 +65,27 @@ class HierarchySettings:
             return {"count": "the vocabulary's groups are used, not clusters"}
         return {}
 
-    def membership(self, text: TextFeatures) -> tuple[list[str], np.ndarray]:
-        """Names of the groups and the group index of every class (C,). Raises RecipeError if there are none."""
-        groups = text.vocabulary.groups
+    def _given(self, vocabulary: Vocabulary) -> list[str]:
+        """The vocabulary's group of every class; none if clusters are made. Raises RecipeError as `membership`."""
+        groups = vocabulary.groups
         complete = all(
-            group is not None for i, group in enumerate(groups) if i != text.vocabulary.background
+            group is not None for i, group in enumerate(groups) if i != vocabulary.background
         )
         if self.groups == "vocabulary" and not complete:
             raise RecipeError(
-                f"hierarchy.groups='vocabulary': {text.vocabulary.name!r} does not give every class a group; use "
+                f"hierarchy.groups='vocabulary': {vocabulary.name!r} does not give every class a group; use "
                 "groups='clusters'"
             )
-        if self.groups != "clusters" and complete:
-            class_groups = [group or "background" for group in groups]
-            names = list(dict.fromkeys(class_groups))
-            return names, np.array([names.index(group) for group in class_groups])
+        if self.groups == "clusters" or not complete:
+            return []
+        return [group or "background" for group in groups]
+
+    def membership(self, text: TextFeatures) -> tuple[list[str], np.ndarray]:
+        """Names of the groups and the group index of every class (C,). Raises RecipeError if there are none."""
+        given = self._given(text.vocabulary)
+        if given:
+            names = list(dict.fromkeys(given))
+            return names, np.array([names.index(group) for group in given])
         if self.text == "name":
             raise RecipeError(
                 f"hierarchy.text='name': the groups of {text.vocabulary.name!r} are clusters without a name; use "
@@ -106,6 +114,11 @@ class HierarchySettings:
         return F.normalize(
             torch.stack([means[member == g].mean(dim=0) for g in range(len(names))]), dim=-1
         )
+
+    def sentences(self, vocabulary: Vocabulary, settings: TextSettings) -> dict[str, list[str]]:
+        """Of the groups' names, where these are asked for."""
+        names = dict.fromkeys(self._given(vocabulary)) if self.text == "name" else ()
+        return {"text": settings.prompts_of(list(names))}
 
     def on_scores(self, scores: Tensor, logits: Tensor, context) -> Tensor:
         """Class scores (C, H, W) from scaled logits of queries (Q, H, W) and of groups (G, H, W)."""

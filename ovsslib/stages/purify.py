@@ -30,6 +30,7 @@ from ovsslib.stages.contexts import WindowContext
 from ovsslib.text.auxiliary import auxiliary_texts
 from ovsslib.text.features import TextFeatures, encode_texts
 from ovsslib.text.prompts import TextSettings
+from ovsslib.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from ovsslib.recipe import Recipe
@@ -107,15 +108,25 @@ class PurifySettings:
             text.features.float(), class_members(text.query_class, len(text.vocabulary))
         )
         if self.votes != "words":
-            texts = auxiliary_texts(text.vocabulary, self.votes, skip_missing=True)
             sentence_settings = dataclasses.replace(settings, templates=("{}",), truncate=True)
-            sentences = {index: sentence for index, sentence in enumerate(texts) if sentence}
+            sentences = self._texts_of_votes(text.vocabulary)
             if sentences:
                 rows[list(sentences)] = encode_texts(
                     backbone, list(sentences.values()), sentence_settings
                 ).to(rows)
         keep = [c for c in range(len(rows)) if c != text.vocabulary.background]
         return rows[keep]
+
+    def _texts_of_votes(self, vocabulary: Vocabulary) -> dict[int, str]:
+        """Class -> its text, for those that have one."""
+        if self.votes == "words":
+            return {}
+        texts = auxiliary_texts(vocabulary, self.votes, skip_missing=True)
+        return {index: sentence for index, sentence in enumerate(texts) if sentence}
+
+    def sentences(self, vocabulary: Vocabulary, settings: TextSettings) -> dict[str, list[str]]:
+        """Of the votes, where they are not the words themselves."""
+        return {"votes": list(dict.fromkeys(self._texts_of_votes(vocabulary).values()))}
 
     def on_similarity(self, logits: Tensor, context: WindowContext) -> Tensor:
         """Cosines (B, Q [+ C'], h, w) -> maps (B, Q, h0, w0) in [0, 1] on the tower's grid, background rows 0."""

@@ -32,7 +32,7 @@ from ovsslib.stages.cosegmentation import (
 from ovsslib.stages.whole_picture import further_rows, refuse_early_stages
 from ovsslib.text.features import TextFeatures, encode_texts
 from ovsslib.text.prompts import TextSettings
-from ovsslib.text.vocabulary import word_key
+from ovsslib.text.vocabulary import Vocabulary, word_key
 
 if TYPE_CHECKING:
     from ovsslib.recipe import Recipe
@@ -125,6 +125,12 @@ class ReCo:
             )
             rows.append(row if index is None else shared[index])
         return {"references": torch.stack(rows)}
+
+    def sentences(
+        self, vocabulary: Vocabulary, settings: TextSettings
+    ) -> Mapping[str, Sequence[str]]:
+        """Of the context words."""
+        return {"context": settings.prompts_of(self.context)}
 
     def references(
         self, backbone: Backbone, rows: Tensor, context: Tensor

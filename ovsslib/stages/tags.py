@@ -4,7 +4,7 @@ Source: Lin et al., "TagCLIP: A Local-to-Global Framework to Enhance Open-Vocabu
 Without Training", AAAI 2024, and its released code. The work is done in `tagging.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,12 +20,13 @@ from ovsslib.stages.whole_picture import (
     background_rows,
     check_short_side,
     check_words,
+    competing_words,
     further_rows,
     own_pixels,
 )
 from ovsslib.text.features import TextFeatures, encode_texts
 from ovsslib.text.prompts import PROMPTS, TextSettings
-from ovsslib.text.vocabulary import VARIANTS
+from ovsslib.text.vocabulary import VARIANTS, Vocabulary
 
 
 @stage(
@@ -93,16 +94,9 @@ class Tags:
         self, backbone: Any, text: TextFeatures, settings: TextSettings
     ) -> Mapping[str, Tensor]:
         """The tags' own text: "words" (W, D), "owner" (W,) class of each, "background" (B, D)."""
-        tag_settings = TextSettings(
-            prompts=self.prompts, names=self.names, background=settings.background
-        )
+        tag_settings = self._settings(settings)
         vocabulary = tag_settings.vocabulary(text.vocabulary)
-        background = vocabulary.background
-        chosen = [
-            (query, owner)
-            for query, owner in zip(vocabulary.queries, vocabulary.query_class, strict=True)
-            if owner != background
-        ]
+        background, chosen = vocabulary.background, self._chosen(vocabulary)
         kinds = [vocabulary.kinds[owner] for _, owner in chosen]
         texts = {
             "words": encode_texts(backbone, [query for query, _ in chosen], tag_settings, kinds),
@@ -117,6 +111,33 @@ class Tags:
                 backbone, vocabulary.synonyms[background], tag_settings
             )
         return texts
+
+    def _settings(self, settings: TextSettings) -> TextSettings:
+        return TextSettings(prompts=self.prompts, names=self.names, background=settings.background)
+
+    @staticmethod
+    def _chosen(vocabulary: Vocabulary) -> list[tuple[str, int]]:
+        """Queries that are not of the background, with their classes."""
+        queries = zip(vocabulary.queries, vocabulary.query_class, strict=True)
+        return [(query, owner) for query, owner in queries if owner != vocabulary.background]
+
+    def sentences(
+        self, vocabulary: Vocabulary, settings: TextSettings
+    ) -> Mapping[str, Sequence[str]]:
+        """Of the tags' own text and of what competes with it."""
+        own = self._settings(settings)
+        named = own.vocabulary(vocabulary)
+        chosen = self._chosen(named)
+        rivals = (
+            competing_words(vocabulary, self.background_words)
+            if named.background is None
+            else named.synonyms[named.background]
+        )
+        kinds = [named.kinds[owner] for _, owner in chosen]
+        return {
+            "prompts": own.prompts_of([query for query, _ in chosen], kinds),
+            "background_words": own.prompts_of(rivals),
+        }
 
     def tagged(self, context: WholePictureContext) -> tuple[Tagged, Tensor]:
         """Scores of the words in the picture, and the class (W,) of each word."""

@@ -74,13 +74,20 @@ def background_rows(
         besides: words that the set must not repeat. None: the vocabulary's own; and if it has a background class, its
             queries stand in for the set, so there are no rows.
     """
-    if besides is None and text.vocabulary.background is not None:
-        name = ""
-    keys = {word_key(query) for query in (text.vocabulary.queries if besides is None else besides)}
-    words = [word for word in background_words(name) if word_key(word) not in keys] if name else []
+    words = competing_words(text.vocabulary, name, besides)
     if not words:
         return text.features.new_zeros(0, text.features.shape[1])
     return encode_texts(backbone, words, settings)
+
+
+def competing_words(
+    vocabulary: Vocabulary, name: str, besides: Iterable[str] | None = None
+) -> list[str]:
+    """The words of :func:`background_rows`."""
+    if besides is None and vocabulary.background is not None:
+        name = ""
+    keys = {word_key(query) for query in (vocabulary.queries if besides is None else besides)}
+    return [word for word in background_words(name) if word_key(word) not in keys] if name else []
 
 
 def stuff_classes(vocabulary: Vocabulary, names: Collection[str]) -> list[int]:

@@ -425,7 +425,7 @@ def _what_would(row: Mapping) -> str:
     if row["dataset"] not in DATASETS:
         return "about a data set that this library does not read, or that its source does not name"
     if not row["recipe"]:
-        return "no recipe here computes it: another system, a trained one, or an unstated setting"
+        return "no recipe is set against it here: another system, a trained one, or an unstated setting"
     model = "" if row["model"] == "ViT-B/16" else f" with the model {row['model']}"
     target = target_name(row["source"], row["table"])
     return (

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ovsslib.clip.backbone import Backbone
 from ovsslib.errors import DataError
+from ovsslib.recipe import Recipe
 from ovsslib.study.timing import sentences_of
 from ovsslib.text.features import strange_tokens
 from ovsslib.text.prompts import TextSettings
@@ -52,31 +53,40 @@ def _text_of(token: int) -> str:
 
 def readability(
     backbone: Backbone,
-    sentences: Mapping[str, Sequence[str]],
+    sentences: Mapping[str, Sequence[str] | Mapping[str, Sequence[str]]],
     least: int = LEAST_READ,
     truncate: bool = False,
 ) -> pd.DataFrame:
     """One row per entry: how many of its sentences the model can read.
 
     Args:
-        sentences: name of a row -> the sentences that it is measured with; see :func:`sentences_for`.
+        sentences: name of a row -> the sentences that it is measured with (:func:`sentences_for`), or several sets of
+            them, each with a part of its own in the method (:func:`sentences_of_recipe`).
 
     Returns:
         Columns sentences, unread (number of sentences with an unread token), tokens (these tokens, joined), testable
-        (whether at most a quarter of the sentences are unread). Raises DataError for a row without sentences.
+        (whether at most a quarter of the sentences of every set are unread). Raises DataError for a row without sentences.
     """
-    rows = {}
+    by_row: dict[str, list[Sequence[str]]] = {}
     for name, texts in sentences.items():
-        if isinstance(texts, str) or not texts:
+        sets = list(texts.values()) if isinstance(texts, Mapping) else [texts]
+        if not sets or any(isinstance(part, str) or not part for part in sets):
             raise DataError(f"the row {name!r} needs a list of sentences, not {texts!r}")
-        missing = unread_tokens(backbone, texts, least, truncate)
-        strange = sorted({token for tokens in missing for token in tokens})
-        unread = sum(bool(tokens) for tokens in missing)
+        by_row[name] = sets
+    # Rows share most of their sentences: each is looked at once.
+    every = list(dict.fromkeys(text for sets in by_row.values() for part in sets for text in part))
+    missing = dict(zip(every, unread_tokens(backbone, every, least, truncate), strict=True))
+    rows = {}
+    for name, sets in by_row.items():
+        unread = [sum(bool(missing[text]) for text in part) for part in sets]
+        tokens = {token for part in sets for text in part for token in missing[text]}
         rows[name] = {
-            "sentences": len(texts),
-            "unread": unread,
-            "tokens": ", ".join(strange),
-            "testable": unread <= MOST_UNREAD * len(texts),
+            "sentences": sum(map(len, sets)),
+            "unread": sum(unread),
+            "tokens": ", ".join(sorted(tokens)),
+            "testable": all(
+                count <= MOST_UNREAD * len(part) for count, part in zip(unread, sets, strict=True)
+            ),
         }
     return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS)
 
@@ -93,6 +103,21 @@ def sentences_for(vocabulary: Vocabulary, settings: TextSettings) -> list[str]:
         auxiliary = (settings.prompts_for(text, kind) for text, kind in pairs if text)
         prompts += [sentence for group in auxiliary for sentence in group]
     return list(dict.fromkeys(prompts))
+
+
+def sentences_of_recipe(vocabulary: Vocabulary, recipe: Recipe) -> dict[str, list[str]]:
+    """All that a recipe asks a vocabulary with: "text", its own sentences, and those that its stages encode beside them.
+
+    The latter are named after the stage's setting, such as "car.map_prompts". The same words may stand in several sets.
+    """
+    settings = recipe["text"]
+    sets = {"text": sentences_for(vocabulary, settings)}
+    named = settings.vocabulary(vocabulary)
+    for name, stage in recipe.stages.items():
+        if hasattr(stage, "sentences"):
+            found = stage.sentences(named, settings)
+            sets |= {f"{name}.{part}": list(texts) for part, texts in found.items() if texts}
+    return sets
 
 
 def marked(table: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:

@@ -21,8 +21,7 @@ from ovsslib.text.vocabulary import Vocabulary
 def sentences_of(vocabulary: Vocabulary, settings: TextSettings) -> list[str]:
     """The different sentences that are encoded for a vocabulary, in order."""
     kinds = [vocabulary.kinds[index] for index in vocabulary.query_class]
-    groups = (settings.prompts_for(w, k) for w, k in zip(vocabulary.queries, kinds, strict=True))
-    return list(dict.fromkeys(sentence for group in groups for sentence in group))
+    return settings.prompts_of(vocabulary.queries, kinds)
 
 
 def prompt_counts(

@@ -211,6 +211,12 @@ class TextSettings:
         """The sentences that are encoded for one word."""
         return self.strategy().prompts(word, kind, self.material_rules)
 
+    def prompts_of(self, words: Sequence[str], kinds: Sequence[str] | None = None) -> list[str]:
+        """The different sentences that are encoded for some words, in order; `kinds` as for :meth:`prompts_for`."""
+        kinds = ["thing"] * len(words) if kinds is None else kinds
+        groups = (self.prompts_for(w, k) for w, k in zip(words, kinds, strict=True))
+        return list(dict.fromkeys(sentence for group in groups for sentence in group))
+
     def vocabulary(self, name: str | Vocabulary) -> Vocabulary:
         """A shipped vocabulary under these settings' naming variant and background words, or their own words.
 

@@ -400,3 +400,41 @@ def test_a_run_from_other_first_weights_is_refused(finished, reader, tmp_path):
     save_sceneclip_state(own, {**state, "logit_scale": state["logit_scale"] + 1}, known, {})
     with pytest.raises(DataError, match="other weights"):
         Trainer(replace(settings, start=str(own)), tmp_path / "run").resume()
+
+
+def weights_of(out: Path) -> dict[str, torch.Tensor]:
+    return load_sceneclip_state(out / "model.safetensors")[0]
+
+
+def stopped_halfway(settings: PretrainingSettings, out: Path) -> None:
+    """Train in two goes: a trainer that stops after its second step, and another that goes on from its checkpoint."""
+
+    class Stop(Exception):
+        pass
+
+    class Halfway(Trainer):
+        def save(self):
+            super().save()
+            if self.step == 2:
+                raise Stop
+
+    with pytest.raises(Stop):
+        Halfway.train(replace(settings, checkpoint_seconds=0.0), out)
+    Trainer.train(settings, out)
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["both towers", "words"])
+def test_the_same_seed_gives_the_same_weights_in_one_go_or_two(words, reader, tmp_path):
+    settings = replace(reader[0] if words else TINY, steps=4)
+    Trainer.train(replace(settings, checkpoint_seconds=1e9), tmp_path / "one")
+    stopped_halfway(settings, tmp_path / "two")
+    first, second = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        assert torch.equal(values, second[name]), name
+    Trainer.train(replace(settings, seed=settings.seed + 1), tmp_path / "other")
+    other = weights_of(tmp_path / "other")
+    assert any(
+        first[name].shape != other[name].shape or not torch.equal(first[name], other[name])
+        for name in first
+    )

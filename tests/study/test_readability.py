@@ -1,10 +1,13 @@
 """Which sentences the embedded model can read; and that it reads what the chapters measure on Scenes."""
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from ovsslib import Vocabulary, load_backbone
+from ovsslib import Segmenter, Vocabulary, load_backbone
 from ovsslib.errors import DataError
+from ovsslib.recipe import Recipe
 from ovsslib.scenes.wordings import HELD_OUT
 from ovsslib.study.readability import (
     LEAST_READ,
@@ -12,8 +15,10 @@ from ovsslib.study.readability import (
     marked,
     readability,
     sentences_for,
+    sentences_of_recipe,
     unread_tokens,
 )
+from ovsslib.text import features
 from ovsslib.text.prompts import PROMPTS, TextSettings
 
 
@@ -101,6 +106,25 @@ def test_rows_with_too_many_unread_sentences_are_marked(backbone, scenes):
     assert list(marked(table, found.loc[["single"]]).columns) == ["mIoU"]
 
 
+def test_every_set_of_a_row_must_be_read(backbone):
+    read, unread = ["a photo of a dog."] * 9, ["an origami dog"]
+    found = readability(
+        backbone, {"one": read + unread, "two": {"text": read, "x.words": unread}, "three": read}
+    )
+    assert list(found["sentences"]) == [10, 10, 9] and list(found["unread"]) == [1, 1, 0]
+    assert list(found["testable"]) == [True, False, True]
+    with pytest.raises(DataError, match="'empty'"):
+        readability(backbone, {"empty": {}})
+
+
+def test_methods_whose_own_words_are_unread_are_not_testable(scenes):
+    recipes = ("sclip", "itaclip", "reco", "car", "cdam", "clip-es", "tagclip")
+    sets = {name: sentences_of_recipe(scenes, Recipe.named(name)) for name in recipes}
+    assert {"car.map_prompts", "car.score_prompts", "car.background_words"} < set(sets["car"])
+    found = readability(load_backbone("sceneclip"), sets)["testable"]
+    assert list(found[found].index) == ["sclip", "itaclip", "reco"]
+
+
 def test_a_row_without_sentences_is_refused(backbone):
     with pytest.raises(DataError, match="'empty'"):
         readability(backbone, {"empty": []})
@@ -120,3 +144,41 @@ def test_a_token_that_was_read_too_seldom_is_unread(backbone):
     assert backbone.times_read[seldom] < LEAST_READ
     word = next(w for w in ("coach", "peak", "shrub") if unread_tokens(backbone, [w])[0])
     assert unread_tokens(backbone, [word], least=1) == [()]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe.named("sclip"),
+        Recipe.named("itaclip"),
+        Recipe.named("cdam"),
+        Recipe.named("clip-es"),
+        Recipe.named("car"),
+        Recipe.named("car").but({"car.passes": "things over stuff"}),
+        Recipe.named("tagclip"),
+        Recipe.named("tagclip").but({"text.background": "usual", "tags.names": "canonical"}),
+        Recipe("surgery").but(feature_surgery={"redundant": "a picture"}),
+        Recipe("groups").but(hierarchy={"text": "name"}),
+        Recipe("members").but(hierarchy={"text": "members"}),
+        Recipe("votes").but(purify={"votes": "definitions"}),
+        Recipe("votes-of-words").but(purify=True),
+    ],
+    ids=lambda recipe: recipe.name,
+)
+def test_the_sentences_of_a_recipe_are_those_that_it_encodes(recipe, monkeypatch, scenes):
+    backbone, seen = load_backbone("sceneclip"), set()
+
+    def recorded(backbone, prompts, *rest, **further):
+        seen.update(prompts)
+        return torch.nn.functional.one_hot(
+            torch.arange(len(prompts)) % backbone.dim, backbone.dim
+        ).float()
+
+    monkeypatch.setattr(features, "encode_prompts", recorded)
+    monkeypatch.setattr(features, "_recall", lambda key: None)
+    monkeypatch.setattr(features, "_store", lambda key, rows: None)
+    image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    words = Vocabulary.named("scenes-things") if "car" in recipe.name else scenes
+    Segmenter(backbone, recipe)(image, recipe["text"].vocabulary(words))
+    sets = sentences_of_recipe(words, recipe)
+    assert {text for part in sets.values() for text in part} == seen
