@@ -23,12 +23,17 @@ def trials() -> pd.DataFrame:
 
 
 def rounds() -> pd.DataFrame:
-    """What each round tried: index round; columns trials, best (name), miou of it, range of all ("70.7 to 82.5"), percent."""
+    """What each round tried: index round; columns trials, what it started from (the base, or changes of the rounds before;
+    the trial "start" of the log; empty if the round has none), best (name), mIoU of both, range of all ("70.7 to 82.5"), percent.
+    """
     rows = {}
-    for number, part in trials().groupby("round"):
+    frame = trials()
+    for number, part in frame.groupby("round"):
+        begin = f"{number}: start" if number > 1 else BASE
         best = part["miou"].idxmax()
         rows[number] = {
             "trials": len(part),
+            "start, mIoU, %": f"{frame.loc[begin, 'miou']:.2f}" if begin in frame.index else "",
             "best": best.partition(": ")[2] or best,
             "mIoU, %": part.loc[best, "miou"],
             "all of them, %": f"{part['miou'].min():.1f} to {part['miou'].max():.1f}",

@@ -21,6 +21,13 @@ def test_every_trial_of_the_grid_is_in_the_log(grid):
     assert log.loc[grid.base, "difference"] == 0 and log["round"].is_monotonic_increasing
 
 
+def test_a_round_names_what_it_started_from():
+    started = search_log.rounds()["start, mIoU, %"]
+    log = search_log.trials()["miou"]
+    assert started[0] == started[1] == f"{log['itaclip']:.2f}"
+    assert started[2] == f"{log['2: start']:.2f}" and started[4] == ""
+
+
 def test_the_recipe_is_a_trial_and_none_is_better_by_more_than_a_hair(grid):
     ours = Recipe.named("ovss-best", "scenes")
     (trial,) = [name for name, recipe in grid.recipes.items() if recipe == ours]
