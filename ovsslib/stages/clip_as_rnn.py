@@ -163,7 +163,9 @@ class ClipAsRnn:
 
     def _is_stuff(self, vocabulary: Vocabulary) -> list[bool]:
         """Per query, whether it belongs to the second pass."""
-        stuff = set() if self.passes == "one" else set(stuff_classes(vocabulary, self.stuff))
+        stuff = set(stuff_classes(vocabulary, self.stuff))  # an unknown name is refused either way
+        if self.passes == "one":
+            stuff = set()
         return [owner in stuff for owner in vocabulary.query_class]
 
     def _in_play(self, vocabulary: Vocabulary) -> list[str]:
@@ -181,7 +183,8 @@ class ClipAsRnn:
         words = competing_words(vocabulary, self.background_words, self._in_play(vocabulary))
         return {
             "map_prompts": later.prompts_of(vocabulary.queries),
-            "score_prompts": scored.prompts_of(vocabulary.queries),
+            # a second tower reads those sentences, not the recipe's own
+            "score_prompts": [] if self.scorer else scored.prompts_of(vocabulary.queries),
             "background_words": later.prompts_of(words),
         }
 

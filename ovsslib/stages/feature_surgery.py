@@ -65,8 +65,10 @@ class FeatureSurgerySettings:
         return None
 
     def sentences(self, vocabulary: Vocabulary, settings: TextSettings) -> dict[str, list[str]]:
-        """Of the redundant text; that of a vocabulary of one word is empty, which every model reads."""
-        return {"redundant": settings.prompts_of([self.redundant] if self.redundant else [])}
+        """Of the redundant text, which is empty for a vocabulary of one word."""
+        one = self.redundant is None and len(vocabulary.queries) == 1
+        text = "" if one else self.redundant
+        return {"redundant": [] if text is None else settings.prompts_of([text])}
 
     def on_similarity(self, logits: Tensor, context: WindowContext) -> Tensor:
         """Logits (B, Q + G, h, w) -> the same, the G texts of groups unchanged."""

@@ -98,8 +98,8 @@ def sentences_for(vocabulary: Vocabulary, settings: TextSettings) -> list[str]:
     named = settings.vocabulary(vocabulary)
     prompts = sentences_of(named, settings)
     if settings.auxiliary and settings.auxiliary_weight:
-        texts = auxiliary_texts(vocabulary, settings.auxiliary, skip_missing=True)
-        pairs = zip(texts, vocabulary.kinds, strict=True)
+        texts = auxiliary_texts(named, settings.auxiliary, skip_missing=True)
+        pairs = zip(texts, named.kinds, strict=True)
         auxiliary = (settings.prompts_for(text, kind) for text, kind in pairs if text)
         prompts += [sentence for group in auxiliary for sentence in group]
     return list(dict.fromkeys(prompts))

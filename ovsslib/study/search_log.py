@@ -8,6 +8,8 @@ from ovsslib.recipe import Recipe
 from ovsslib.study.settling import encoder_work
 
 BEST, BASE = "ovss-best", "itaclip"
+_STARTS = {0: BASE, 1: BASE, 2: "2: start", 3: "3: start", 4: "2: logit scale 25"}
+"""Trial that the trials of a round change, as the comments of the grid say."""
 
 
 def trials() -> pd.DataFrame:
@@ -23,17 +25,16 @@ def trials() -> pd.DataFrame:
 
 
 def rounds() -> pd.DataFrame:
-    """What each round tried: index round; columns trials, what it started from (the base, or changes of the rounds before;
-    the trial "start" of the log; empty if the round has none), best (name), mIoU of both, range of all ("70.7 to 82.5"), percent.
+    """What each round tried: index round (0: the base itself); columns trials, start (mIoU of the trial that the round
+    changes), best (name), its mIoU, range of all ("70.7 to 82.5"), percent.
     """
     rows = {}
     frame = trials()
     for number, part in frame.groupby("round"):
-        begin = f"{number}: start" if number > 1 else BASE
         best = part["miou"].idxmax()
         rows[number] = {
             "trials": len(part),
-            "start, mIoU, %": f"{frame.loc[begin, 'miou']:.2f}" if begin in frame.index else "",
+            "start, mIoU, %": frame.loc[_STARTS[number], "miou"],
             "best": best.partition(": ")[2] or best,
             "mIoU, %": part.loc[best, "miou"],
             "all of them, %": f"{part['miou'].min():.1f} to {part['miou'].max():.1f}",

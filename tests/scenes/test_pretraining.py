@@ -420,6 +420,8 @@ def stopped_halfway(settings: PretrainingSettings, out: Path) -> None:
 
     with pytest.raises(Stop):
         Halfway.train(replace(settings, checkpoint_seconds=0.0), out)
+    later = Trainer(settings, out)
+    assert later.resume() and later.step == 2
     Trainer.train(settings, out)
 
 

@@ -24,11 +24,14 @@ AS_PUBLISHED = (
 
 @pytest.fixture(scope="module")
 def results():
-    return stored(["clip", *AS_PUBLISHED], "embedded")
+    found = stored(["clip", *AS_PUBLISHED], "embedded")
+    missing = {"clip", *AS_PUBLISHED} - set(found)
+    assert not missing, f"no record with these weights: {missing}; run notebook 17 and ship them"
+    return found
 
 
 def test_repaired_attention_works_and_plain_clip_does_not(results):
-    assert results.images == 400 and set(results) == {"clip", *AS_PUBLISHED}
+    assert results.images == 400
     raw = [name for name in AS_PUBLISHED if "pamr" not in results[name].recipe.stages]
     best = max(results[name].miou for name in raw)
     assert best >= 60

@@ -90,14 +90,15 @@ def test_windows_vote_with_the_whole_picture_as_one_pass_shows_it(sink_denoise, 
             "windows.short_side": 96,
             "windows.crop": 64,
             "windows.stride": 32,
-            "clusters.eps": 0.9,
+            "clusters.eps": 0.4,
+            "clusters.min_samples": 2,
         },
         sink_denoise=sink_denoise,
     )
     plain = Segmenter(tiny_backbone, recipe.but(clusters=False))(image, words).mask
     segmenter = Segmenter(tiny_backbone, recipe)
     trunk = segmenter.trunk(segmenter.prepare(image)[None], {10})
-    regions = cluster_map(denoised(correlation(trunk.taps[10]))[0], trunk.grid, (60, 90), 0.9, 3, 4)
+    regions = cluster_map(denoised(correlation(trunk.taps[10]))[0], trunk.grid, (60, 90), 0.4, 2, 4)
     assert regions is not None
     expected = majority(plain, regions)
     assert not np.array_equal(expected, plain)

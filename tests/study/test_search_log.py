@@ -24,8 +24,9 @@ def test_every_trial_of_the_grid_is_in_the_log(grid):
 def test_a_round_names_what_it_started_from():
     started = search_log.rounds()["start, mIoU, %"]
     log = search_log.trials()["miou"]
-    assert started[0] == started[1] == f"{log['itaclip']:.2f}"
-    assert started[2] == f"{log['2: start']:.2f}" and started[4] == ""
+    assert started[0] == started[1] == log["itaclip"]
+    assert started[2] == log["2: start"] and started[4] == log["2: logit scale 25"]
+    assert set(started.index) == set(search_log.trials()["round"])
 
 
 def test_the_recipe_is_a_trial_and_none_is_better_by_more_than_a_hair(grid):
