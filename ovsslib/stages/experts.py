@@ -91,27 +91,31 @@ class ExpertsSettings:
                 "experts.table is empty: fit a table on unlabelled pictures with "
                 "ovsslib.study.templates.rank_templates, save it, and give its path"
             )
-        table = TemplateTable.load(self.table)
-        top = table.top(text.vocabulary, self.count)
-        indices = sorted({index for templates in top for index in templates})
+        top, templates = self._best(text.vocabulary)
+        indices = list(templates)
         words = text.vocabulary.queries
         check_rows(len(top) * len(words), text.features.shape[1])
         prompts = [
-            table.templates[index].replace("{}", word) for index in indices for word in words
+            template.replace("{}", word) for template in templates.values() for word in words
         ]
         plain = dataclasses.replace(settings, templates=("{}",), material_rules=False)
         rows = encode_texts(backbone, prompts, plain).unflatten(0, (len(indices), len(words)))
         return torch.cat(
-            [expert_rows(rows, [indices.index(index) for index in templates]) for templates in top]
+            [expert_rows(rows, [indices.index(index) for index in best]) for best in top]
         )
+
+    def _best(self, vocabulary: Vocabulary) -> tuple[list[list[int]], dict[int, str]]:
+        """Every class's best templates as numbers of the table, and the text of all that occur, in the table's order."""
+        table = TemplateTable.load(self.table)
+        top = table.top(vocabulary, self.count)
+        numbers = sorted({index for best in top for index in best})
+        return top, {index: table.templates[index] for index in numbers}
 
     def sentences(self, vocabulary: Vocabulary, settings: TextSettings) -> dict[str, list[str]]:
         """Of all words in every class's best templates."""
         if not self.table:
             return {}
-        table = TemplateTable.load(self.table)
-        chosen = {index for templates in table.top(vocabulary, self.count) for index in templates}
-        templates = tuple(table.templates[index] for index in sorted(chosen))
+        templates = tuple(self._best(vocabulary)[1].values())
         plain = dataclasses.replace(settings, templates=templates, material_rules=False)
         return {"table": plain.prompts_of(vocabulary.queries)}
 

@@ -66,16 +66,19 @@ class FeatureSurgerySettings:
 
     def sentences(self, vocabulary: Vocabulary, settings: TextSettings) -> dict[str, list[str]]:
         """Of the redundant text, which is empty for a vocabulary of one word."""
-        one = self.redundant is None and len(vocabulary.queries) == 1
-        text = "" if one else self.redundant
-        return {"redundant": [] if text is None else settings.prompts_of([text])}
+        redundant = self._redundant(len(vocabulary.queries))
+        return {"redundant": [] if redundant is None else settings.prompts_of([redundant])}
+
+    def _redundant(self, queries: int) -> str | None:
+        """The text to be taken off, None where the words' mean is."""
+        return "" if self.redundant is None and queries == 1 else self.redundant
 
     def on_similarity(self, logits: Tensor, context: WindowContext) -> Tensor:
         """Logits (B, Q + G, h, w) -> the same, the G texts of groups unchanged."""
         # a stage at "similarity" runs when words and features are known
         assert context.text is not None and context.features is not None
         words, groups = logits[:, : context.queries], logits[:, context.queries :]
-        redundant = "" if self.redundant is None and context.queries == 1 else self.redundant
+        redundant = self._redundant(context.queries)
         if redundant is None:
             unit = F.normalize(context.class_token.float(), dim=-1)
             weights = word_weights(unit @ context.text[: context.queries].T, self.temperature)

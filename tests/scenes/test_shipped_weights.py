@@ -5,34 +5,24 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from test_recipe import PUBLISHED
 
 from ovsslib import Recipe, Segmenter, load_backbone, open_dataset, paths
 from ovsslib.evaluation.results import stored
 from ovsslib.scenes.classes import SPOKEN, THINGS
 
-AS_PUBLISHED = (
-    "maskclip",
-    "sclip",
-    "clearclip",
-    "naclip",
-    "gem",
-    "cliptrase",
-    "resclip",
-    "itaclip",
-)
-
 
 @pytest.fixture(scope="module")
 def results():
-    found = stored(["clip", *AS_PUBLISHED], "embedded")
-    missing = {"clip", *AS_PUBLISHED} - set(found)
+    found = stored(PUBLISHED, "embedded")
+    missing = set(PUBLISHED) - set(found)
     assert not missing, f"no record with these weights: {missing}; run notebook 17 and ship them"
     return found
 
 
 def test_repaired_attention_works_and_plain_clip_does_not(results):
     assert results.images == 400
-    raw = [name for name in AS_PUBLISHED if "pamr" not in results[name].recipe.stages]
+    raw = [name for name in PUBLISHED if "pamr" not in results[name].recipe.stages]
     best = max(results[name].miou for name in raw)
     assert best >= 60
     assert results["clip"].miou < best / 2

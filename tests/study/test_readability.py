@@ -1,5 +1,8 @@
 """Which sentences the embedded model can read; and that it reads what the chapters measure on Scenes."""
 
+import inspect
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +10,7 @@ import torch
 
 from ovsslib import Segmenter, Vocabulary, load_backbone
 from ovsslib.errors import DataError
-from ovsslib.recipe import Recipe
+from ovsslib.recipe import Recipe, stages
 from ovsslib.scenes.wordings import HELD_OUT
 from ovsslib.study.readability import (
     LEAST_READ,
@@ -146,39 +149,41 @@ def test_a_token_that_was_read_too_seldom_is_unread(backbone):
     assert unread_tokens(backbone, [word], least=1) == [()]
 
 
-@pytest.mark.parametrize("view", ["all", "object"])
+RECIPES = [
+    Recipe.named("sclip"),
+    Recipe("definitions").but({"text.auxiliary": "definitions", "text.auxiliary_weight": 0.2}),
+    Recipe.named("cdam"),
+    Recipe.named("clip-es"),
+    Recipe.named("car"),
+    Recipe.named("car").but({"car.passes": "things over stuff"}),
+    Recipe.named("tagclip"),
+    Recipe.named("tagclip").but({"text.background": "stuff", "tags.names": "canonical"}),
+    Recipe.named("reco", "scenes"),
+    Recipe.named("naclip-floss", "scenes"),
+    Recipe("surgery").but(feature_surgery={"redundant": "a picture"}),
+    Recipe("surgery-empty").but(feature_surgery={"redundant": ""}),
+    Recipe("own-words").but(
+        {
+            "text.auxiliary": "definitions",
+            "text.auxiliary_weight": 0.2,
+            "text.words": [*Vocabulary.named("scenes").names[:-1], "puppy", "zebra"],
+        }
+    ),
+    Recipe("groups").but(hierarchy={"text": "name"}),
+    Recipe("members").but(hierarchy={"text": "members"}),
+    Recipe("votes").but(purify={"votes": "definitions"}),
+    Recipe("votes-of-words").but(purify=True),
+]
+OF_SCENES = ("own-words", "naclip-floss")
+"""Recipes whose words, or whose table of templates, are for all classes of Scenes."""
+CASES = [(recipe, "scenes") for recipe in RECIPES]
+CASES += [(recipe, "scenes-object") for recipe in RECIPES if recipe.name not in OF_SCENES]
+
+
 @pytest.mark.parametrize(
-    "recipe",
-    [
-        Recipe.named("sclip"),
-        Recipe("definitions").but({"text.auxiliary": "definitions", "text.auxiliary_weight": 0.2}),
-        Recipe.named("cdam"),
-        Recipe.named("clip-es"),
-        Recipe.named("car"),
-        Recipe.named("car").but({"car.passes": "things over stuff"}),
-        Recipe.named("tagclip"),
-        Recipe.named("tagclip").but({"text.background": "stuff", "tags.names": "canonical"}),
-        Recipe.named("reco", "scenes"),
-        Recipe.named("naclip-floss", "scenes"),
-        Recipe("surgery").but(feature_surgery={"redundant": "a picture"}),
-        Recipe("surgery-empty").but(feature_surgery={"redundant": ""}),
-        Recipe("own-words").but(
-            {
-                "text.auxiliary": "definitions",
-                "text.auxiliary_weight": 0.2,
-                "text.words": [*Vocabulary.named("scenes").names[:-1], "puppy", "zebra"],
-            }
-        ),
-        Recipe("groups").but(hierarchy={"text": "name"}),
-        Recipe("members").but(hierarchy={"text": "members"}),
-        Recipe("votes").but(purify={"votes": "definitions"}),
-        Recipe("votes-of-words").but(purify=True),
-    ],
-    ids=lambda recipe: recipe.name,
+    ("recipe", "view"), CASES, ids=[f"{recipe.name}-{view}" for recipe, view in CASES]
 )
-def test_the_sentences_of_a_recipe_are_those_that_it_encodes(recipe, view, monkeypatch, scenes):
-    if recipe.name in ("own-words", "naclip-floss") and view == "object":
-        pytest.skip("its words, or its table, are for the classes of the other view")
+def test_the_sentences_of_a_recipe_are_those_that_it_encodes(recipe, view, monkeypatch):
     backbone, seen = load_backbone("sceneclip"), set()
 
     def recorded(backbone, prompts, *rest, **further):
@@ -191,7 +196,17 @@ def test_the_sentences_of_a_recipe_are_those_that_it_encodes(recipe, view, monke
     monkeypatch.setattr(features, "_recall", lambda key: None)
     monkeypatch.setattr(features, "_store", lambda key, rows: None)
     image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
-    words = Vocabulary.named("scenes-object") if view == "object" else scenes
+    words = Vocabulary.named(view)
     Segmenter(backbone, recipe)(image, recipe["text"].vocabulary(words))
     sets = sentences_of_recipe(words, recipe)
     assert {text for part in sets.values() for text in part} == seen
+
+
+def test_every_stage_that_encodes_texts_of_its_own_says_which():
+    encoding = set()
+    for name, info in stages().items():
+        source = inspect.getsource(sys.modules[info.settings.__module__])
+        if name != "text" and ("encode_texts(" in source or "background_rows(" in source):
+            encoding.add(name)
+    assert {"car", "tags", "clip_es", "feature_surgery", "reco", "experts"} <= encoding
+    assert not {name for name in encoding if not hasattr(stages()[name].settings, "sentences")}
